@@ -26,9 +26,9 @@ enum class BlockOperation : uint8_t { kRead = 0, kWrite = 1, kFlush = 2 };
 struct BlockRequest {
   uint64_t ordinal = 0;  // per device, from 0: names the request in completions and logs
   BlockOperation operation = BlockOperation::kRead;
-  uint64_t offset = 0;         // bytes
-  uint32_t size = 0;           // bytes, of a read
-  std::vector<uint8_t> data;   // of a write
+  uint64_t offset = 0;        // bytes
+  uint32_t size = 0;          // bytes, of a read
+  std::vector<uint8_t> data;  // of a write
 };
 
 // virtio-blk's status byte.
@@ -61,6 +61,12 @@ class Device {
   virtual void save(ByteWriter& out) const = 0;
   // Hostile input: throws Error("CORRUPT") and leaves the device usable for nothing but destruction.
   virtual void load(ByteReader& in) = 0;
+};
+
+// The ports that a PortDevice answers; an access belongs to the range in which it starts.
+struct PortRange {
+  uint16_t first;
+  uint16_t count;
 };
 
 class PortDevice {

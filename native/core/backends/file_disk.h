@@ -1,0 +1,63 @@
+// A raw image file as a block backend, with a thread of its own (`ht-blk`). Requests are performed in order
+// of submission. Knows no device and no guest.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/fd.h"
+#include "devices/device.h"
+
+namespace hypertwin::backends {
+
+class FileDisk {
+ public:
+  static constexpr size_t kMaxQueued = 1024;
+
+  struct Completion {
+    uint64_t ordinal = 0;
+    devices::BlockStatus status = devices::BlockStatus::kOk;
+    int err = 0;                // errno behind kIoError
+    std::vector<uint8_t> data;  // of a read
+  };
+  // Called on the disk's thread; must not call back into the disk, and must not throw.
+  using OnComplete = std::function<void(Completion)>;
+
+  // Throws Error (ENOENT, EACCES, ...), or Error("EINVAL") when it is neither a file nor a block device.
+  FileDisk(const std::string& path, bool read_only, OnComplete on_complete);
+  // Performs what is queued, then ends the thread.
+  ~FileDisk();
+
+  // Bytes, at opening.
+  uint64_t size() const { return size_; }
+  bool read_only() const { return read_only_; }
+  // Any thread. Waits while kMaxQueued requests are queued.
+  void submit(devices::BlockRequest request);
+  // Returns when all that was submitted before is completed.
+  void drain();
+
+ private:
+  void run();
+  Completion perform(devices::BlockRequest& request);
+
+  Fd fd_;
+  std::string path_;
+  bool read_only_;
+  uint64_t size_ = 0;
+  OnComplete on_complete_;
+  std::mutex mutex_;  // guards the members up to thread_
+  std::condition_variable work_;
+  std::condition_variable space_;
+  std::deque<devices::BlockRequest> queue_;
+  bool busy_ = false;
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+}  // namespace hypertwin::backends

@@ -1,0 +1,61 @@
+// A virtio device on PCI, "modern" only (virtio 1.2, section 4.1). The same registers are offered twice: BAR
+// 0, memory, 16 KiB (its capabilities come first), and BAR 2, I/O ports, 256 bytes, for guests that cannot
+// use memory-mapped registers cheaply. Interrupts are INTx; every MSI-X vector register reads "none".
+//
+//            BAR 0 (memory)                 BAR 2 (I/O)
+//   common   0x0000                         0x00
+//   notify   0x3000, 4 bytes a queue        0x40, one for all queues: write the queue's index
+//   ISR      0x1000                         0x48
+//   device   0x2000                         0x80
+#pragma once
+
+#include <cstdint>
+
+#include "devices/pci.h"
+#include "devices/virtio.h"
+
+namespace hypertwin::devices {
+
+class VirtioPci final : public PciDevice, public VirtioTransport {
+ public:
+  static constexpr uint32_t kMemorySize = 0x4000, kIoSize = 0x100;
+  static constexpr uint32_t kMemoryCommon = 0, kMemoryIsr = 0x1000, kMemoryDevice = 0x2000,
+                            kMemoryNotify = 0x3000;
+  static constexpr uint32_t kIoCommon = 0, kIoNotify = 0x40, kIoIsr = 0x48, kIoDevice = 0x80;
+
+  // Neither is owned; both must outlive this.
+  VirtioPci(VirtioDevice& device, IrqLine& intx);
+  ~VirtioPci() override;
+
+  std::string_view name() const override { return device_.name(); }
+  void save(ByteWriter& out) const override;
+  void load(ByteReader& in) override;
+  uint32_t config_read(uint8_t offset, unsigned size) override;
+  void config_write(uint8_t offset, unsigned size, uint32_t value) override;
+  uint32_t bar_read(unsigned bar, uint32_t offset, unsigned size) override;
+  void bar_write(unsigned bar, uint32_t offset, unsigned size, uint32_t value) override;
+  void queue_interrupt() override;
+  void config_interrupt() override;
+
+ private:
+  enum class Area : uint8_t { kNone, kCommon, kNotify, kIsr, kDevice };
+  struct Place {
+    Area area;
+    uint32_t offset;
+  };
+  static Place locate(unsigned bar, uint32_t offset);
+  void add_capabilities(unsigned bar);
+  uint32_t common_read(uint32_t offset) const;  // one byte
+  void common_write(uint32_t offset, unsigned size, uint32_t value);
+  bool window(unsigned& bar, uint32_t& offset, unsigned& size) const;
+
+  VirtioDevice& device_;
+  uint8_t isr_ = 0;
+  uint32_t device_feature_select_ = 0;
+  uint32_t driver_feature_select_ = 0;
+  uint64_t driver_features_ = 0;
+  uint16_t queue_select_ = 0;
+  uint8_t window_capability_ = 0;
+};
+
+}  // namespace hypertwin::devices
