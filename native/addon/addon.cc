@@ -1,0 +1,25 @@
+// The module's entry: one EnvData an environment, then each part adds its functions and classes.
+#include <napi.h>
+
+#include <memory>
+
+#include "env.h"
+
+namespace hypertwin::addon {
+
+void init_base(Napi::Env env, Napi::Object exports);
+
+}  // namespace hypertwin::addon
+
+namespace {
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  using namespace hypertwin::addon;
+  env.SetInstanceData(std::make_unique<EnvData>(env).release());
+  init_base(env, exports);
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(hypertwin, init)
