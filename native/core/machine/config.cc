@@ -1,0 +1,82 @@
+#include "machine/config.h"
+
+#include "base/error.h"
+
+namespace hypertwin::machine {
+
+namespace {
+constexpr uint64_t kMaxMemory = uint64_t{3} << 30;
+constexpr uint64_t kMinMemory = uint64_t{2} << 20;
+constexpr size_t kMaxDevices = 8;
+constexpr uint8_t kVersion = 1;
+
+[[noreturn]] void bad(const std::string& message) { throw Error("BAD_CONFIG", message); }
+}  // namespace
+
+void MachineConfig::save(ByteWriter& out) const {
+  out.u8(kVersion);
+  out.u64(memory_size);
+  out.text(command_line);
+  out.u64(wall_clock);
+  out.u8(static_cast<uint8_t>(nets.size()));
+  for (const auto& net : nets) {
+    out.raw(net.mac);
+    out.u8(static_cast<uint8_t>(net.backend));
+    out.text(net.tap);
+  }
+  out.u8(static_cast<uint8_t>(disks.size()));
+  for (const auto& disk : disks) {
+    out.text(disk.path);
+    out.u64(disk.size);
+    out.u8(disk.read_only);
+  }
+}
+
+MachineConfig MachineConfig::load(ByteReader& in) {
+  if (in.u8() != kVersion) throw Error("CORRUPT", "the machine's configuration has an unknown version");
+  MachineConfig config;
+  config.memory_size = in.u64();
+  config.command_line = in.text(4096);
+  config.wall_clock = in.u64();
+  size_t nets = in.u8();
+  if (nets > kMaxDevices) in.corrupt("too many network devices");
+  for (size_t i = 0; i < nets; ++i) {
+    NetConfig net;
+    auto mac = in.raw(6);
+    std::copy(mac.begin(), mac.end(), net.mac.begin());
+    net.backend = static_cast<NetBackend>(in.u8());
+    if (net.backend > NetBackend::kTap) in.corrupt("unknown network backend");
+    net.tap = in.text(64);
+    config.nets.push_back(std::move(net));
+  }
+  size_t disks = in.u8();
+  if (disks > kMaxDevices) in.corrupt("too many disks");
+  for (size_t i = 0; i < disks; ++i) {
+    DiskConfig disk;
+    disk.path = in.text(4096);
+    disk.size = in.u64();
+    disk.read_only = in.u8() != 0;
+    config.disks.push_back(std::move(disk));
+  }
+  config.check();
+  return config;
+}
+
+void MachineConfig::check() const {
+  if (memory_size % 4096)
+    bad("memory of " + std::to_string(memory_size) + " bytes is not a whole number of 4096-byte pages");
+  if (memory_size < kMinMemory || memory_size > kMaxMemory)
+    bad("memory of " + std::to_string(memory_size) + " bytes: choose from 2 MiB to 3 GiB");
+  if (command_line.size() > 4095) bad("the command line is longer than 4095 bytes");
+  if (nets.size() > kMaxDevices) bad("at most 8 network devices");
+  if (disks.size() > kMaxDevices) bad("at most 8 disks");
+  for (const auto& net : nets) {
+    if (net.mac[0] & 1) bad("a network device's MAC address is a multicast address");
+    if (net.backend == NetBackend::kTap && (net.tap.empty() || net.tap.size() > 15))
+      bad("a tap interface's name has 1 to 15 characters");
+  }
+  if (dirty_ring && (dirty_ring_entries < 1024 || (dirty_ring_entries & (dirty_ring_entries - 1))))
+    bad("the dirty ring's entries must be a power of two, at least 1024");
+}
+
+}  // namespace hypertwin::machine

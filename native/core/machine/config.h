@@ -1,0 +1,45 @@
+// What a machine is made of: all that two machines must share for one to go on where the other was.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+
+namespace hypertwin::machine {
+
+enum class NetBackend : uint8_t {
+  kQueue = 0,  // packets go to and come from the machine's owner, in this process
+  kTap = 1,    // a tap interface of the host
+};
+
+struct NetConfig {
+  std::array<uint8_t, 6> mac{0x52, 0x54, 0x00, 0x68, 0x74, 0x01};
+  NetBackend backend = NetBackend::kQueue;
+  std::string tap;  // interface name
+};
+
+struct DiskConfig {
+  std::string path;   // raw image
+  uint64_t size = 0;  // bytes; read from the file when 0
+  bool read_only = false;
+};
+
+struct MachineConfig {
+  uint64_t memory_size = 64u << 20;  // bytes, whole 4 KiB pages, at most 3 GiB
+  std::string command_line;
+  std::vector<NetConfig> nets;
+  std::vector<DiskConfig> disks;
+  bool dirty_ring = false;            // create the VM with a dirty ring of this many entries
+  uint32_t dirty_ring_entries = 4096;
+  uint64_t wall_clock = 0;  // seconds since 1970 that the RTC starts from; the host's clock when 0
+
+  void save(ByteWriter& out) const;
+  static MachineConfig load(ByteReader& in);
+  // Throws Error("BAD_CONFIG") that names the field, the value and the limit.
+  void check() const;
+};
+
+}  // namespace hypertwin::machine
