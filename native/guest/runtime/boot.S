@@ -65,20 +65,6 @@ system_call_stub:
     call *%rax
     iretq
 
-// uint32_t kernel_idle(void), at CPL 0 with interrupts off: waits until an interrupt is pending, takes the
-// flags. "sti; hlt" leaves no gap in which an interrupt could be missed.
-    .global kernel_idle
-kernel_idle:
-    movl irq_pending(%rip), %eax
-    testl %eax, %eax
-    jnz 1f
-    sti
-    hlt
-    cli
-    movl irq_pending(%rip), %eax
-1:  movl $0, irq_pending(%rip)
-    ret
-
 // Interrupt stubs, 16 bytes apart.
     .global irq_stubs
     .align 16

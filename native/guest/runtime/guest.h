@@ -49,16 +49,23 @@ void guest_main(void);  // the payload: power_off() follows its return
 _Noreturn void power_off(void);
 _Noreturn void panic(const char* what);
 
-// Runs fn(arg) at CPL 0 with interrupts off.
+// Runs fn(arg) at CPL 0 with interrupts off. From CPL 3 only.
 typedef uint64_t (*kernel_function)(uint64_t arg);
 uint64_t at_cpl0(kernel_function fn, uint64_t arg);
+
+bool in_kernel(void);
+
+// A port exit costs a third at CPL 0. So writes that may wait (queue notifications) are collected, equal ones
+// once, and done at CPL 0 by the next idle() or flush_deferred().
+void defer_out16(uint16_t port, uint16_t value);
+void flush_deferred(void);
 
 // Halts until an interrupt has come; the lines that came since the last call, one bit each, maybe none.
 uint32_t idle(void);
 
 // `quiesce` (or NULL) runs at CPL 0 for each interrupt of the line, before its end is signalled; it makes a
 // level-triggered source let go of the line.
-void irq_enable(unsigned line, void (*quiesce)(void), bool level);
+void irq_enable(unsigned line, void (*quiesce)(unsigned line), bool level);
 
 // The PIT's channel 0 as a periodic source of IRQ 0, 19 to 1193182 Hz. 0 stops it.
 void timer_start(uint32_t hz);

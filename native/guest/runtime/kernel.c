@@ -37,14 +37,13 @@ struct memory_range {
 extern uint64_t gdt[];
 extern char irq_stubs[], fault_stubs[], kernel_stack_top[];
 void system_call_stub(void);
-uint64_t kernel_idle(uint64_t);
 void kernel_start(const struct start_info* info);
 void irq_handler(uint32_t line);
 void fault_handler(struct fault_frame* f);
 
 static struct gate idt[kIrqBase + 16];
 static struct task_state tss;
-static void (*quiesce_of[16])(void);
+static void (*quiesce_of[16])(unsigned line);
 static uint64_t ram_size;
 static char command_line[1024];
 static uintptr_t fixup_from, fixup_to;
@@ -79,9 +78,9 @@ static void read_start_info(const struct start_info* info) {
 }
 
 static void start_interrupt_controllers(void) {
-  // ICW4 bit 1: with automatic end of interrupt, handlers need no port write. The flag must be quiet by then:
-  // interrupts stay off until the handler's iretq.
-  auto_eoi = option_is("eoi", "auto");
+  // ICW4 bit 1, automatic end of interrupt, saves one or two exits an interrupt. Handlers run with interrupts
+  // off and quiet a level-triggered source first, so it does not come twice.
+  auto_eoi = !option_is("eoi", "manual");
   uint8_t icw4 = auto_eoi ? 3 : 1;
   out8(0x20, 0x11);
   out8(0x21, kIrqBase);
@@ -123,7 +122,7 @@ void kernel_start(const struct start_info* info) {
 // ---- interrupts and faults
 
 void irq_handler(uint32_t line) {
-  if (quiesce_of[line] != NULL) quiesce_of[line]();
+  if (quiesce_of[line] != NULL) quiesce_of[line](line);
   if (line == 0) timer_ticks++;
   if (!auto_eoi) {
     if (line >= 8) out8(0xa0, (uint8_t)(0x60 | (line - 8)));
@@ -132,7 +131,7 @@ void irq_handler(uint32_t line) {
   irq_pending |= 1u << line;
 }
 
-void irq_enable(unsigned line, void (*quiesce)(void), bool level) {
+void irq_enable(unsigned line, void (*quiesce)(unsigned line), bool level) {
   quiesce_of[line] = quiesce;
   uint16_t elcr = (uint16_t)(0x4d0 + line / 8), mask = line < 8 ? 0x21 : 0xa1;
   uint8_t bit = (uint8_t)(1u << line % 8);
@@ -173,7 +172,7 @@ static uint64_t halt_for_ever(uint64_t arg) {
   return arg;
 }
 
-static bool in_kernel(void) {
+bool in_kernel(void) {
   uint64_t cs;
   __asm__("mov %%cs, %0" : "=r"(cs));
   return (cs & 3) == 0;
@@ -198,6 +197,36 @@ uint64_t at_cpl0(kernel_function fn, uint64_t arg) {
   __asm__ volatile("int3"
                    : "+a"(fn), "+D"(arg)::"rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "memory", "cc");
   return (uint64_t)fn;
+}
+
+static struct { uint16_t port, value; } deferred[8];
+static unsigned deferred_count;
+
+static uint64_t write_deferred(uint64_t arg) {
+  for (unsigned i = 0; i < deferred_count; i++) out16(deferred[i].port, deferred[i].value);
+  deferred_count = 0;
+  return arg;
+}
+
+// "sti; hlt" leaves no gap in which an interrupt could be missed.
+static uint64_t kernel_idle(uint64_t arg) {
+  write_deferred(arg);
+  if (irq_pending == 0) __asm__ volatile("sti; hlt; cli" ::: "memory");
+  uint32_t lines = irq_pending;
+  irq_pending = 0;
+  return lines;
+}
+
+void defer_out16(uint16_t port, uint16_t value) {
+  for (unsigned i = 0; i < deferred_count; i++)
+    if (deferred[i].port == port && deferred[i].value == value) return;
+  if (deferred_count == sizeof deferred / sizeof deferred[0]) flush_deferred();
+  deferred[deferred_count].port = port;
+  deferred[deferred_count++].value = value;
+}
+
+void flush_deferred(void) {
+  if (deferred_count > 0) at_cpl0(write_deferred, 0);
 }
 
 uint32_t idle(void) { return (uint32_t)at_cpl0(kernel_idle, 0); }

@@ -34,23 +34,34 @@ size_t strlen(const char* s) {
   return n;
 }
 
-static void put_char(char c) { out8(0x3f8, (uint8_t)c); }
+static uint64_t put_at_cpl0(uint64_t s) {
+  for (const char* p = (const char*)s; *p != 0; p++) out8(0x3f8, (uint8_t)*p);
+  return 0;
+}
 
 void put_text(const char* s) {
-  for (; *s != 0; s++) put_char(*s);
+  if (in_kernel())
+    put_at_cpl0((uintptr_t)s);
+  else
+    at_cpl0(put_at_cpl0, (uintptr_t)s);
 }
 
 void put_decimal(uint64_t v) {
-  char digits[20];
-  int n = 0;
-  do digits[n++] = (char)('0' + v % 10);
+  char digits[21];
+  char* p = digits + sizeof digits - 1;
+  *p = 0;
+  do *--p = (char)('0' + v % 10);
   while ((v /= 10) != 0);
-  while (n > 0) put_char(digits[--n]);
+  put_text(p);
 }
 
 void put_hex(uint64_t v) {
-  put_text("0x");
-  int shift = 60;
-  while (shift > 0 && (v >> shift) == 0) shift -= 4;
-  for (; shift >= 0; shift -= 4) put_char("0123456789abcdef"[v >> shift & 15]);
+  char digits[19];
+  char* p = digits + sizeof digits - 1;
+  *p = 0;
+  do *--p = "0123456789abcdef"[v & 15];
+  while ((v >>= 4) != 0);
+  *--p = 'x';
+  *--p = '0';
+  put_text(p);
 }
