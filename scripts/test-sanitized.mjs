@@ -1,0 +1,48 @@
+// Tests under sanitizers: `address,undefined` or `thread` run the native tests in a build of their own;
+// `node` builds the addon with ASan and UBSan and runs the node tests with the sanitizers' libraries preloaded.
+import { mkdirSync } from 'node:fs'
+import path from 'node:path'
+import process from 'node:process'
+import { Results, runNative, runNode } from './results.mjs'
+import { setup } from './setup.mjs'
+import { ccache, must, output, root } from './support.mjs'
+
+const [kind = 'address,undefined', ...args] = process.argv.slice(2)
+const results = new Results()
+setup({ tests: true })
+
+const suppressions = path.join(root, 'native/test/tsan.supp')
+const env = {
+  ASAN_OPTIONS: 'detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1',
+  UBSAN_OPTIONS: 'print_stacktrace=1:halt_on_error=1',
+  TSAN_OPTIONS: `halt_on_error=1:second_deadlock_stack=1:suppressions=${suppressions}`
+}
+
+if (kind === 'node') {
+  const folder = 'build/asan-node'
+  mkdirSync(path.join(root, folder), { recursive: true })
+  must(process.execPath, [
+    'scripts/build-native.mjs',
+    '--sanitize=address,undefined',
+    `--build-dir=${folder}`,
+    `--out=${folder}/package/build/Release`
+  ])
+  const libraries = ['libasan.so', 'libubsan.so'].map(name => output('g++', [`-print-file-name=${name}`]))
+  await runNode(results, {
+    args: ['--jobs=1', '--timeout=600', ...args],
+    env: {
+      ...env,
+      // Node itself and its workers do not free everything at their end.
+      ASAN_OPTIONS: 'detect_leaks=0:strict_string_checks=1',
+      LD_PRELOAD: libraries.join(':'),
+      HYPERTWIN_PREBUILD: path.join(root, folder, 'package'),
+      HYPERTWIN_SANITIZED: 'address'
+    }
+  })
+} else {
+  const folder = `build/${kind === 'thread' ? 'tsan' : 'asan'}`
+  must('cmake', ['-S', '.', '-B', folder, `-DSANITIZE=${kind}`, '-DBUILD_ADDON=OFF', '-DBUILD_TESTS=ON', ...ccache])
+  must('cmake', ['--build', folder, '-j2'])
+  runNative(results, folder, { env, args })
+}
+process.exitCode = results.print()
