@@ -16,13 +16,18 @@ export function run(command, args, options = {}) {
   return result.status ?? 1
 }
 
-/** As run(), and ends this process when the command fails. */
+/** A step that failed after it had printed why. */
+export class StepFailed extends Error {}
+
+process.on('uncaughtException', error => {
+  console.error(error instanceof StepFailed ? error.message : error)
+  process.exit(1)
+})
+
+/** As run(), and throws when the command fails. */
 export function must(command, args, options) {
   const status = run(command, args, options)
-  if (status !== 0) {
-    console.error(`Failed: ${command} ${args.join(' ')}`)
-    process.exit(status)
-  }
+  if (status !== 0) throw new StepFailed(`Failed (status ${status}): ${command} ${args.join(' ')}`)
 }
 
 /** A command's output, or undefined when it fails or does not exist. */
