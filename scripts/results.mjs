@@ -57,40 +57,55 @@ export function runNative(results, buildDir, { env = {}, args = [] } = {}) {
     results.failures.push(`native: ctest ended with status ${status}`)
 }
 
-// A test is a subtest without subtests of its own. Returns how many failures were counted below `parser`.
-function count(parser, results, name) {
-  const path = assertName => (name ? `${name} > ${assertName}` : assertName)
-  let last
-  let subtests = 0
-  let failed = 0
+function printDiagnostics(label, diagnostics) {
+  const { diff, ...rest } = diagnostics ?? {}
+  console.error(`not ok: ${label}\n${inspect(rest, { depth: 6 })}${diff ? `\n${diff}` : ''}`)
+}
+
+/**
+ * Counts what a TAP parser will see. A test is a subtest without subtests of its own, or a file without any.
+ * Call the returned function at the end: it gives what was seen below `parser`.
+ */
+export function countTap(parser, results, name = '') {
+  const within = assertName => (name ? `${name} > ${assertName}` : assertName)
+  const seen = { subtests: 0, points: 0, failed: 0 }
   const looseFailures = []
+  let last
   const fail = label => {
-    failed++
+    seen.failed++
     results.failures.push(`node ${label}`)
   }
   parser.on('child', sub => {
-    subtests++
-    last = count(sub, results, path(sub.name))
+    seen.subtests++
+    last = countTap(sub, results, within(sub.name))
   })
   parser.on('assert', assert => {
     const sub = last?.()
     last = undefined
+    const label = within(assert.name)
     const reason = assert.skip || assert.todo
-    if (reason) results.skipped.push(`node ${path(assert.name)}: ${reason === true ? 'no reason given' : reason}`)
-    else if (!sub) {
+    if (reason) {
+      // t.skip('reason') has the reason for a name.
+      results.skipped.push(`node ${reason === true ? `${name || 'skipped'}: ${assert.name}` : `${label}: ${reason}`}`)
+      return
+    }
+    seen.points++
+    if (!sub) {
       // An assertion. It counts through its test, unless it stands beside subtests.
       if (!assert.ok) {
-        looseFailures.push(path(assert.name))
-        console.error(`not ok: ${path(assert.name)}\n${inspect(assert.diag, { depth: 6 })}`)
+        looseFailures.push(label)
+        printDiagnostics(label, assert.diag)
       }
     } else if (assert.ok) {
-      if (sub.subtests === 0) results.passed++
-    } else if (sub.failed === 0) fail(path(assert.name))
-    else failed += sub.failed
+      if (sub.subtests === 0 && sub.points > 0) results.passed++
+    } else if (sub.failed === 0) {
+      printDiagnostics(label, assert.diag)
+      fail(label)
+    } else seen.failed += sub.failed
   })
   return () => {
-    if (subtests > 0) looseFailures.splice(0).forEach(fail)
-    return { subtests, failed }
+    if (seen.subtests > 0) looseFailures.splice(0).forEach(fail)
+    return seen
   }
 }
 
@@ -99,7 +114,7 @@ export async function runNode(results, { env = {}, args = [] } = {}) {
   const { Parser } = await import('tap-parser')
   const before = { failures: results.failures.length, passed: results.passed, skipped: results.skipped.length }
   const parser = new Parser({ strict: false })
-  const finish = count(parser, results, '')
+  const finish = countTap(parser, results)
   parser.on('assert', ({ ok, name, time }) => console.error(`${ok ? 'ok  ' : 'FAIL'} ${name}${time ? ` (${Math.round(time)} ms)` : ''}`))
   const tap = spawn(bin('tap'), ['--reporter=tap', ...args], {
     cwd: root,
