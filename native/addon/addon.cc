@@ -8,6 +8,7 @@
 namespace hypertwin::addon {
 
 void init_base(Napi::Env env, Napi::Object exports);
+void init_kvm(Napi::Env env, Napi::Object exports);
 
 }  // namespace hypertwin::addon
 
@@ -17,6 +18,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   using namespace hypertwin::addon;
   env.SetInstanceData(std::make_unique<EnvData>(env).release());
   init_base(env, exports);
+  init_kvm(env, exports);
   return exports;
 }
 
