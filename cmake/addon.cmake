@@ -27,5 +27,7 @@ target_include_directories(hypertwin SYSTEM PRIVATE ${addon_includes})
 target_compile_definitions(hypertwin PRIVATE NAPI_VERSION=8 NAPI_CPP_EXCEPTIONS NODE_ADDON_API_DISABLE_DEPRECATED
                                              NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS)
 target_link_libraries(hypertwin PRIVATE hypertwin_core)
-target_link_options(hypertwin PRIVATE "-Wl,--version-script=${CMAKE_SOURCE_DIR}/cmake/exports.map"
-                                      $<$<AND:$<CONFIG:Release>,$<NOT:$<BOOL:${SANITIZE}>>>:-s>)
+target_link_options(hypertwin PRIVATE "-Wl,--version-script=${CMAKE_SOURCE_DIR}/cmake/exports.map")
+if(NOT SANITIZE)
+  target_link_options(hypertwin PRIVATE $<$<CONFIG:Release>:-s>)
+endif()

@@ -7,8 +7,8 @@ import path from 'node:path'
 import t from 'tap'
 
 const root = path.resolve(import.meta.dirname, '../..')
-const binary = createRequire(import.meta.url)('node-gyp-build') as { path(dir: string): string }
-const addon = binary.path(root)
+const finder = createRequire(import.meta.url)('node-gyp-build') as { path(dir: string): string }
+const addon = finder.path(root)
 
 // Says 'loaded' after loading, then keeps calls going until its end.
 const source = `
