@@ -1,9 +1,10 @@
-// Two stateless-looking port devices: the guest's ways to end itself, and the marker port by which our own
+// Two small port devices: the guest's ways to end itself, and the marker port by which our own
 // guests tell tests and benchmarks where they are.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <utility>
 
 #include "devices/device.h"
 

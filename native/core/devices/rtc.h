@@ -25,23 +25,27 @@ class Rtc final : public Device, public PortDevice, public TimedDevice {
   void advance(uint64_t now) override;
 
  private:
-  int64_t wall(uint64_t now) const { return static_cast<int64_t>(now) + base_; }
+  // Seconds since 1970 on the guest's clock.
+  int64_t second(uint64_t now) const { return static_cast<int64_t>(now / 1000000000) + base_; }
+  uint64_t periods(uint64_t now) const;  // of the periodic interrupt, since virtual time 0
+  uint64_t period_clocks() const;        // of 32768 Hz; 0 when there is none
+  bool updating() const { return !(cmos_[11] & 0x80); }
   uint8_t encode(unsigned value) const;
   unsigned decode(uint8_t value) const;
-  uint8_t encode_hour(unsigned hour) const;
   unsigned decode_hour(uint8_t value) const;
   void fill_time(uint64_t now);
   void take_time(uint64_t now);
-  uint64_t period() const;  // ns; 0 when the periodic interrupt is off
-  std::optional<int64_t> next_alarm(int64_t after_second) const;
+  std::optional<int64_t> next_alarm(int64_t after) const;
   void catch_up(uint64_t now);
   void update_line();
+  uint8_t read(uint8_t index);
+  void write(uint8_t index, uint8_t value);
 
   Host& host_;
   IrqLine& irq8_;
   std::array<uint8_t, 128> cmos_{};
   uint8_t index_ = 0;
-  int64_t base_ = 0;   // wall clock minus virtual time, ns
+  int64_t base_;       // the guest's clock at virtual time 0; its seconds begin with those of virtual time
   uint64_t seen_ = 0;  // flags are set for all that was due up to here
 };
 

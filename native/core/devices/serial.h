@@ -21,6 +21,7 @@ class Serial final : public Device, public PortDevice {
 
   // Input for the guest; returns how many of the bytes were accepted (the rest does not fit now).
   size_t receive(std::span<const uint8_t> bytes);
+  PortRange ports() const { return {base_, 8}; }
   size_t input_space() const { return kMaxInput - input_.size(); }
 
   std::string_view name() const override { return name_; }
