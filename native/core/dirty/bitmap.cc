@@ -55,9 +55,9 @@ HT_AVX2 inline __m256i popcount_lanes(__m256i value) {
   const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2,
                                          3, 1, 2, 2, 3, 2, 3, 3, 4);
   const __m256i low = _mm256_set1_epi8(15);
-  __m256i bytes = _mm256_add_epi8(
-      _mm256_shuffle_epi8(table, _mm256_and_si256(value, low)),
-      _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(value, 4), low)));
+  __m256i bytes =
+      _mm256_add_epi8(_mm256_shuffle_epi8(table, _mm256_and_si256(value, low)),
+                      _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(value, 4), low)));
   return _mm256_sad_epu8(bytes, _mm256_setzero_si256());
 }
 
@@ -81,7 +81,8 @@ HT_AVX2 uint64_t popcount_avx2(const uint64_t* words, size_t n) {
 HT_AVX2 void merge_avx2(uint64_t* into, const uint64_t* from, size_t n) {
   size_t i = 0;
   for (; i + 4 <= n; i += 4)
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(into + i), _mm256_or_si256(load(into + i), load(from + i)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(into + i),
+                        _mm256_or_si256(load(into + i), load(from + i)));
   for (; i < n; ++i) into[i] |= from[i];
 }
 
@@ -99,10 +100,10 @@ HT_AVX2 uint64_t merge_count_new_avx2(uint64_t* into, const uint64_t* from, size
 HT_AVX2 size_t find_other_than_avx2(const uint64_t* words, size_t i, size_t n, uint64_t value) {
   const __m256i same = _mm256_set1_epi64x(static_cast<long long>(value));
   for (; i + 16 <= n; i += 16) {
-    __m256i differs = _mm256_or_si256(_mm256_or_si256(_mm256_xor_si256(load(words + i), same),
-                                                      _mm256_xor_si256(load(words + i + 4), same)),
-                                      _mm256_or_si256(_mm256_xor_si256(load(words + i + 8), same),
-                                                      _mm256_xor_si256(load(words + i + 12), same)));
+    __m256i differs = _mm256_or_si256(
+        _mm256_or_si256(_mm256_xor_si256(load(words + i), same), _mm256_xor_si256(load(words + i + 4), same)),
+        _mm256_or_si256(_mm256_xor_si256(load(words + i + 8), same),
+                        _mm256_xor_si256(load(words + i + 12), same)));
     if (!_mm256_testz_si256(differs, differs)) break;
   }
   while (i < n && words[i] == value) ++i;
@@ -157,9 +158,7 @@ const Scans*& scans() {
 
 }  // namespace
 
-Isa best_isa() {
-  return has(Isa::kAvx512) ? Isa::kAvx512 : has(Isa::kAvx2) ? Isa::kAvx2 : Isa::kPortable;
-}
+Isa best_isa() { return has(Isa::kAvx512) ? Isa::kAvx512 : has(Isa::kAvx2) ? Isa::kAvx2 : Isa::kPortable; }
 
 bool use_isa(Isa isa) {
   if (!has(isa)) return false;

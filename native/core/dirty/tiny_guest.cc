@@ -25,30 +25,30 @@ constexpr uint64_t kTable = 0x27;
 constexpr uint64_t kLeaf = 0xe7;
 
 constexpr uint8_t kProgram[] = {
-    0xe6, kPort,             // entry: out %al, $port     (the host sets the registers here)
-    0x48, 0x85, 0xd2,        //   test %rdx, %rdx
-    0x75, 0x0d,              //   jnz scatter
-    0x48, 0x89, 0x07,        // fill: mov %rax, (%rdi)
-    0x48, 0x01, 0xf7,        //   add %rsi, %rdi
-    0x48, 0xff, 0xc9,        //   dec %rcx
-    0x75, 0xf5,              //   jnz fill
-    0xeb, 0xec,              //   jmp entry
-    0x49, 0x89, 0xda,        // scatter: rbx = xorshift64(rbx)
-    0x49, 0xc1, 0xe2, 0x0d,  //   shl $13, %r10
-    0x4c, 0x31, 0xd3,        //   xor %r10, %rbx
-    0x49, 0x89, 0xda,        //   mov %rbx, %r10
-    0x49, 0xc1, 0xea, 0x07,  //   shr $7, %r10
-    0x4c, 0x31, 0xd3,        //   xor %r10, %rbx
-    0x49, 0x89, 0xda,        //   mov %rbx, %r10
-    0x49, 0xc1, 0xe2, 0x11,  //   shl $17, %r10
-    0x4c, 0x31, 0xd3,        //   xor %r10, %rbx
-    0x49, 0x89, 0xda,        //   mov %rbx, %r10
-    0x4d, 0x21, 0xca,        //   and %r9, %r10
-    0x4b, 0x89, 0x04, 0x10,  //   mov %rax, (%r8,%r10)
-    0x48, 0xff, 0xc0,        //   inc %rax
-    0x48, 0xff, 0xc9,        //   dec %rcx
-    0x75, 0xd0,              //   jnz scatter
-    0xeb, 0xba,              //   jmp entry
+    0xe6, kPort,              // entry: out %al, $port     (the host sets the registers here)
+    0x48, 0x85,  0xd2,        //   test %rdx, %rdx
+    0x75, 0x0d,               //   jnz scatter
+    0x48, 0x89,  0x07,        // fill: mov %rax, (%rdi)
+    0x48, 0x01,  0xf7,        //   add %rsi, %rdi
+    0x48, 0xff,  0xc9,        //   dec %rcx
+    0x75, 0xf5,               //   jnz fill
+    0xeb, 0xec,               //   jmp entry
+    0x49, 0x89,  0xda,        // scatter: rbx = xorshift64(rbx)
+    0x49, 0xc1,  0xe2, 0x0d,  //   shl $13, %r10
+    0x4c, 0x31,  0xd3,        //   xor %r10, %rbx
+    0x49, 0x89,  0xda,        //   mov %rbx, %r10
+    0x49, 0xc1,  0xea, 0x07,  //   shr $7, %r10
+    0x4c, 0x31,  0xd3,        //   xor %r10, %rbx
+    0x49, 0x89,  0xda,        //   mov %rbx, %r10
+    0x49, 0xc1,  0xe2, 0x11,  //   shl $17, %r10
+    0x4c, 0x31,  0xd3,        //   xor %r10, %rbx
+    0x49, 0x89,  0xda,        //   mov %rbx, %r10
+    0x4d, 0x21,  0xca,        //   and %r9, %r10
+    0x4b, 0x89,  0x04, 0x10,  //   mov %rax, (%r8,%r10)
+    0x48, 0xff,  0xc0,        //   inc %rax
+    0x48, 0xff,  0xc9,        //   dec %rcx
+    0x75, 0xd0,               //   jnz scatter
+    0xeb, 0xba,               //   jmp entry
 };
 
 void put(uint8_t* memory, uint64_t address, uint64_t value) { std::memcpy(memory + address, &value, 8); }
@@ -69,8 +69,10 @@ kvm_segment segment(uint16_t selector, uint8_t type, bool user, bool code) {
 
 }  // namespace
 
-TinyGuest::TinyGuest(const std::shared_ptr<kvm::System>& system, const Options& options) : user_(options.user) {
-  if (options.data_size == 0 || options.data_size % devices::kPageSize || options.data_size > uint64_t{3} << 30)
+TinyGuest::TinyGuest(const std::shared_ptr<kvm::System>& system, const Options& options)
+    : user_(options.user) {
+  if (options.data_size == 0 || options.data_size % devices::kPageSize ||
+      options.data_size > uint64_t{3} << 30)
     throw Error("EINVAL", "data_size must be whole pages, up to 3 GiB");
   low_ = kvm::GuestMemory::allocate(kLowSize, {});
   data_ = kvm::GuestMemory::allocate(options.data_size, {.backing = options.backing});
@@ -79,8 +81,7 @@ TinyGuest::TinyGuest(const std::shared_ptr<kvm::System>& system, const Options& 
   target_.vm->set_user_memory_region({kSystemSlot, 0, kLowSize, 0, 0, low_});
   target_.vm->set_user_memory_region({kDataSlot, kDataAddress, options.data_size, 0, 0, data_});
   target_.ram = std::make_shared<devices::GuestRam>(std::vector<devices::GuestRam::Region>{
-      {0, kLowSize, low_->data(), kSystemSlot},
-      {kDataAddress, options.data_size, data_->data(), kDataSlot}});
+      {0, kLowSize, low_->data(), kSystemSlot}, {kDataAddress, options.data_size, data_->data(), kDataSlot}});
   vcpu_ = target_.vm->create_vcpu(0);
   target_.vcpus = {vcpu_};
   vcpu_->set_cpuid2(system->supported_cpuid());
@@ -93,8 +94,7 @@ void TinyGuest::set_up() {
   for (uint64_t gib = 0; gib < 4; ++gib) {
     uint64_t directory = kPageDirectories + gib * 0x1000;
     put(low, kPdpt + gib * 8, directory | kTable);
-    for (uint64_t i = 0; i < 512; ++i)
-      put(low, directory + i * 8, (gib << 30) + i * kHugePage + kLeaf);
+    for (uint64_t i = 0; i < 512; ++i) put(low, directory + i * 8, (gib << 30) + i * kHugePage + kLeaf);
   }
   // I/O from CPL 3: by IOPL on some hosts, by the bitmap (all zero: all ports) on others.
   low[kTss + 0x66] = 0x68;
@@ -113,9 +113,9 @@ void TinyGuest::set_up() {
   sregs.gdt = {};
   sregs.idt = {};
   sregs.cr3 = kPml4;
-  sregs.cr4 = 0x20;         // PAE
-  sregs.cr0 = 0x80010031;   // PG, WP, NE, ET, PE
-  sregs.efer = 0x500;       // LME, LMA
+  sregs.cr4 = 0x20;        // PAE
+  sregs.cr0 = 0x80010031;  // PG, WP, NE, ET, PE
+  sregs.efer = 0x500;      // LME, LMA
   vcpu_->set_sregs(sregs);
   kvm_regs regs{};
   regs.rip = kCode;
@@ -145,8 +145,8 @@ bool TinyGuest::run() {
       continue;
     }
     if (page->exit_reason == KVM_EXIT_INTR) continue;
-    throw Error("GUEST", "the guest ended with exit reason " + std::to_string(page->exit_reason) + " at RIP " +
-                             std::to_string(vcpu_->get_regs().rip));
+    throw Error("GUEST", "the guest ended with exit reason " + std::to_string(page->exit_reason) +
+                             " at RIP " + std::to_string(vcpu_->get_regs().rip));
   }
 }
 
@@ -166,7 +166,8 @@ bool TinyGuest::fill(uint64_t offset, uint64_t stride, uint64_t count, uint64_t 
 
 bool TinyGuest::scatter(uint64_t seed, uint64_t count, uint64_t value) {
   if (count == 0) return true;
-  if (seed == 0 || (data_size() & (data_size() - 1))) throw Error("EINVAL", "a seed of 0, or a size of no power of two");
+  if (seed == 0 || (data_size() & (data_size() - 1)))
+    throw Error("EINVAL", "a seed of 0, or a size of no power of two");
   kvm_regs regs = vcpu_->get_regs();
   regs.rax = value;
   regs.rbx = seed;

@@ -88,7 +88,7 @@ Mode mode_from(std::string_view text) {
 void enable_ring(kvm::Vm& vm, uint32_t bytes) {
   if (vm.dirty_ring_bytes() == bytes) return;
   uint32_t cap = vm.check_extension(KVM_CAP_DIRTY_LOG_RING_ACQ_REL) > 0 ? KVM_CAP_DIRTY_LOG_RING_ACQ_REL
-                                                                         : KVM_CAP_DIRTY_LOG_RING;
+                                                                        : KVM_CAP_DIRTY_LOG_RING;
   int largest = vm.check_extension(cap);
   if (largest <= 0) throw Error("DIRTY_MODE", "this kernel offers no dirty ring (KVM_CAP_DIRTY_LOG_RING)");
   if (bytes > static_cast<uint32_t>(largest))
@@ -216,6 +216,8 @@ void Tracker::stop_locked() {
     slot->flags &= ~static_cast<uint32_t>(KVM_MEM_LOG_DIRTY_PAGES);
     target_.vm->set_user_memory_region(*slot);
   }
+  // Leaves no vCPU waiting for a reader.
+  drain_rings();
 }
 
 void Tracker::drain_rings() {
@@ -236,14 +238,15 @@ void Tracker::clear(const Tracked& tracked, std::span<const uint64_t> bitmap) co
     size_t words = static_cast<size_t>(std::min<uint64_t>(chunk_words, bitmap.size() - word));
     uint64_t first = uint64_t{word} * 64;
     uint64_t pages = std::min<uint64_t>(uint64_t{words} * 64, tracked.page_count - first);
-    target_.vm->clear_dirty_log(tracked.slot, first, static_cast<uint32_t>(pages), bitmap.subspan(word, words));
+    target_.vm->clear_dirty_log(tracked.slot, first, static_cast<uint32_t>(pages),
+                                bitmap.subspan(word, words));
     word = find_other_than(bitmap, word + words, 0);
   }
 }
 
 void Tracker::on_ring_full() {
   std::lock_guard lock(mutex_);
-  if (options_.mode == Mode::kRing) drain_rings();
+  if (started_ && options_.mode == Mode::kRing) drain_rings();
 }
 
 void Tracker::harvest(Harvest& into) {

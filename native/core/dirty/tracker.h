@@ -111,7 +111,7 @@ class Tracker {
     uint32_t slot;
     uint64_t guest_address;
     uint64_t page_count;
-    int ram_region;                 // -1: none
+    int ram_region;  // -1: none
     bool was_logging = false;
     std::vector<uint64_t> pending{};  // ring mode: taken out of the ring, not yet harvested
   };

@@ -31,14 +31,16 @@ class DirtyRing {
   template <typename Each>
   uint32_t harvest(Each&& each) {
     uint32_t harvested = 0;
+    // Counts up; the ring's size is a power of two, so wrapping is harmless.
+    uint32_t& next = vcpu_->dirty_ring_next();
     while (harvested < count_) {
-      kvm_dirty_gfn& entry = entries_[next_ % count_];
+      kvm_dirty_gfn& entry = entries_[next % count_];
       // Acquire: slot and offset were written before the flag. Anything but "dirty, not harvested" ends.
       if (__atomic_load_n(&entry.flags, __ATOMIC_ACQUIRE) != KVM_DIRTY_GFN_F_DIRTY) break;
       each(entry.slot, entry.offset);
       // Release: the entry was read before the kernel may use it again.
       __atomic_store_n(&entry.flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
-      ++next_;
+      ++next;
       ++harvested;
     }
     return harvested;
@@ -50,7 +52,6 @@ class DirtyRing {
   std::shared_ptr<const Vcpu> vcpu_;
   kvm_dirty_gfn* entries_ = nullptr;
   uint32_t count_ = 0;
-  uint32_t next_ = 0;  // counts up; the ring's size is a power of two, so wrapping is harmless
 };
 
 }  // namespace hypertwin::kvm

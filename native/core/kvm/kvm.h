@@ -276,6 +276,9 @@ class Vcpu {
   bool running() const { return running_tid_.load(std::memory_order_acquire) != 0; }
   // The mapped dirty ring; empty when the VM has none. Read it with kvm::DirtyRing.
   const Mapping& dirty_ring() const { return ring_mapping_; }
+  // Where the ring's reader stands; kvm::DirtyRing's alone. The kernel never starts over, so neither does a
+  // reader that comes after another.
+  uint32_t& dirty_ring_next() const { return ring_next_; }
 
   int fd() const { return fd_.get(); }
   uint32_t id() const { return id_; }
@@ -287,6 +290,7 @@ class Vcpu {
   uint32_t id_ = 0;
   Mapping run_mapping_;
   Mapping ring_mapping_;
+  mutable uint32_t ring_next_ = 0;
   // A kick is: kicked_, immediate_exit, then a signal to running_tid_, all under kick_mutex_. run() takes
   // the mutex only when it sees kicked_, so a signal never outlives the run() that it was meant for.
   std::mutex kick_mutex_;
