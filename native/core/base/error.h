@@ -17,6 +17,11 @@ class Error : public std::runtime_error {
   // A failed system call: `call` is its name ("KVM_CREATE_VM", "mmap"), `attempted` what it was for.
   static Error system(int err, std::string call, std::string_view attempted);
 
+  // An error of ours that a failed system call caused: keeps errno and the call's name of `cause`.
+  static Error caused(std::string code, const std::string& message, const Error& cause) {
+    return Error(std::move(code), cause.errno_, cause.call_, message);
+  }
+
   const std::string& code() const { return code_; }
   // 0 when no system call failed.
   int err() const { return errno_; }

@@ -116,65 +116,81 @@ class Reader {
  private:
   friend VerifyReport verify(std::unique_ptr<Source> source);
 
-  enum class Look { kBlock, kSegmentEnds };
   struct Segment {
     HeaderState state = HeaderState::kTooShort;
     SegmentHeader header;
     size_t header_bytes = 0;
+    // Whole, and of this log, and under its own name.
+    bool ours = false;
+  };
+  struct Found {
+    uint64_t offset = 0;
+    BlockHeader header;
+  };
+  struct SegmentIndex {
+    std::vector<BlockInfo> blocks;
+    uint64_t scanned = 0;
   };
 
-  void read_headers();
-  Segment read_segment_header(uint32_t number);
-  std::span<const uint8_t> view(uint64_t offset, size_t size);
-  bool enter_segment(size_t position);
+  Segment segment_header(uint32_t number);
+  void find_log_header();
+  bool refresh_segments();
+  // Bytes of a segment, fewer than `size` only at its end; valid until the next call.
+  std::span<const uint8_t> view(uint32_t segment, uint64_t offset, size_t size, size_t ahead);
+  // The first valid block header at or after `offset`.
+  std::optional<Found> find_block(uint32_t segment, uint64_t offset, size_t ahead);
+  void enter_segment();
   bool next_block();
-  bool grown();
-  Look look(uint64_t* offset, BlockHeader* header);
-  bool take_block(uint64_t offset, const BlockHeader& header);
-  void damage(DamageKind kind, uint64_t offset, uint64_t bytes);
-  void close_damage(const BlockHeader* next);
-  void reset_position();
-  const std::vector<BlockInfo>& segment_index(size_t position);
+  bool take_block(const Found& found);
+  void load_payload();
+  Damage& add_damage(DamageKind kind, uint64_t offset, uint64_t bytes);
+  void settle(bool gap, const BlockHeader& next);
+  bool bad_records();
+  void start_at(size_t position, uint64_t offset, bool entered);
+  const SegmentIndex& segment_index(uint32_t number);
 
   const ReaderOptions options_;
-  std::unique_ptr<Source> source_;
+  const std::unique_ptr<Source> source_;
   std::optional<LogHeader> header_;
   LogId log_id_{};
   uint64_t seed_ = 0;
   std::vector<uint32_t> segments_;
+  std::map<uint32_t, SegmentIndex> index_;
 
-  // Where the next block is looked for.
+  // Where the next block is looked for: segments_[position_], whose header was judged if entered_.
   size_t position_ = 0;
   uint64_t offset_ = 0;
   bool entered_ = false;
-  bool foreign_ = false;
 
-  // A window of the current segment.
   std::vector<uint8_t> window_;
   uint32_t window_segment_ = 0;
   uint64_t window_offset_ = 0;
   size_t window_size_ = 0;
 
   // The block being read.
+  uint32_t block_segment_ = 0;
+  Found block_;
   std::span<const uint8_t> payload_;
   size_t payload_at_ = 0;
-  uint64_t block_offset_ = 0;
-  uint64_t records_left_ = 0;
+  uint32_t records_left_ = 0;
   Cursor cursor_;
   std::vector<uint16_t> scratch_;
 
-  // What should come next.
+  // What the next block must follow; after a seek any block will do.
   uint64_t next_record_ = 0;
   uint64_t last_boundary_ = 0;
   Digest128 chain_;
-  bool expect_any_ = false;
-  bool after_gap_ = false;
-  bool ended_ = false;
+  bool anywhere_ = false;
+
   uint64_t seek_boundary_ = 0;
+  bool after_gap_ = false;
+  bool end_read_ = false;
   Stop stop_ = Stop::kNone;
   std::vector<Damage> damages_;
-  // Damages from here on are not yet known to be a gap or not.
+  // Of damages from here on it is not known yet whether records are lost.
   size_t unsettled_ = 0;
+  // The last damage is a torn tail that may yet grow to a block.
+  bool tail_reported_ = false;
   bool skip_unknown_ = false;
   uint64_t blocks_ = 0;
 };

@@ -120,59 +120,61 @@ class Writer {
     bool encoded = false;
   };
   using Lock = std::unique_lock<std::mutex>;
+  using Clock = std::chrono::steady_clock;
 
   void run();
-  bool work_due(std::chrono::steady_clock::time_point now) const;
-  void commit(Lock& lock);
-  void seal();
+  void commit(Lock& lock, bool sync);
   void encode(Block& block);
-  void write_block(const Block& block);
+  void write(const Block& block);
   void roll(const Block& block);
-  void release_durable(Lock& lock, size_t blocks);
+  void sync(Lock& lock);
+  // Takes `count` blocks that became durable out of pending_.
+  void release(Lock& lock, size_t count);
   void fail(Lock& lock, const Error& cause);
-  Block fresh_block(size_t capacity);
+  bool sync_due(Clock::time_point now) const;
+  void seal();
+  void open_block(size_t payload);
   void wait_for_room(Lock& lock, size_t bytes);
   void wait_until_durable(Lock& lock, uint64_t index);
   [[noreturn]] void throw_failed() const;
 
   const LogHeader header_;
   const WriterOptions options_;
-  const size_t buffer_bytes_;
   const uint64_t seed_;
   const std::vector<uint8_t> header_blob_;
 
-  // Used by ht-log only (and by the constructor before it runs).
+  // Used by ht-log only (and by the constructor before that runs).
   std::unique_ptr<Sink> sink_;
   uint32_t segment_ = 0;
+  uint64_t segment_header_bytes_ = 0;
   uint64_t offset_ = 0;
-  // Where the first block that is not durable begins in the open segment.
-  uint64_t durable_offset_ = 0;
-  Digest128 encode_chain_;
-  bool rewind_ = false;
+  Digest128 encoded_chain_;
 
   // Guards everything below.
   mutable std::mutex mutex_;
   std::condition_variable work_;
   std::condition_variable progress_;
+  // The block that append() fills; no data when it has no record.
   Block open_;
-  uint64_t open_first_ = 0;
-  std::chrono::steady_clock::time_point last_take_;
+  Clock::time_point open_since_;
+  // Sealed blocks, in order; the first written_ of them only wait for a sync.
   std::deque<Block> pending_;
-  // The first so many of pending_ are written but not durable.
   size_t written_ = 0;
+  uint64_t unsynced_bytes_ = 0;
+  Clock::time_point last_sync_;
   std::vector<Block> spare_;
+  // Bytes of open_ and pending_.
   size_t buffered_ = 0;
   Cursor cursor_;
   uint64_t next_index_ = 0;
-  // flush() wants everything before this index to be durable.
+  // Someone waits until everything before this index is durable.
   uint64_t wanted_ = 0;
-  uint64_t retries_ = 0;
+  // ht-log sleeps without a deadline.
   bool idle_ = false;
   bool ended_ = false;
-  bool closing_ = false;
+  bool stop_ = false;
   bool closed_ = false;
   std::optional<Error> error_;
-  std::chrono::steady_clock::time_point last_sync_;
   Digest128 durable_chain_;
   WriterStats stats_;
 
