@@ -29,12 +29,11 @@ bool GuestRam::contains(uint64_t address, uint64_t size) const {
   uint64_t end = address + size;
   if (end < address) return false;
   for (const Region& region : regions_) {
-    if (address == end) return true;
-    if (address < region.guest_address) return false;
+    if (address == end || address < region.guest_address) break;
     if (address - region.guest_address < region.size)
       address = std::min(end, region.guest_address + region.size);
   }
-  return address == end && size != 0;
+  return address == end;
 }
 
 uint8_t* GuestRam::translate(uint64_t address, uint64_t size) const {

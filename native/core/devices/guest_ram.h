@@ -26,6 +26,7 @@ class GuestRam {
   // False, with nothing copied, unless the whole range is RAM. A range may cross adjacent regions.
   [[nodiscard]] bool read(uint64_t address, std::span<uint8_t> into) const;
   [[nodiscard]] bool write(uint64_t address, std::span<const uint8_t> from);
+  // An empty range is contained anywhere.
   bool contains(uint64_t address, uint64_t size) const;
   // Direct access to `size` bytes within one region; nullptr otherwise. A writer calls mark_written itself.
   uint8_t* translate(uint64_t address, uint64_t size) const;

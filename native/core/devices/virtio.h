@@ -46,7 +46,9 @@ class VirtioDevice {
   // For the transport.
   void attach(VirtioTransport* transport) { transport_ = transport; }
   void set_status(uint8_t value);
+  // Ignored once the features are agreed on.
   void set_driver_features(uint64_t features);
+  uint64_t driver_features() const { return driver_features_; }
   void enable_queue(unsigned index);
   void notify(unsigned index);
   void reset();

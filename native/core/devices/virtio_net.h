@@ -49,7 +49,7 @@ class VirtioNet final : public VirtioDevice {
   void on_reset() override;
   void save_state(ByteWriter& out) const override;
   void load_state(ByteReader& in) override;
-  enum class Placed : uint8_t { kYes, kNoBuffer, kBroken };
+  enum class Placed : uint8_t { kYes, kNoBuffer, kDropped };
   Placed place(std::span<const uint8_t> packet);
   void fill();
   void transmit();

@@ -45,15 +45,15 @@ class VirtioPci final : public PciDevice, public VirtioTransport {
   };
   static Place locate(unsigned bar, uint32_t offset);
   void add_capabilities(unsigned bar);
-  uint32_t common_read(uint32_t offset) const;  // one byte
+  uint32_t common_read(uint32_t offset, unsigned size) const;
   void common_write(uint32_t offset, unsigned size, uint32_t value);
   bool window(unsigned& bar, uint32_t& offset, unsigned& size) const;
+  VirtQueue* selected() const;
 
   VirtioDevice& device_;
   uint8_t isr_ = 0;
   uint32_t device_feature_select_ = 0;
   uint32_t driver_feature_select_ = 0;
-  uint64_t driver_features_ = 0;
   uint16_t queue_select_ = 0;
   uint8_t window_capability_ = 0;
 };

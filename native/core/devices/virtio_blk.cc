@@ -1,0 +1,216 @@
+// Block requests: parsed from the ring, handed out, and finished in any order.
+#include "devices/virtio_blk.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "devices/state.h"
+
+namespace hypertwin::devices {
+
+namespace {
+constexpr uint64_t kSizeMax = 1 << 1, kSegMax = 1 << 2, kReadOnly = 1 << 5, kBlkSize = 1 << 6,
+                   kFlush = 1 << 9;
+constexpr uint32_t kIn = 0, kOut = 1, kFlushRequest = 4, kGetId = 8;
+constexpr uint64_t kHeader = 16;
+}  // namespace
+
+VirtioBlk::VirtioBlk(Host& host, uint32_t id, std::string name, GuestRam& ram, const Options& options)
+    : VirtioDevice(id, std::move(name), ram, 1,
+                   kSizeMax | kSegMax | kBlkSize | kFlush | (options.read_only ? kReadOnly : 0)),
+      host_(host),
+      size_(options.size),
+      read_only_(options.read_only) {
+  if (size_ == 0 || size_ % kSector || size_ > INT64_MAX)
+    throw Error("EINVAL", "a disk's size must be a positive multiple of 512 bytes");
+  put_le<uint64_t>(&config_[0], size_ / kSector);
+  put_le<uint32_t>(&config_[8], kMaxSegmentSize);
+  put_le<uint32_t>(&config_[12], kMaxSegments);
+  put_le<uint32_t>(&config_[20], options.block_size);
+  std::copy_n(options.serial.begin(), std::min(options.serial.size(), serial_.size()), serial_.begin());
+}
+
+void VirtioBlk::on_notify(unsigned) { process(); }
+
+void VirtioBlk::on_reset() {
+  requests_.clear();
+  bytes_in_flight_ = 0;
+}
+
+void VirtioBlk::process() {
+  VirtQueue& queue = queues_[0];
+  while (live() && requests_.size() < queue.size && bytes_in_flight_ < kMaxInFlight) {
+    VirtQueue::Pop pop = queue.pop(ram_, chain_);
+    if (pop == VirtQueue::Pop::kEmpty) break;
+    if (pop == VirtQueue::Pop::kBroken || !start(chain_)) break_device();
+  }
+  publish(0);
+}
+
+bool VirtioBlk::start(const Chain& chain) {
+  uint8_t header[kHeader];
+  if (chain.writable_bytes == 0 || copy_from(ram_, chain.readable, 0, header) != kHeader) return false;
+  const uint32_t type = get_le<uint32_t>(header);
+  const uint64_t sector = get_le<uint64_t>(header + 8);
+  const uint64_t data_size =
+      type == kOut ? chain.readable_bytes - kHeader : (type == kIn ? chain.writable_bytes - 1 : 0);
+  auto end = [&](BlockStatus status, uint64_t written) {
+    finish(chain.head, chain.writable, chain.writable_bytes, written, status);
+    return true;
+  };
+
+  BlockOperation operation;
+  switch (type) {
+    case kIn:
+      operation = BlockOperation::kRead;
+      break;
+    case kOut:
+      operation = BlockOperation::kWrite;
+      break;
+    case kFlushRequest:
+      operation = BlockOperation::kFlush;
+      break;
+    case kGetId: {
+      size_t n = static_cast<size_t>(std::min<uint64_t>(chain.writable_bytes - 1, serial_.size()));
+      copy_to(ram_, chain.writable, 0, std::span(serial_).first(n));
+      return end(BlockStatus::kOk, n);
+    }
+    default:
+      return end(BlockStatus::kUnsupported, 0);
+  }
+  if (operation != BlockOperation::kFlush) {
+    const uint64_t sectors = size_ / kSector;
+    if (data_size == 0 || data_size % kSector || data_size > kMaxRequest || sector >= sectors ||
+        data_size / kSector > sectors - sector || (type == kOut && read_only_))
+      return end(BlockStatus::kIoError, 0);
+  }
+
+  BlockRequest out{.ordinal = next_ordinal_++,
+                   .operation = operation,
+                   .offset = operation == BlockOperation::kFlush ? 0 : sector * kSector,
+                   .size = operation == BlockOperation::kRead ? static_cast<uint32_t>(data_size) : 0,
+                   .data = {}};
+  if (operation == BlockOperation::kWrite) {
+    out.data.resize(static_cast<size_t>(data_size));
+    copy_from(ram_, chain.readable, kHeader, out.data);
+  }
+  bytes_in_flight_ += data_size;
+  requests_.emplace(out.ordinal, Request{.head = chain.head,
+                                         .operation = operation,
+                                         .offset = out.offset,
+                                         .size = static_cast<uint32_t>(data_size),
+                                         .data = out.data,
+                                         .writable = chain.writable,
+                                         .writable_bytes = chain.writable_bytes});
+  host_.block_submit(id(), std::move(out));
+  return true;
+}
+
+// `written`: bytes of data at the buffer's beginning.
+void VirtioBlk::finish(uint16_t head, std::span<const Segment> writable, uint64_t writable_bytes,
+                       uint64_t written, BlockStatus status) {
+  const uint8_t byte = static_cast<uint8_t>(status);
+  copy_to(ram_, writable, writable_bytes - 1, {&byte, 1});
+  // The used length counts from the beginning without gaps.
+  if (written == writable_bytes - 1) ++written;
+  queues_[0].push(ram_, head, static_cast<uint32_t>(written));
+}
+
+bool VirtioBlk::complete(uint64_t ordinal, BlockStatus status, std::span<const uint8_t> data) {
+  auto found = requests_.find(ordinal);
+  if (found == requests_.end()) return false;
+  Request request = std::move(found->second);
+  requests_.erase(found);
+  bytes_in_flight_ -= request.size;
+  if (!live()) return true;  // broken since: its ring is left alone
+  uint64_t written = 0;
+  if (request.operation == BlockOperation::kRead && status == BlockStatus::kOk) {
+    if (data.size() >= request.size)
+      written = copy_to(ram_, request.writable, 0, data.first(request.size));
+    else
+      status = BlockStatus::kIoError;
+  }
+  finish(request.head, request.writable, request.writable_bytes, written, status);
+  process();  // what waited for room
+  return true;
+}
+
+std::vector<BlockRequest> VirtioBlk::in_flight() const {
+  std::vector<BlockRequest> out;
+  out.reserve(requests_.size());
+  for (const auto& [ordinal, request] : requests_)
+    out.push_back({.ordinal = ordinal,
+                   .operation = request.operation,
+                   .offset = request.offset,
+                   .size = request.operation == BlockOperation::kRead ? request.size : 0,
+                   .data = request.data});
+  return out;
+}
+
+void VirtioBlk::save_state(ByteWriter& out) const {
+  out.u64(size_);
+  out.u64(next_ordinal_);
+  out.varint(requests_.size());
+  for (const auto& [ordinal, request] : requests_) {
+    out.u64(ordinal);
+    out.u16(request.head);
+    out.u8(static_cast<uint8_t>(request.operation));
+    out.u64(request.offset);
+    out.u32(request.size);
+    if (request.operation == BlockOperation::kWrite) out.raw(request.data);
+    out.varint(request.writable.size());
+    for (const Segment& segment : request.writable) {
+      out.u64(segment.address);
+      out.u32(segment.size);
+    }
+  }
+}
+
+void VirtioBlk::load_state(ByteReader& in) {
+  if (in.u64() != size_) in.corrupt("a disk of another size");
+  next_ordinal_ = in.u64();
+  uint64_t count = in.varint();
+  if (count > VirtQueue::kMaxSize) in.corrupt("too many requests in flight");
+  requests_.clear();
+  bytes_in_flight_ = 0;
+  while (count--) {
+    uint64_t ordinal = in.u64();
+    Request request;
+    request.head = in.u16();
+    uint8_t operation = in.u8();
+    request.operation = static_cast<BlockOperation>(operation);
+    request.offset = in.u64();
+    request.size = in.u32();
+    bool flush = request.operation == BlockOperation::kFlush;
+    if (operation > 2 || (!requests_.empty() && ordinal <= requests_.rbegin()->first) ||
+        ordinal >= next_ordinal_ || request.head >= VirtQueue::kMaxSize ||
+        (flush ? request.size != 0 || request.offset != 0
+               : request.size == 0 || request.size % kSector || request.size > kMaxRequest ||
+                     request.offset % kSector || request.offset >= size_ ||
+                     request.size > size_ - request.offset))
+      in.corrupt("a block request is out of range");
+    if (request.operation == BlockOperation::kWrite) {
+      if (read_only_) in.corrupt("a write to a read-only disk");
+      auto data = in.raw(request.size);
+      request.data.assign(data.begin(), data.end());
+    }
+    uint64_t segments = in.varint();
+    if (segments > VirtQueue::kMaxSegments) in.corrupt("too many segments");
+    while (segments--) {
+      Segment segment;
+      segment.address = in.u64();
+      segment.size = in.u32();
+      if (segment.size == 0 || !ram_.contains(segment.address, segment.size))
+        in.corrupt("a segment of a block request is not in RAM");
+      request.writable.push_back(segment);
+      request.writable_bytes += segment.size;
+    }
+    if (request.writable_bytes < 1 ||
+        (request.operation == BlockOperation::kRead && request.writable_bytes != uint64_t{request.size} + 1))
+      in.corrupt("a block request's buffer does not fit");
+    bytes_in_flight_ += request.size;
+    requests_.emplace(ordinal, std::move(request));
+  }
+}
+
+}  // namespace hypertwin::devices
