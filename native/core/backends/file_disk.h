@@ -44,6 +44,8 @@ class FileDisk {
 
  private:
   void run();
+  // All there ever were; the mutex is held.
+  uint64_t submitted() const { return completed_ + queue_.size() + (busy_ ? 1 : 0); }
   Completion perform(devices::BlockRequest& request);
 
   Fd fd_;
@@ -56,6 +58,7 @@ class FileDisk {
   std::condition_variable space_;
   std::deque<devices::BlockRequest> queue_;
   bool busy_ = false;
+  uint64_t completed_ = 0;
   bool stop_ = false;
   std::thread thread_;
 };

@@ -1,0 +1,125 @@
+// pread, pwrite and fdatasync on a thread of its own.
+#include "backends/file_disk.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "base/error.h"
+
+namespace hypertwin::backends {
+
+using devices::BlockOperation;
+using devices::BlockRequest;
+using devices::BlockStatus;
+
+namespace {
+
+// 0, or the errno. A file that ends early reads as zeros: it was cut since it was opened.
+int read_all(int fd, std::vector<uint8_t>& into, uint64_t offset) {
+  for (size_t done = 0; done < into.size();) {
+    ssize_t n = pread(fd, into.data() + done, into.size() - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return errno;
+    if (n == 0) return 0;
+    done += static_cast<size_t>(n);
+  }
+  return 0;
+}
+
+int write_all(int fd, const std::vector<uint8_t>& from, uint64_t offset) {
+  for (size_t done = 0; done < from.size();) {
+    ssize_t n = pwrite(fd, from.data() + done, from.size() - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return errno;
+    if (n == 0) return ENOSPC;
+    done += static_cast<size_t>(n);
+  }
+  return 0;
+}
+
+}  // namespace
+
+FileDisk::FileDisk(const std::string& path, bool read_only, OnComplete on_complete)
+    : path_(path), read_only_(read_only), on_complete_(std::move(on_complete)) {
+  fd_ = Fd(open(path.c_str(), (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC));
+  if (!fd_) throw_errno("open", "opening the disk image " + path);
+  struct stat status {};
+  if (fstat(fd_.get(), &status) < 0) throw_errno("fstat", "looking at the disk image " + path);
+  if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))
+    throw Error("EINVAL", "the disk image " + path + " is neither a file nor a block device");
+  off_t end = lseek(fd_.get(), 0, SEEK_END);
+  if (end < 0) throw_errno("lseek", "measuring the disk image " + path);
+  size_ = static_cast<uint64_t>(end);
+  thread_ = std::thread([this] { run(); });
+}
+
+FileDisk::~FileDisk() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  work_.notify_all();
+  thread_.join();
+}
+
+void FileDisk::submit(BlockRequest request) {
+  {
+    std::unique_lock lock(mutex_);
+    space_.wait(lock, [this] { return queue_.size() < kMaxQueued; });
+    queue_.push_back(std::move(request));
+  }
+  work_.notify_one();
+}
+
+void FileDisk::drain() {
+  std::unique_lock lock(mutex_);
+  const uint64_t target = submitted();
+  space_.wait(lock, [&] { return completed_ >= target; });
+}
+
+FileDisk::Completion FileDisk::perform(BlockRequest& request) {
+  Completion done;
+  done.ordinal = request.ordinal;
+  if (request.offset > size_ ||
+      std::max<uint64_t>(request.size, request.data.size()) > size_ - request.offset) {
+    done.err = EINVAL;
+  } else if (request.operation == BlockOperation::kRead) {
+    done.data.resize(request.size);
+    done.err = read_all(fd_.get(), done.data, request.offset);
+    if (done.err) done.data.clear();
+  } else if (request.operation == BlockOperation::kWrite) {
+    done.err = read_only_ ? EROFS : write_all(fd_.get(), request.data, request.offset);
+  } else if (request.operation == BlockOperation::kFlush) {
+    if (!read_only_ && fdatasync(fd_.get()) < 0) done.err = errno;
+  } else {
+    done.status = BlockStatus::kUnsupported;
+  }
+  if (done.err) done.status = BlockStatus::kIoError;
+  return done;
+}
+
+void FileDisk::run() {
+  pthread_setname_np(pthread_self(), "ht-blk");
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    work_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+    if (queue_.empty()) return;
+    BlockRequest request = std::move(queue_.front());
+    queue_.pop_front();
+    busy_ = true;
+    lock.unlock();
+    on_complete_(perform(request));
+    lock.lock();
+    busy_ = false;
+    ++completed_;
+    space_.notify_all();
+  }
+}
+
+}  // namespace hypertwin::backends
