@@ -2,7 +2,7 @@
 // This file: the users, their mails and the operations. It knows neither network nor disk.
 #include "mailroom.h"
 
-struct mail {
+struct __attribute__((aligned(8))) mail {
   uint32_t id;  // generation << 16 | slot; 0: free
   uint16_t generation;
   uint16_t from, to;
@@ -19,18 +19,29 @@ struct user {
   struct reply_buffer reply;  // to last_seq
 };
 
-static struct user users[MAILROOM_USERS];
+static struct user users[MAILROOM_USERS] __attribute__((aligned(4096)));
 static struct mail* pool;  // behind the program; slots from `used_slots` on were never touched
 static uint32_t capacity, used_slots, free_slots;
 struct mailroom_stats stats;
 uint64_t digest = MAILROOM_DIGEST_BASIS;
 
 void rooms_open(uint32_t wanted) {
-  uint64_t room = (memory_size() - (uintptr_t)image_end) / sizeof(struct mail);
+  const uint64_t padding = 512;  // of a checkpoint
+  uint64_t behind = memory_size() - (uintptr_t)image_end;
+  uint64_t room = behind > padding ? (behind - padding) / sizeof(struct mail) : 0;
   pool = (struct mail*)image_end;
   capacity = wanted > 0xffff ? 0xffff : wanted;
   if (capacity > room) capacity = (uint32_t)room;
   stats.mail_capacity = capacity;
+}
+
+struct rooms rooms_state(void) {
+  return (struct rooms){users, pool, sizeof users[0], sizeof pool[0], used_slots, free_slots};
+}
+
+void rooms_restore(uint32_t mail_slots, uint32_t first_free) {
+  used_slots = mail_slots;
+  free_slots = first_free;
 }
 
 static void take_in(const void* data, size_t size) {

@@ -15,6 +15,16 @@ extern uint64_t digest;
 
 // ---- operations. A request given to these has a known op, a user below MAILROOM_USERS, and its whole body.
 void rooms_open(uint32_t mails);
+// All state that must be durable, as it lies in memory.
+struct rooms {
+  void* users;
+  void* mails;
+  uint32_t user_size, mail_size;
+  uint32_t mail_slots, free_slots;
+};
+struct rooms rooms_state(void);
+// After both arrays were filled again.
+void rooms_restore(uint32_t mail_slots, uint32_t free_slots);
 bool is_mutating(const struct mailroom_request* r);
 enum turn { kNew, kAgain, kOld };
 enum turn whose_turn(const struct mailroom_request* r);
@@ -28,7 +38,8 @@ uint32_t answer_query(const struct mailroom_request* r, struct reply_buffer* rep
 enum { kCommitMax = 64 * 1024 };
 // Opens the first disk, and executes what it holds. Panics when the disk holds something else.
 void journal_open(void);
-// Before the request is executed. Commits by itself when the group is full. False: the disk is full.
+// Before the request is executed. Commits by itself when the group is full. False: the disk is
+// too small.
 bool journal_add(const struct mailroom_request* r, const uint8_t* body);
 // Makes everything added durable. Panics when the disk fails: nothing undurable is ever acknowledged.
 void journal_commit(void);

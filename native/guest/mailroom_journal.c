@@ -1,5 +1,6 @@
 // The mailroom's journal: every mutating request, in groups that are durable before any of their replies
-// leaves. The chained checksums end the journal at the first commit that is not whole.
+// leaves. Chained checksums end it at the first commit that is not whole. When half the disk is full, all
+// state is written to the other half as a checkpoint, and the journal goes on behind it.
 #include "mailroom.h"
 #include "runtime/virtio.h"
 
@@ -22,7 +23,8 @@ static uint32_t commit_size = sizeof commit.head;
 static uint8_t window[kWindow] __attribute__((aligned(4096)));
 
 static bool present;
-static uint64_t capacity, end;  // bytes of disk; where the next commit goes
+static uint64_t half_size, half;  // bytes; 0 or 1
+static uint64_t end;              // where the next commit goes, from the disk's start
 static uint64_t last_number, last_checksum;
 
 // ---- disk
@@ -46,14 +48,84 @@ static void transfer(uint32_t type, uint64_t at, void* data, uint32_t size) {
   if (request_status != 0) panic(type == kRead ? "reading the disk failed" : "writing the disk failed");
 }
 
-static uint64_t checksum(const void* data, uint32_t size) {
+static void transfer_all(uint32_t type, uint64_t at, uint8_t* data, uint32_t size) {
+  for (uint32_t done = 0; done < size; done += kCommitMax)
+    transfer(type, at + done, data + done, size - done < kCommitMax ? size - done : kCommitMax);
+}
+
+static uint64_t checksum(uint64_t sum, const void* data, uint32_t size) {
   const uint64_t* p = data;
-  uint64_t sum = MAILROOM_DIGEST_BASIS;
   for (uint32_t i = 0; i < size / 8; i++) {
     sum = (sum ^ p[i]) * MAILROOM_DIGEST_PRIME;
     sum ^= sum >> 32;
   }
   return sum;
+}
+
+static uint32_t padded(uint32_t size) { return (size + kSector - 1) & ~(uint32_t)(kSector - 1); }
+
+// ---- checkpoint
+
+static uint64_t half_start(uint64_t which) { return kSector + which * half_size; }
+
+static uint32_t users_bytes(const struct rooms* r) { return MAILROOM_USERS * r->user_size; }
+
+static uint64_t rooms_checksum(const struct rooms* r) {
+  uint64_t sum = checksum(MAILROOM_DIGEST_BASIS, r->users, users_bytes(r));
+  return checksum(sum, r->mails, r->mail_slots * r->mail_size);
+}
+
+// Where commits start behind a checkpoint with so many mails.
+static uint64_t journal_start(uint64_t which, const struct rooms* r) {
+  return half_start(which) + padded(users_bytes(r)) + padded(r->mail_slots * r->mail_size);
+}
+
+// Moves to the other half; false, with nothing changed, when it has no room for the state and a full commit.
+static bool checkpoint(uint64_t to) {
+  struct rooms r = rooms_state();
+  uint64_t start = half_start(to), start_of_commits = journal_start(to, &r);
+  if (start_of_commits + kCommitMax > start + half_size) return false;
+  transfer_all(kWrite, start, r.users, padded(users_bytes(&r)));
+  transfer_all(kWrite, start + padded(users_bytes(&r)), r.mails, padded(r.mail_slots * r.mail_size));
+  last_checksum = rooms_checksum(&r);
+  memset(window, 0, kSector);
+  *(struct mailroom_superblock*)window = (struct mailroom_superblock){.magic = MAILROOM_DISK_MAGIC,
+                                                                      .half = to,
+                                                                      .number = last_number,
+                                                                      .checksum = last_checksum,
+                                                                      .digest = digest,
+                                                                      .operations = stats.operations,
+                                                                      .user_size = r.user_size,
+                                                                      .mail_size = r.mail_size,
+                                                                      .mail_slots = r.mail_slots,
+                                                                      .free_slots = r.free_slots,
+                                                                      .mails = stats.mails};
+  transfer(kWrite, 0, window, kSector);
+  half = to;
+  end = start_of_commits;
+  stats.checkpoints++;
+  return true;
+}
+
+static void load_checkpoint(const struct mailroom_superblock* super) {
+  struct rooms r = rooms_state();
+  if (super->half > 1 || super->user_size != r.user_size || super->mail_size != r.mail_size)
+    panic("the disk is of another version");
+  if (super->mail_slots > stats.mail_capacity) panic("the disk holds more mails than mails= allows");
+  r.mail_slots = super->mail_slots;
+  half = super->half;
+  end = journal_start(half, &r);
+  if (end > half_start(half) + half_size) panic("the disk is shorter than it was");
+  last_number = super->number;
+  last_checksum = super->checksum;
+  digest = super->digest;
+  stats.operations = super->operations;
+  stats.mails = super->mails;
+  rooms_restore(super->mail_slots, super->free_slots);
+  transfer_all(kRead, half_start(half), r.users, padded(users_bytes(&r)));
+  transfer_all(kRead, half_start(half) + padded(users_bytes(&r)), r.mails,
+               padded(r.mail_slots * r.mail_size));
+  if (rooms_checksum(&r) != last_checksum) panic("the disk's checkpoint is damaged");
 }
 
 // ---- boot
@@ -74,7 +146,7 @@ static bool is_next(struct mailroom_commit* c, uint32_t available) {
     return false;
   uint64_t sum = c->checksum;
   c->checksum = last_checksum;
-  bool whole = checksum(c, c->size) == sum;
+  bool whole = checksum(MAILROOM_DIGEST_BASIS, c, c->size) == sum;
   c->checksum = sum;
   return whole;
 }
@@ -98,7 +170,8 @@ static void execute_commit(const struct mailroom_commit* c) {
 }
 
 static void replay(void) {
-  uint64_t start = kSector;  // of the window
+  const uint64_t limit = half_start(half) + half_size;
+  uint64_t start = end;  // of the window
   uint32_t filled = 0;
   for (;;) {
     uint32_t offset = (uint32_t)(end - start);
@@ -107,22 +180,19 @@ static void replay(void) {
       execute_commit(c);
     } else if (offset > 0 || filled == 0) {
       start = end;
-      filled = capacity - start < kWindow ? (uint32_t)(capacity - start) : (uint32_t)kWindow;
+      filled = limit - start < kWindow ? (uint32_t)(limit - start) : (uint32_t)kWindow;
       if (filled == 0) break;
       transfer(kRead, start, window, filled);
     } else {
-      if (!is_zero(window, kSector)) {
+      if (c->magic == MAILROOM_DISK_MAGIC && c->number == last_number + 1)
         put_text("mailroom: dropped a torn tail of the journal\n");
-        memset(window, 0, kCommitMax);
-        transfer(kWrite, end, window, filled < kCommitMax ? filled : kCommitMax);
-      }
       break;
     }
   }
   put_text("mailroom: journal ");
   put_decimal(last_number);
   put_text(" commits, ");
-  put_decimal(end);
+  put_decimal(end - half_start(half));
   put_text(" bytes\n");
 }
 
@@ -134,34 +204,35 @@ void journal_open(void) {
   virtio_queue_open(&queue, &disk, 0, &ring);
   if (queue.size < kWindow / kSegment + 2) panic("the disk's queue is too short");
   virtio_start(&disk);
-  capacity = ((uint64_t)virtio_config32(&disk, 4) << 32 | virtio_config32(&disk, 0)) * kSector;
-  if (capacity < 2 * kCommitMax) panic("the disk is too small");
-  present = true;
-  end = kSector;
+  uint64_t sectors = (uint64_t)virtio_config32(&disk, 4) << 32 | virtio_config32(&disk, 0);
+  half_size = (sectors - 1) / 2 * kSector;
+  if (sectors < 2 || sectors >> 32 != 0) panic("the disk's size is no good");
   transfer(kRead, 0, window, kSector);
-  struct mailroom_superblock* super = (struct mailroom_superblock*)window;
+  static struct mailroom_superblock super;
+  super = *(struct mailroom_superblock*)window;
   if (is_zero(window, kSector)) {
-    super->magic = MAILROOM_DISK_MAGIC;
-    super->checksum_seed = MAILROOM_DIGEST_BASIS;
-    transfer(kWrite, 0, window, kSector);
-  } else if (super->magic != MAILROOM_DISK_MAGIC) {
+    if (!checkpoint(0)) panic("the disk is too small");
+  } else if (super.magic != MAILROOM_DISK_MAGIC) {
     panic("the disk holds something else");
+  } else {
+    load_checkpoint(&super);
+    replay();
   }
-  last_checksum = super->checksum_seed;
-  replay();
-  stats.journal_capacity = capacity;
-  stats.journal_bytes = end;
+  present = true;
+  stats.journal_capacity = half_size;
+  stats.journal_bytes = end - half_start(half);
 }
 
 // ---- service
-
-static uint32_t padded(uint32_t size) { return (size + kSector - 1) & ~(uint32_t)(kSector - 1); }
 
 bool journal_add(const struct mailroom_request* r, const uint8_t* body) {
   if (!present) return true;
   uint32_t size = record_size(r);
   if (commit_size + size > kCommitMax) journal_commit();
-  if (end + padded(commit_size + size) > capacity) return false;
+  if (end + padded(commit_size + size) > half_start(half) + half_size) {
+    journal_commit();
+    if (!checkpoint(1 - half)) return false;
+  }
   memset(commit.bytes + commit_size + size - 8, 0, 8);
   memcpy(commit.bytes + commit_size, r, sizeof *r);
   memcpy(commit.bytes + commit_size + sizeof *r, body, r->body_size);
@@ -180,11 +251,11 @@ void journal_commit(void) {
   commit.head.operations = stats.operations;
   commit.head.size = size;
   commit.head.checksum = last_checksum;
-  last_checksum = commit.head.checksum = checksum(&commit, size);
+  last_checksum = commit.head.checksum = checksum(MAILROOM_DIGEST_BASIS, &commit, size);
   transfer(kWrite, end, &commit, size);
   end += size;
   stats.commits++;
-  stats.journal_bytes = end;
+  stats.journal_bytes = end - half_start(half);
   commit.head.records = 0;
   commit_size = sizeof commit.head;
 }

@@ -32,7 +32,7 @@ enum mailroom_status {
   MAILROOM_NO_SUCH_MAIL = 2,
   MAILROOM_BAD_ARGUMENT = 3,
   MAILROOM_MAIL_FULL = 4,     // no room for one more mail until some is deleted
-  MAILROOM_JOURNAL_FULL = 5,  // not executed: the disk is full
+  MAILROOM_JOURNAL_FULL = 5,  // not executed: the disk is too small for the mails held
   MAILROOM_STALE = 6,         // not executed: seq is below the last one, which is in value
 };
 
@@ -84,8 +84,9 @@ struct mailroom_stats {  // body of a stats reply
   uint64_t stale;
   uint64_t malformed;  // frames for us that were dropped
   uint64_t commits;
-  uint64_t journal_bytes;     // used, from the disk's start
-  uint64_t journal_capacity;  // 0: no disk
+  uint64_t checkpoints;
+  uint64_t journal_bytes;     // used of the disk's current half
+  uint64_t journal_capacity;  // of a half; 0: no disk
   uint64_t wakeups;
   uint64_t frames;  // received
 };
@@ -95,18 +96,27 @@ struct mailroom_stats {  // body of a stats reply
 #define MAILROOM_DIGEST_BASIS 0xcbf29ce484222325u
 #define MAILROOM_DIGEST_PRIME 0x100000001b3u
 
-// ---- disk: sector 0 holds the superblock, commits follow, each starting at a multiple of 512 bytes.
+// ---- disk. Sector 0 holds the superblock. The rest is two halves of whole sectors; the current one starts
+// with a checkpoint (users, then mails, each padded to 512 bytes), and commits follow.
 #define MAILROOM_DISK_MAGIC 0x314a4d5448ULL  // "HTMJ1"
 
 struct mailroom_superblock {
   uint64_t magic;
-  uint64_t checksum_seed;  // of the first commit
+  uint64_t half;      // 0 or 1: the current one
+  uint64_t number;    // of the last commit before the checkpoint
+  uint64_t checksum;  // of users and mails, before padding; the next commit's is chained to it
+  uint64_t digest;    // at the checkpoint
+  uint64_t operations;
+  uint32_t user_size, mail_size;  // of one record, as this version has them
+  uint32_t mail_slots;
+  uint32_t free_slots;  // the first free slot + 1, or 0
+  uint64_t mails;
 };
 
 struct mailroom_commit {
   uint64_t magic;     // MAILROOM_DISK_MAGIC
-  uint64_t number;    // 1, 2, ...
-  uint64_t checksum;  // FNV-1a over 8-byte words of the whole commit with the previous one's checksum here
+  uint64_t number;    // one more than the previous
+  uint64_t checksum;  // over 8-byte words of the whole commit with the previous checksum here
   uint64_t digest;    // after this commit
   uint64_t operations;
   uint32_t records;
