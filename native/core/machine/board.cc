@@ -36,9 +36,8 @@ Board::Board(devices::Host& host, devices::GuestRam& ram, const MachineConfig& c
     uint8_t line = irq();
     devices::VirtioNet::Options options;
     options.mac = config.nets[i].mac;
-    nets_.push_back(std::make_unique<OnPci<devices::VirtioNet>>(pic_.new_source(line), host,
-                                                                static_cast<uint32_t>(i),
-                                                                "net" + std::to_string(i), ram, options));
+    nets_.push_back(std::make_unique<OnPci<devices::VirtioNet>>(
+        pic_.new_source(line), host, static_cast<uint32_t>(i), "net" + std::to_string(i), ram, options));
     pci_.add(nets_.back()->pci, line);
   }
   for (size_t i = 0; i < config.disks.size(); ++i) {
@@ -47,9 +46,8 @@ Board::Board(devices::Host& host, devices::GuestRam& ram, const MachineConfig& c
     options.size = config.disks[i].size;
     options.read_only = config.disks[i].read_only;
     options.serial = "hypertwin-" + std::to_string(i);
-    disks_.push_back(std::make_unique<OnPci<devices::VirtioBlk>>(pic_.new_source(line), host,
-                                                                 static_cast<uint32_t>(i),
-                                                                 "disk" + std::to_string(i), ram, options));
+    disks_.push_back(std::make_unique<OnPci<devices::VirtioBlk>>(
+        pic_.new_source(line), host, static_cast<uint32_t>(i), "disk" + std::to_string(i), ram, options));
     pci_.add(disks_.back()->pci, line);
   }
 }
@@ -122,7 +120,8 @@ void Board::load(ByteReader& in) {
   auto list = devices();
   if (in.varint() != list.size()) in.corrupt("another number of devices than this machine has");
   for (auto* device : list) {
-    if (in.text(64) != device->name()) in.corrupt("the section of another device than " + std::string(device->name()));
+    if (in.text(64) != device->name())
+      in.corrupt("the section of another device than " + std::string(device->name()));
     ByteReader section(in.blob(kMaxSection), device->name());
     device->load(section);
     section.expect_done();

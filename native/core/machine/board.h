@@ -81,8 +81,8 @@ class Board {
   devices::PciRoot pci_;
   std::vector<std::unique_ptr<OnPci<devices::VirtioNet>>> nets_;
   std::vector<std::unique_ptr<OnPci<devices::VirtioBlk>>> disks_;
-  std::vector<devices::PortDevice*> ports_;   // index 0: nobody
-  std::array<uint8_t, 65536> port_map_{};     // port -> index in ports_
+  std::vector<devices::PortDevice*> ports_;  // index 0: nobody
+  std::array<uint8_t, 65536> port_map_{};    // port -> index in ports_
 };
 
 }  // namespace hypertwin::machine

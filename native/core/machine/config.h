@@ -32,7 +32,7 @@ struct MachineConfig {
   std::string command_line;
   std::vector<NetConfig> nets;
   std::vector<DiskConfig> disks;
-  bool dirty_ring = false;            // create the VM with a dirty ring of this many entries
+  bool dirty_ring = false;  // create the VM with a dirty ring of this many entries
   uint32_t dirty_ring_entries = 4096;
   uint64_t wall_clock = 0;  // seconds since 1970 that the RTC starts from; the host's clock when 0
 

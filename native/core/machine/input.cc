@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <chrono>
 
 namespace hypertwin::machine {
@@ -39,16 +40,15 @@ void LiveInputs::wake_for_control() {
 
 void LiveInputs::control_taken() { control_.store(false, std::memory_order_release); }
 
-void LiveInputs::start_clock(uint64_t virtual_now) {
-  base_virtual_ = virtual_now;
+void LiveInputs::start_clock(uint64_t at_least) {
+  base_virtual_ = std::max(virtual_now(), at_least);
   base_host_ = host_now();
   running_ = true;
 }
 
-uint64_t LiveInputs::stop_clock() {
+void LiveInputs::stop_clock() {
   base_virtual_ = virtual_now();
   running_ = false;
-  return base_virtual_;
 }
 
 uint64_t LiveInputs::virtual_now() const {

@@ -37,7 +37,8 @@ enum class Wait {
 enum class SourceEnd { kNone, kLogEnd, kDiverged, kCaptureFailed };
 
 // All calls come on the vCPU's thread, in this order at each boundary: boundary(), clock() as often as the
-// exit's devices ask, next() until it gives nothing, then injected() or, when the guest halts, wait().
+// exit's devices ask, next() until it gives nothing, end(), inject(), then injected() or, when the guest
+// halts, wait().
 class InputSource {
  public:
   virtual ~InputSource() = default;
@@ -46,6 +47,8 @@ class InputSource {
   virtual uint64_t clock(uint64_t ordinal) = 0;
   // The next input to apply at this boundary. `deadline`: when the first timer is due, in virtual time.
   virtual bool next(uint64_t ordinal, std::optional<uint64_t> deadline, Input& input) = 0;
+  // Whether to interrupt the guest here; `possible` when an interrupt is pending and the CPU takes one.
+  virtual bool inject(uint64_t ordinal, bool possible) = 0;
   virtual void injected(uint64_t ordinal, uint8_t vector) = 0;
   virtual Wait wait(uint64_t ordinal, std::optional<uint64_t> deadline) = 0;
   // Asked before the guest runs on; anything but kNone pauses the machine at this boundary.
@@ -70,13 +73,15 @@ class LiveInputs final : public InputSource {
   void wake_for_control();
   void control_taken();
 
-  // Virtual time runs while the machine does. From the vCPU's thread.
-  void start_clock(uint64_t virtual_now);
-  uint64_t stop_clock();
+  // Virtual time runs while the machine does. From the vCPU's thread. It goes on from where it stopped, but
+  // not before `at_least`.
+  void start_clock(uint64_t at_least);
+  void stop_clock();
 
   void boundary(uint64_t, const RollingDigest&) override {}
   uint64_t clock(uint64_t ordinal) override;
   bool next(uint64_t ordinal, std::optional<uint64_t> deadline, Input& input) override;
+  bool inject(uint64_t, bool possible) override { return possible; }
   void injected(uint64_t, uint8_t) override {}
   Wait wait(uint64_t ordinal, std::optional<uint64_t> deadline) override;
   SourceEnd end(uint64_t) override { return SourceEnd::kNone; }

@@ -13,11 +13,11 @@ namespace {
 
 // Architectural MSRs that a kernel sets and later relies on.
 constexpr uint32_t kMsrs[] = {
-    0x174,      // IA32_SYSENTER_CS
-    0x175,      // IA32_SYSENTER_ESP
-    0x176,      // IA32_SYSENTER_EIP
-    0x1a0,      // IA32_MISC_ENABLE
-    0x277,      // IA32_PAT
+    0x174,       // IA32_SYSENTER_CS
+    0x175,       // IA32_SYSENTER_ESP
+    0x176,       // IA32_SYSENTER_EIP
+    0x1a0,       // IA32_MISC_ENABLE
+    0x277,       // IA32_PAT
     0xc0000081,  // STAR
     0xc0000082,  // LSTAR
     0xc0000083,  // CSTAR
@@ -58,7 +58,8 @@ std::vector<uint8_t> canonical_xsave(std::vector<uint8_t> area) {
     uint32_t size, offset, ecx, edx;
     if (!__get_cpuid_count(0xd, component, &size, &offset, &ecx, &edx) || size == 0) continue;
     if (present & (uint64_t{1} << component)) continue;
-    if (offset < area.size()) std::memset(area.data() + offset, 0, std::min<size_t>(size, area.size() - offset));
+    if (offset < area.size())
+      std::memset(area.data() + offset, 0, std::min<size_t>(size, area.size() - offset));
   }
   std::memset(area.data() + 28, 0, 4);     // MXCSR_MASK: the CPU's
   std::memset(area.data() + 416, 0, 160);  // available to software, and the header
@@ -134,7 +135,8 @@ VcpuState VcpuState::load(ByteReader& in) {
   }
   auto xsave = in.blob(kXsaveMax);
   state.xsave.assign(xsave.begin(), xsave.end());
-  if (state.xsave.size() < sizeof(kvm_xsave)) throw Error("CORRUPT", "the vCPU state's XSAVE area is too small");
+  if (state.xsave.size() < sizeof(kvm_xsave))
+    throw Error("CORRUPT", "the vCPU state's XSAVE area is too small");
   return state;
 }
 

@@ -1,0 +1,756 @@
+#include "machine/machine.h"
+
+#include <pthread.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+
+#include "machine/memory_scan.h"
+#include "machine/snapshot.h"
+
+namespace hypertwin::machine {
+
+namespace {
+
+constexpr uint32_t kRamSlot = 0;
+constexpr uint8_t kStateVersion = 1;
+constexpr auto kPausePatience = std::chrono::milliseconds(20);
+
+// Tags of what is folded into the rolling digest besides exits.
+constexpr uint64_t kTagPacket = 0x100;
+constexpr uint64_t kTagConsole = 0x101;
+constexpr uint64_t kTagBlock = 0x102;
+
+void bump(std::atomic<uint64_t>& counter) {
+  counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+}
+
+void put_digest(ByteWriter& out, const Digest128& digest) {
+  out.u64(digest.lo);
+  out.u64(digest.hi);
+}
+
+std::string hex(uint64_t value) {
+  char text[24];
+  std::snprintf(text, sizeof(text), "0x%" PRIx64, value);
+  return text;
+}
+
+}  // namespace
+
+std::string_view state_name(State state) {
+  switch (state) {
+    case State::kCreated: return "created";
+    case State::kRunning: return "running";
+    case State::kPaused: return "paused";
+    case State::kStopped: return "stopped";
+    case State::kFailed: return "failed";
+  }
+  return "unknown";
+}
+
+std::string_view reason_name(Reason reason) {
+  switch (reason) {
+    case Reason::kNone: return "none";
+    case Reason::kRequested: return "requested";
+    case Reason::kPowerOff: return "power-off";
+    case Reason::kReset: return "reset";
+    case Reason::kHalted: return "halted";
+    case Reason::kTripleFault: return "triple-fault";
+    case Reason::kError: return "error";
+    case Reason::kBoundary: return "boundary";
+    case Reason::kLogEnd: return "log-end";
+    case Reason::kDiverged: return "diverged";
+    case Reason::kCaptureFailed: return "capture-failed";
+  }
+  return "unknown";
+}
+
+Digest128 StateDigest::combined() const {
+  ByteWriter bytes;
+  put_digest(bytes, vcpu);
+  put_digest(bytes, devices);
+  put_digest(bytes, memory);
+  return digest128(bytes.data());
+}
+
+struct Machine::Task {
+  At at = At::kAnywhere;  // guarded by Machine::mutex_, as the next two
+  bool taken = false;
+  bool done = false;
+  std::function<void()> run;
+  std::exception_ptr error;
+  std::condition_variable finished;
+};
+
+// ---- Construction
+
+Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config, std::shared_ptr<Listener> listener,
+                 bool detached)
+    : config_(std::move(config)), listener_(std::move(listener)), detached_(detached) {
+  config_.check();
+  if (config_.wall_clock == 0) config_.wall_clock = static_cast<uint64_t>(::time(nullptr));
+
+  // Disks first: their sizes are part of the board.
+  for (size_t i = 0; i < config_.disks.size(); ++i) {
+    auto& disk = config_.disks[i];
+    if (detached_) {
+      files_.push_back(nullptr);
+      continue;
+    }
+    files_.push_back(std::make_unique<backends::FileDisk>(
+        disk.path, disk.read_only, [this, i](backends::FileDisk::Completion completion) {
+          Input input;
+          input.kind = InputKind::kBlockCompletion;
+          input.device = static_cast<uint32_t>(i);
+          input.request = completion.ordinal;
+          input.status = static_cast<uint8_t>(completion.status);
+          input.bytes = std::move(completion.data);
+          live_.push(std::move(input));
+        }));
+    uint64_t size = files_.back()->size() & ~uint64_t{511};
+    if (disk.size == 0) disk.size = size;
+    if (disk.size > size)
+      throw Error("BAD_CONFIG", "the disk image " + disk.path + " has " + std::to_string(size) +
+                                    " bytes, less than the " + std::to_string(disk.size) + " the machine had");
+  }
+
+  vm_ = system->create_vm();
+  if (config_.dirty_ring)
+    vm_->enable_cap(KVM_CAP_DIRTY_LOG_RING, uint64_t{config_.dirty_ring_entries} * sizeof(kvm_dirty_gfn));
+  memory_ = kvm::GuestMemory::allocate(config_.memory_size, {.backing = kvm::GuestMemory::Backing::kMemfd});
+  vm_->set_user_memory_region(
+      {.slot = kRamSlot, .guest_address = 0, .size = config_.memory_size, .memory = memory_});
+  ram_ = std::make_shared<devices::GuestRam>(std::vector<devices::GuestRam::Region>{
+      {.guest_address = 0, .size = config_.memory_size, .host = memory_->data(), .slot = kRamSlot}});
+  vcpu_ = vm_->create_vcpu(0);
+  cpuid_ = deterministic_cpuid(system->supported_cpuid());
+  vcpu_->set_cpuid2(cpuid_);
+  sync_regs_ = (system->check_extension(KVM_CAP_SYNC_REGS) & KVM_SYNC_X86_REGS) != 0;
+  if (sync_regs_) vcpu_->run_page()->kvm_valid_regs = KVM_SYNC_X86_REGS;
+  board_ = std::make_unique<Board>(static_cast<devices::Host&>(*this), *ram_, config_, [this](uint32_t value) { marker(value); });
+
+  for (size_t i = 0; i < config_.nets.size(); ++i) {
+    if (detached_ || config_.nets[i].backend != NetBackend::kTap) {
+      taps_.push_back(nullptr);
+      continue;
+    }
+    taps_.push_back(std::make_unique<backends::Tap>(
+        config_.nets[i].tap,
+        [this, i](std::span<const uint8_t> packet) { send_packet(static_cast<uint32_t>(i), packet); }));
+  }
+}
+
+std::unique_ptr<Machine> Machine::create(std::shared_ptr<kvm::System> system, MachineConfig config,
+                                         const Image& image, std::shared_ptr<Listener> listener) {
+  std::unique_ptr<Machine> machine(new Machine(std::move(system), std::move(config), std::move(listener), false));
+  machine->boot(image);
+  machine->launch();
+  return machine;
+}
+
+std::unique_ptr<Machine> Machine::restore(std::shared_ptr<kvm::System> system, const std::string& path,
+                                          std::shared_ptr<Listener> listener,
+                                          const std::function<void(MachineConfig&)>& adjust, bool detached) {
+  SnapshotFile file(path);
+  ByteReader in(file.state(), "the snapshot's state");
+  if (in.u8() != kStateVersion) in.corrupt("an unknown version of the machine's state");
+  ByteReader config_bytes(in.blob(1u << 20), "the snapshot's configuration");
+  MachineConfig config = MachineConfig::load(config_bytes);
+  if (adjust) adjust(config);
+  if (config.memory_size != file.memory_size()) in.corrupt("memory of another size than the configuration's");
+
+  std::unique_ptr<Machine> machine(
+      new Machine(std::move(system), std::move(config), std::move(listener), detached));
+  file.load_memory(*machine->memory_);
+  machine->ordinal_ = in.u64();
+  machine->virtual_now_ = in.u64();
+  uint8_t flags = in.u8();
+  machine->at_boundary_ = flags & 1;
+  machine->halted_ = flags & 2;
+  machine->can_inject_ = flags & 4;
+  machine->interrupts_on_ = flags & 8;
+  machine->vcpu_->run_page()->request_interrupt_window = (flags >> 4) & 1;
+  ByteReader vcpu_bytes(in.blob(2u << 20), "the snapshot's vCPU state");
+  VcpuState::load(vcpu_bytes).give(*machine->vcpu_);
+  ByteReader board_bytes(in.blob(), "the snapshot's device state");
+  machine->board_->load(board_bytes);
+  board_bytes.expect_done();
+  in.expect_done();
+  machine->resubmit_ = !detached;
+  machine->state_ = State::kPaused;
+  machine->reason_ = Reason::kRequested;
+  machine->launch();
+  return machine;
+}
+
+void Machine::boot(const Image& image) {
+  boot::Entry entry = boot::load_pvh(*ram_, {image.kernel, image.initrd, config_.command_line});
+  // PVH: 32-bit protected mode, paging off, flat segments, EBX -> hvm_start_info.
+  kvm_sregs sregs = vcpu_->get_sregs();
+  kvm_segment data{};
+  data.limit = 0xffffffff;
+  data.selector = 0x10;
+  data.type = 3;
+  data.present = data.db = data.s = data.g = 1;
+  sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
+  sregs.cs = data;
+  sregs.cs.selector = 0x08;
+  sregs.cs.type = 11;
+  kvm_segment tss{};
+  tss.limit = 0x67;
+  tss.selector = 0x18;
+  tss.type = 11;
+  tss.present = 1;
+  sregs.tr = tss;
+  sregs.cr0 = 1;
+  sregs.cr4 = 0;
+  sregs.efer = 0;
+  vcpu_->set_sregs(sregs);
+  kvm_regs regs{};
+  regs.rip = entry.rip;
+  regs.rbx = entry.start_info;
+  regs.rflags = 2;
+  vcpu_->set_regs(regs);
+}
+
+void Machine::launch() {
+  thread_ = std::thread([this] { thread_main(); });
+}
+
+Machine::~Machine() {
+  {
+    std::lock_guard lock(mutex_);
+    quit_.store(true);
+    control_.store(true, std::memory_order_release);
+  }
+  wake_.notify_all();
+  live_.wake_for_control();
+  vcpu_->kick();
+  if (thread_.joinable()) thread_.join();
+  // Their threads call into this; they end before the rest goes.
+  taps_.clear();
+  files_.clear();
+}
+
+// ---- Control
+
+void Machine::bad_state(const char* verb) const {
+  State state = this->state();
+  const char* possible = "";
+  switch (state) {
+    case State::kCreated: possible = "start() it first"; break;
+    case State::kRunning: possible = "pause() it first"; break;
+    case State::kPaused: possible = "resume() it"; break;
+    case State::kStopped:
+    case State::kFailed: possible = "create a new machine, or restore a snapshot"; break;
+  }
+  throw Error("BAD_STATE", std::string("cannot ") + verb + " a machine that is " + std::string(state_name(state)) +
+                               ": " + possible);
+}
+
+void Machine::call(At at, std::function<void()> run, std::chrono::milliseconds patience) {
+  auto task = std::make_shared<Task>();
+  task->at = at;
+  task->run = std::move(run);
+  std::unique_lock lock(mutex_);
+  if (quit_.load()) throw Error("CLOSED", "the machine is closed");
+  tasks_.push_back(task);
+  control_.store(true, std::memory_order_release);
+  wake_.notify_all();
+  live_.wake_for_control();
+  if (at == At::kAnywhere) {
+    vcpu_->kick();
+    task->finished.wait(lock, [&] { return task->done; });
+  } else if (!task->finished.wait_for(lock, patience, [&] { return task->done || task->taken; })) {
+    std::erase(tasks_, task);
+    throw Error("NO_BOUNDARY", "the guest reached no boundary within " + std::to_string(patience.count()) +
+                                   " ms: it runs without any exit");
+  } else {
+    task->finished.wait(lock, [&] { return task->done; });
+  }
+  if (task->error) std::rethrow_exception(task->error);
+}
+
+void Machine::run_tasks() {
+  std::unique_lock lock(mutex_);
+  control_.store(false, std::memory_order_relaxed);
+  live_.control_taken();
+  std::deque<std::shared_ptr<Task>> later;
+  while (!tasks_.empty()) {
+    auto task = tasks_.front();
+    tasks_.pop_front();
+    const State state = this->state();
+    if (task->at == At::kBoundary && !at_boundary_) {
+      if (state == State::kRunning) {
+        later.push_back(std::move(task));
+        continue;
+      }
+      if (state != State::kCreated) {
+        task->error = std::make_exception_ptr(
+            Error("NO_BOUNDARY", "the machine is " + std::string(state_name(state)) + " between two boundaries"));
+        task->done = true;
+        task->finished.notify_all();
+        continue;
+      }
+    }
+    task->taken = true;
+    lock.unlock();
+    try {
+      settle();
+      task->run();
+    } catch (...) {
+      task->error = std::current_exception();
+    }
+    lock.lock();
+    task->done = true;
+    task->finished.notify_all();
+  }
+  if (!later.empty()) {
+    for (auto& task : later) tasks_.push_back(std::move(task));
+    control_.store(true, std::memory_order_release);
+  }
+}
+
+void Machine::set_state(State state, Reason reason, std::string message) {
+  if (state == State::kRunning)
+    live_.start_clock(virtual_now_);
+  else
+    live_.stop_clock();
+  {
+    std::lock_guard lock(mutex_);
+    message_ = message;
+  }
+  reason_.store(reason, std::memory_order_release);
+  state_.store(state, std::memory_order_release);
+  if (listener_) listener_->on_state(state, reason, message);
+}
+
+void Machine::fail(const Error& error) { set_state(State::kFailed, Reason::kError, error.what()); }
+
+std::string Machine::message() const {
+  std::lock_guard lock(mutex_);
+  return message_;
+}
+
+void Machine::start() {
+  call(At::kAnywhere, [this] {
+    if (state() != State::kCreated) bad_state("start");
+    set_state(State::kRunning, Reason::kRequested);
+  });
+}
+
+void Machine::resume() {
+  call(At::kAnywhere, [this] {
+    if (state() != State::kPaused) bad_state("resume");
+    if (std::exchange(resubmit_, false))
+      for (size_t i = 0; i < board_->disks(); ++i)
+        for (auto& request : board_->disk(i).in_flight())
+          if (files_[i]) files_[i]->submit(std::move(request));
+    set_state(State::kRunning, Reason::kRequested);
+  });
+}
+
+void Machine::pause() {
+  auto task = [this] {
+    if (state() == State::kPaused) return;
+    if (state() != State::kRunning) bad_state("pause");
+    set_state(State::kPaused, Reason::kRequested);
+  };
+  if (state() == State::kRunning) {
+    try {
+      return call(At::kBoundary, task, kPausePatience);
+    } catch (const Error& error) {
+      if (error.code() != "NO_BOUNDARY") throw;
+    }
+  }
+  call(At::kAnywhere, task);
+}
+
+void Machine::pause_here() {
+  if (state() == State::kRunning) set_state(State::kPaused, Reason::kRequested);
+}
+
+void Machine::stop() {
+  call(At::kAnywhere, [this] {
+    if (state() == State::kStopped || state() == State::kFailed) return;
+    set_state(State::kStopped, Reason::kRequested);
+  });
+}
+
+void Machine::use_source(InputSource& source) { source_ = &source; }
+
+// ---- The vCPU's thread
+
+void Machine::thread_main() {
+  pthread_setname_np(pthread_self(), "ht-vcpu0");
+  for (;;) {
+    if (control_.load(std::memory_order_acquire)) run_tasks();
+    if (state() == State::kRunning && !quit_.load(std::memory_order_relaxed)) {
+      try {
+        step();
+        continue;
+      } catch (const Error& error) {
+        fail(error);
+      } catch (const std::exception& error) {
+        fail(Error("INTERNAL", error.what()));
+      }
+    }
+    std::unique_lock lock(mutex_);
+    wake_.wait(lock, [this] { return quit_.load() || !tasks_.empty(); });
+    if (quit_.load()) {
+      for (auto& task : tasks_) {
+        task->error = std::make_exception_ptr(Error("CLOSED", "the machine was closed"));
+        task->done = true;
+        task->finished.notify_all();
+      }
+      tasks_.clear();
+      return;
+    }
+  }
+}
+
+void Machine::step() {
+  if (at_boundary_) {
+    if (!leave_boundary()) return;
+    at_boundary_ = false;
+    halted_ = false;
+  }
+  auto result = vcpu_->run();
+  io_pending_ = false;
+  if (result == kvm::RunResult::kExit)
+    on_exit();
+  else
+    bump(counters_.kicks);
+}
+
+const kvm_regs& Machine::exit_regs() {
+  if (sync_regs_) return vcpu_->run_page()->s.regs.regs;
+  fetched_regs_ = vcpu_->get_regs();
+  return fetched_regs_;
+}
+
+void Machine::on_exit() {
+  kvm_run& run = *vcpu_->run_page();
+  switch (run.exit_reason) {
+    case KVM_EXIT_IO:
+      io_pending_ = true;
+      bump(counters_.port_exits);
+      break;
+    case KVM_EXIT_MMIO:
+      io_pending_ = true;
+      bump(counters_.mmio_exits);
+      break;
+    case KVM_EXIT_HLT:
+      bump(counters_.halt_exits);
+      break;
+    case KVM_EXIT_IRQ_WINDOW_OPEN:
+      break;
+    case KVM_EXIT_SHUTDOWN: {
+      const kvm_regs& regs = exit_regs();
+      set_state(State::kFailed, Reason::kTripleFault, "the guest caused a triple fault near rip " + hex(regs.rip));
+      return;
+    }
+    case KVM_EXIT_INTR:
+      return;
+    case KVM_EXIT_DIRTY_RING_FULL:
+      if (!ring_full_) throw Error("RING_FULL", "the dirty ring is full and nobody harvests it: attach a tracker");
+      ring_full_();
+      return;
+    case KVM_EXIT_FAIL_ENTRY:
+      throw Error("FAIL_ENTRY", "the CPU refused the guest's state (hardware reason " +
+                                    hex(run.fail_entry.hardware_entry_failure_reason) + ")");
+    case KVM_EXIT_INTERNAL_ERROR:
+      throw Error("KVM_INTERNAL", "KVM could not go on with the guest near rip " + hex(vcpu_->get_regs().rip) +
+                                      " (KVM_EXIT_INTERNAL_ERROR suberror " +
+                                      std::to_string(run.internal.suberror) + ")");
+    default:
+      throw Error("UNEXPECTED_EXIT", "KVM_RUN came back with exit reason " + std::to_string(run.exit_reason) +
+                                         ", which this board does not handle");
+  }
+  can_inject_ = run.ready_for_interrupt_injection;
+  interrupts_on_ = run.if_flag;
+  halted_ = run.exit_reason == KVM_EXIT_HLT;
+  at_boundary_ = true;
+  digest_exit(run);
+  ordinal_.store(ordinal_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  source_->boundary(ordinal_.load(std::memory_order_relaxed), rolling_);
+  if (run.exit_reason == KVM_EXIT_IO)
+    serve_port(run);
+  else if (run.exit_reason == KVM_EXIT_MMIO)
+    serve_mmio(run);
+}
+
+void Machine::digest_exit(const kvm_run& run) {
+  const kvm_regs& regs = exit_regs();
+  uint64_t words[21] = {run.exit_reason, 0, 0};
+  if (run.exit_reason == KVM_EXIT_IO) {
+    words[1] = uint64_t{run.io.port} | uint64_t{run.io.size} << 16 | uint64_t{run.io.direction} << 24 |
+               uint64_t{run.io.count} << 32;
+    if (run.io.direction == KVM_EXIT_IO_OUT) {
+      uint64_t bytes = uint64_t{run.io.size} * run.io.count;
+      if (run.io.data_offset + bytes > vcpu_->run_page_size()) throw Error("KVM_INTERNAL", "port data out of range");
+      const uint8_t* data = reinterpret_cast<const uint8_t*>(&run) + run.io.data_offset;
+      if (bytes <= sizeof(words[2]))
+        std::memcpy(&words[2], data, bytes);
+      else
+        words[2] = checksum64({data, bytes});
+    }
+  } else if (run.exit_reason == KVM_EXIT_MMIO) {
+    words[0] |= uint64_t{run.mmio.len} << 16 | uint64_t{run.mmio.is_write} << 32;
+    words[1] = run.mmio.phys_addr;
+    if (run.mmio.is_write) std::memcpy(&words[2], run.mmio.data, sizeof(words[2]));
+  }
+  static_assert(sizeof(kvm_regs) == 18 * sizeof(uint64_t));
+  std::memcpy(&words[3], &regs, sizeof(regs));
+  rolling_.update(words);
+}
+
+void Machine::serve_port(kvm_run& run) {
+  const unsigned size = run.io.size;
+  uint8_t* data = reinterpret_cast<uint8_t*>(&run) + run.io.data_offset;
+  if (run.io.data_offset + uint64_t{size} * run.io.count > vcpu_->run_page_size())
+    throw Error("KVM_INTERNAL", "port data out of range");
+  for (uint32_t i = 0; i < run.io.count; ++i, data += size) {
+    uint32_t value = 0;
+    if (run.io.direction == KVM_EXIT_IO_OUT) {
+      std::memcpy(&value, data, size);
+      board_->port_write(run.io.port, size, value);
+    } else {
+      value = board_->port_read(run.io.port, size);
+      std::memcpy(data, &value, size);
+    }
+  }
+}
+
+void Machine::serve_mmio(kvm_run& run) {
+  uint64_t value = 0;
+  const unsigned size = std::min<uint32_t>(run.mmio.len, sizeof(value));
+  if (run.mmio.is_write) {
+    std::memcpy(&value, run.mmio.data, size);
+    board_->mmio_write(run.mmio.phys_addr, size, value);
+  } else {
+    value = board_->mmio_read(run.mmio.phys_addr, size);
+    std::memcpy(run.mmio.data, &value, size);
+  }
+}
+
+void Machine::settle() {
+  while (io_pending_) {
+    io_pending_ = false;
+    // A string instruction or a wide access may come back with its next part: a boundary as any other.
+    if (vcpu_->complete_io() == kvm::RunResult::kExit) on_exit();
+  }
+}
+
+bool Machine::leave_boundary() {
+  const uint64_t here = ordinal_.load(std::memory_order_relaxed);
+  Input input;
+  while (source_->next(here, board_->deadline(), input)) apply(input);
+
+  if (power_event_) {
+    bool off = *power_event_ == devices::PowerEvent::kPowerOff;
+    power_event_.reset();
+    set_state(State::kStopped, off ? Reason::kPowerOff : Reason::kReset,
+              off ? "the guest powered off" : "the guest asked for a reset");
+    return false;
+  }
+  switch (source_->end(here)) {
+    case SourceEnd::kNone: break;
+    case SourceEnd::kLogEnd: set_state(State::kPaused, Reason::kLogEnd); return false;
+    case SourceEnd::kDiverged: set_state(State::kPaused, Reason::kDiverged); return false;
+    case SourceEnd::kCaptureFailed: set_state(State::kPaused, Reason::kCaptureFailed); return false;
+  }
+  if (here == pause_at_) {
+    pause_at_ = ~uint64_t{0};
+    set_state(State::kPaused, Reason::kBoundary);
+    return false;
+  }
+
+  auto& pic = board_->pic();
+  const bool possible = pic.interrupt_pending() && can_inject_;
+  const bool inject = source_->inject(here, possible);
+  if (inject) {
+    uint8_t vector = pic.acknowledge();
+    vcpu_->interrupt(vector);
+    bump(counters_.interrupts);
+    source_->injected(here, vector);
+  } else if (halted_) {
+    if (!interrupts_on_) {
+      set_state(State::kStopped, Reason::kHalted, "the guest halted with interrupts off");
+      return false;
+    }
+    source_->wait(here, board_->deadline());
+    return false;
+  }
+  vcpu_->run_page()->request_interrupt_window = pic.interrupt_pending() && (inject || !possible);
+  return true;
+}
+
+void Machine::apply(Input& input) {
+  switch (input.kind) {
+    case InputKind::kTime:
+      virtual_now_ = std::max(virtual_now_, input.time);
+      board_->advance(virtual_now_);
+      break;
+    case InputKind::kPacket:
+      bump(counters_.packets_in);
+      board_->net(input.device).receive(input.bytes);
+      break;
+    case InputKind::kConsole:
+      board_->serial().receive(input.bytes);
+      break;
+    case InputKind::kBlockCompletion:
+      board_->disk(input.device)
+          .complete(input.request, static_cast<devices::BlockStatus>(input.status), input.bytes);
+      break;
+    case InputKind::kPower:
+      power_event_ = static_cast<devices::PowerEvent>(input.status);
+      break;
+  }
+}
+
+// ---- What the devices ask for
+
+uint64_t Machine::now() {
+  virtual_now_ = std::max(virtual_now_, source_->clock(ordinal_.load(std::memory_order_relaxed)));
+  return virtual_now_;
+}
+
+void Machine::output(uint64_t kind, uint64_t device, std::span<const uint8_t> bytes) {
+  const uint64_t words[] = {kind, device, bytes.size(), checksum64(bytes)};
+  rolling_.update(words);
+}
+
+void Machine::transmit(uint32_t device, std::span<const uint8_t> packet) {
+  output(kTagPacket, device, packet);
+  bump(counters_.packets_out);
+  if (!source_->live()) return;
+  if (taps_[device])
+    taps_[device]->write(packet);
+  else if (listener_)
+    listener_->on_packet(device, packet);
+}
+
+void Machine::console_output(uint32_t device, std::span<const uint8_t> bytes) {
+  output(kTagConsole, device, bytes);
+  if (listener_) listener_->on_console(device, bytes);
+}
+
+void Machine::marker(uint32_t value) {
+  if (listener_) listener_->on_marker(value);
+}
+
+void Machine::block_submit(uint32_t device, devices::BlockRequest request) {
+  const uint64_t words[] = {kTagBlock, device, request.ordinal, static_cast<uint64_t>(request.operation),
+                            request.offset, request.size, checksum64(request.data)};
+  rolling_.update(words);
+  bump(counters_.disk_requests);
+  if (source_->live() && files_[device]) files_[device]->submit(std::move(request));
+}
+
+void Machine::power(devices::PowerEvent event) { power_event_ = event; }
+
+// ---- Inputs and state from outside
+
+bool Machine::send_packet(uint32_t device, std::span<const uint8_t> packet) {
+  if (device >= config_.nets.size())
+    throw Error("ERANGE", "network device " + std::to_string(device) + ": the machine has " +
+                              std::to_string(config_.nets.size()));
+  if (packet.size() < 14 || packet.size() > devices::VirtioNet::kMaxPacket)
+    throw Error("ERANGE", "a packet of " + std::to_string(packet.size()) + " bytes: an Ethernet frame has 14 to " +
+                              std::to_string(devices::VirtioNet::kMaxPacket));
+  Input input;
+  input.kind = InputKind::kPacket;
+  input.device = device;
+  input.bytes.assign(packet.begin(), packet.end());
+  return live_.push(std::move(input));
+}
+
+bool Machine::send_console(std::span<const uint8_t> bytes) {
+  if (bytes.empty()) return true;
+  if (bytes.size() > devices::Serial::kMaxInput)
+    throw Error("ERANGE", "console input of " + std::to_string(bytes.size()) + " bytes: at most 4096 at a time");
+  Input input;
+  input.kind = InputKind::kConsole;
+  input.bytes.assign(bytes.begin(), bytes.end());
+  return live_.push(std::move(input));
+}
+
+void Machine::read_memory(uint64_t address, std::span<uint8_t> into) const {
+  if (!ram_->read(address, into))
+    throw Error("ERANGE", std::to_string(into.size()) + " bytes at " + hex(address) + " are not all RAM");
+}
+
+void Machine::write_memory(uint64_t address, std::span<const uint8_t> from) {
+  if (!ram_->write(address, from))
+    throw Error("ERANGE", std::to_string(from.size()) + " bytes at " + hex(address) + " are not all RAM");
+}
+
+Counters Machine::counters() const {
+  auto get = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+  Counters counters;
+  counters.boundaries = boundary();
+  counters.interrupts = get(counters_.interrupts);
+  counters.port_exits = get(counters_.port_exits);
+  counters.mmio_exits = get(counters_.mmio_exits);
+  counters.halt_exits = get(counters_.halt_exits);
+  counters.packets_in = get(counters_.packets_in);
+  counters.packets_out = get(counters_.packets_out);
+  counters.disk_requests = get(counters_.disk_requests);
+  counters.kicks = get(counters_.kicks);
+  return counters;
+}
+
+StateDigest Machine::digest_here() {
+  StateDigest digest;
+  digest.boundary = ordinal_.load(std::memory_order_relaxed);
+  digest.vcpu = VcpuState::take(*vcpu_).digest();
+  digest.devices = board_->digest();
+  digest.memory = memory_digest(*memory_);
+  return digest;
+}
+
+VcpuState Machine::vcpu_state_here() { return VcpuState::take(*vcpu_); }
+
+VcpuState Machine::vcpu_state() {
+  VcpuState state;
+  call(At::kAnywhere, [&] { state = VcpuState::take(*vcpu_); });
+  return state;
+}
+
+StateDigest Machine::state_digest() {
+  StateDigest digest;
+  call(At::kAnywhere, [&] { digest = digest_here(); });
+  return digest;
+}
+
+StateDigest Machine::write_snapshot(const std::string& path) {
+  ByteWriter state;
+  state.u8(kStateVersion);
+  ByteWriter part;
+  config_.save(part);
+  state.blob(part.data());
+  state.u64(ordinal_.load(std::memory_order_relaxed));
+  state.u64(virtual_now_);
+  state.u8(static_cast<uint8_t>(at_boundary_ | halted_ << 1 | can_inject_ << 2 | interrupts_on_ << 3 |
+                                (vcpu_->run_page()->request_interrupt_window & 1) << 4));
+  ByteWriter vcpu;
+  VcpuState::take(*vcpu_).save(vcpu);
+  state.blob(vcpu.data());
+  ByteWriter board;
+  board_->save(board);
+  state.blob(board.data());
+  write_snapshot_file(path, state.data(), *memory_);
+  return digest_here();
+}
+
+void Machine::snapshot(const std::string& path) {
+  call(At::kAnywhere, [&] { write_snapshot(path); });
+}
+
+}  // namespace hypertwin::machine

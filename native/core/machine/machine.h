@@ -1,0 +1,254 @@
+// A virtual machine on KVM with the deterministic board and one vCPU: its thread, its states, its inputs at
+// boundaries, its snapshots. Where the inputs come from is a source's affair (input.h); it knows no log.
+//
+//   created --start--> running <--pause/resume--> paused
+//   any of these --stop or the guest's power-off--> stopped;  --error--> failed
+//
+// A boundary is an exit that the guest's own instruction caused. It is counted, digested and dispatched to
+// the devices; then the inputs are applied, then an interrupt is injected or not; then the guest runs on.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "backends/file_disk.h"
+#include "backends/tap.h"
+#include "base/digest.h"
+#include "base/error.h"
+#include "boot/pvh.h"
+#include "kvm/kvm.h"
+#include "machine/board.h"
+#include "machine/config.h"
+#include "machine/cpuid.h"
+#include "machine/input.h"
+#include "machine/vcpu_state.h"
+
+namespace hypertwin::machine {
+
+enum class State : uint8_t { kCreated, kRunning, kPaused, kStopped, kFailed };
+
+enum class Reason : uint8_t {
+  kNone,
+  kRequested,      // pause(), stop()
+  kPowerOff,       // the guest's wish
+  kReset,          // the guest's wish; the machine stops
+  kHalted,         // the guest halted with interrupts off: nothing can wake it
+  kTripleFault,    // KVM_EXIT_SHUTDOWN
+  kError,          // a failed call, an internal error of KVM
+  kBoundary,       // the boundary asked for was reached
+  kLogEnd,         // replay: nothing more in the log
+  kDiverged,       // replay: the guest strayed from the log
+  kCaptureFailed,  // recording: the log cannot be written
+};
+
+// What a machine tells its owner. Called on the vCPU's thread, which waits: be brief, never call back.
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  virtual void on_state(State state, Reason reason, const std::string& message) = 0;
+  virtual void on_packet(uint32_t /*device*/, std::span<const uint8_t> /*packet*/) {}
+  virtual void on_console(uint32_t /*device*/, std::span<const uint8_t> /*bytes*/) {}
+  virtual void on_marker(uint32_t /*value*/) {}
+};
+
+// The digests of all that a machine is.
+struct StateDigest {
+  uint64_t boundary = 0;
+  Digest128 vcpu;
+  Digest128 devices;
+  Digest128 memory;
+  // Of the three.
+  Digest128 combined() const;
+  bool operator==(const StateDigest&) const = default;
+};
+
+struct Counters {
+  uint64_t boundaries = 0;
+  uint64_t interrupts = 0;
+  uint64_t port_exits = 0;
+  uint64_t mmio_exits = 0;
+  uint64_t halt_exits = 0;
+  uint64_t packets_in = 0;
+  uint64_t packets_out = 0;
+  uint64_t disk_requests = 0;
+  uint64_t kicks = 0;  // returns that no instruction of the guest caused
+};
+
+enum class At {
+  kAnywhere,  // between any two instructions
+  kBoundary,  // where the inputs are applied
+};
+
+class Machine final : private devices::Host {
+ public:
+  struct Image {
+    std::vector<uint8_t> kernel;
+    std::vector<uint8_t> initrd;
+  };
+  // Throws Error: BAD_CONFIG, BAD_KERNEL, NO_MEMORY, or a failed call.
+  static std::unique_ptr<Machine> create(std::shared_ptr<kvm::System> system, MachineConfig config,
+                                         const Image& image, std::shared_ptr<Listener> listener);
+  // A paused machine that continues where the snapshot's was. `adjust` may change backends: disks' paths,
+  // taps; with `detached` there are none at all, for a replay.
+  static std::unique_ptr<Machine> restore(std::shared_ptr<kvm::System> system, const std::string& path,
+                                          std::shared_ptr<Listener> listener,
+                                          const std::function<void(MachineConfig&)>& adjust = {},
+                                          bool detached = false);
+  ~Machine() override;
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+
+  // Any thread but the vCPU's. Throw Error("BAD_STATE") naming the state and what is possible in it.
+  void start();
+  // At a boundary when one comes within 20 ms, else between two instructions.
+  void pause();
+  void resume();
+  void stop();
+  State state() const { return state_.load(std::memory_order_acquire); }
+  Reason reason() const { return reason_.load(std::memory_order_acquire); }
+  std::string message() const;
+
+  // Inputs, any thread. False when the mailbox is full: try again later.
+  bool send_packet(uint32_t device, std::span<const uint8_t> packet);
+  bool send_console(std::span<const uint8_t> bytes);
+
+  // Runs `task` on the vCPU's thread with the registers whole, and waits for it; rethrows what it throws.
+  // At kBoundary throws Error("NO_BOUNDARY") when the guest reaches none within `patience`.
+  void call(At at, std::function<void()> task,
+            std::chrono::milliseconds patience = std::chrono::milliseconds(1000));
+
+  // Written whole or not at all. The machine waits meanwhile.
+  void snapshot(const std::string& path);
+  StateDigest state_digest();
+  VcpuState vcpu_state();
+  // Copies; the machine need not be paused. Throw Error("ERANGE").
+  void read_memory(uint64_t address, std::span<uint8_t> into) const;
+  void write_memory(uint64_t address, std::span<const uint8_t> from);
+
+  Counters counters() const;
+  uint64_t boundary() const { return ordinal_.load(std::memory_order_acquire); }
+  const MachineConfig& config() const { return config_; }
+  const std::shared_ptr<kvm::Vm>& vm() const { return vm_; }
+  const std::shared_ptr<kvm::Vcpu>& vcpu() const { return vcpu_; }
+  const std::shared_ptr<devices::GuestRam>& ram() const { return ram_; }
+  const std::shared_ptr<kvm::GuestMemory>& memory() const { return memory_; }
+  // The table that the guest sees.
+  std::span<const kvm_cpuid_entry2> cpuid() const { return cpuid_; }
+
+  // ---- For sources, and for who installs them. On the vCPU's thread only (from a task of call()).
+  LiveInputs& live_inputs() { return live_; }
+  // The source must outlive its being used; live_inputs() takes the former one's place.
+  void use_source(InputSource& source);
+  bool recorded() const { return source_ != &live_; }
+  RollingDigest& rolling() { return rolling_; }
+  // As snapshot(), state_digest(), from the vCPU's thread. write_snapshot gives the digest it holds.
+  StateDigest write_snapshot(const std::string& path);
+  StateDigest digest_here();
+  // As digest_here(), after completing the boundary's access; for a source.
+  StateDigest settled_digest() {
+    settle();
+    return digest_here();
+  }
+  void pause_here();
+  // Of the last exit.
+  uint64_t exit_rip() { return exit_regs().rip; }
+  VcpuState vcpu_state_here();
+  bool at_boundary() const { return at_boundary_; }
+  // Pauses with kBoundary once this boundary's inputs are applied; ~0 for none.
+  void pause_at(uint64_t ordinal) { pause_at_ = ordinal; }
+  // Called on the vCPU's thread when the dirty ring is full; must make room (harvest, reset).
+  void on_ring_full(std::function<void()> hook) { ring_full_ = std::move(hook); }
+
+ private:
+  struct Task;
+  Machine(std::shared_ptr<kvm::System> system, MachineConfig config, std::shared_ptr<Listener> listener,
+          bool detached);
+  void boot(const Image& image);
+  void load(const std::string& path);
+  void launch();
+
+  void thread_main();
+  void run_tasks();
+  void step();
+  void on_exit();
+  void digest_exit(const kvm_run& run);
+  void dispatch(kvm_run& run);
+  void serve_port(kvm_run& run);
+  void serve_mmio(kvm_run& run);
+  // False: stay at this boundary (waiting was interrupted, or the state changed).
+  bool leave_boundary();
+  void apply(Input& input);
+  void settle();
+  void fail(const Error& error);
+  void set_state(State state, Reason reason, std::string message = {});
+  [[noreturn]] void bad_state(const char* verb) const;
+  const kvm_regs& exit_regs();
+  void output(uint64_t kind, uint64_t device, std::span<const uint8_t> bytes);
+
+  // devices::Host
+  uint64_t now() override;
+  void transmit(uint32_t device, std::span<const uint8_t> packet) override;
+  void console_output(uint32_t device, std::span<const uint8_t> bytes) override;
+  void block_submit(uint32_t device, devices::BlockRequest request) override;
+  void power(devices::PowerEvent event) override;
+  void marker(uint32_t value);
+
+  // Order matters: what is below may use what is above.
+  MachineConfig config_;
+  std::shared_ptr<Listener> listener_;
+  bool detached_ = false;
+  std::shared_ptr<kvm::Vm> vm_;
+  std::shared_ptr<kvm::GuestMemory> memory_;
+  std::shared_ptr<devices::GuestRam> ram_;
+  std::shared_ptr<kvm::Vcpu> vcpu_;
+  std::vector<kvm_cpuid_entry2> cpuid_;
+  std::unique_ptr<Board> board_;
+  LiveInputs live_{LiveInputs::Limits{}};
+  std::vector<std::unique_ptr<backends::Tap>> taps_;  // by net; empty where none
+  std::vector<std::unique_ptr<backends::FileDisk>> files_;
+
+  // vCPU's thread only (or before it runs).
+  InputSource* source_ = &live_;
+  RollingDigest rolling_;
+  bool sync_regs_ = false;
+  kvm_regs fetched_regs_{};
+  bool at_boundary_ = false;
+  bool io_pending_ = false;  // an exit's access is not completed in the registers
+  bool halted_ = false;      // the boundary is a HLT
+  bool can_inject_ = false;  // as of the boundary's exit
+  bool interrupts_on_ = false;
+  bool resubmit_ = false;  // restored: the disks' requests in flight are to be submitted
+  uint64_t virtual_now_ = 0;
+  uint64_t pause_at_ = ~uint64_t{0};
+  std::optional<devices::PowerEvent> power_event_;
+  std::function<void()> ring_full_;
+
+  std::atomic<uint64_t> ordinal_{0};
+  // Written by the vCPU's thread alone.
+  struct AtomicCounters {
+    std::atomic<uint64_t> interrupts{0}, port_exits{0}, mmio_exits{0}, halt_exits{0}, packets_in{0},
+        packets_out{0}, disk_requests{0}, kicks{0};
+  } counters_;
+  std::atomic<State> state_{State::kCreated};
+  std::atomic<Reason> reason_{Reason::kNone};
+
+  mutable std::mutex mutex_;  // guards tasks_, message_
+  std::condition_variable wake_;
+  std::deque<std::shared_ptr<Task>> tasks_;
+  std::atomic<bool> quit_{false};
+  std::string message_;
+  std::atomic<bool> control_{false};
+  std::thread thread_;
+};
+
+std::string_view state_name(State state);
+std::string_view reason_name(Reason reason);
+
+}  // namespace hypertwin::machine

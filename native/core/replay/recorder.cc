@@ -1,0 +1,247 @@
+#include "replay/recorder.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "machine/quirks.h"
+
+namespace hypertwin::replay {
+
+using machine::Input;
+using machine::InputKind;
+
+namespace {
+// Boundaries that share a check record.
+constexpr size_t kCheckInterval = 256;
+// A halted guest is a good moment to check what it did, if that is enough to be worth a record.
+constexpr size_t kIdleCheck = 32;
+}  // namespace
+
+Recorder::Recorder(machine::LiveInputs& live, log::Writer& writer, PlantedFaults faults)
+    : live_(live), writer_(writer), faults_(faults) {
+  prefixes_.reserve(kCheckInterval);
+}
+
+void Recorder::put(uint64_t ordinal, const log::Body& body) {
+  if (kept_.empty()) {
+    try {
+      writer_.append(ordinal, body);
+      return;
+    } catch (const Error&) {
+      // The writer holds the error; end() looks there.
+    }
+  }
+  Kept kept{ordinal, body, {}, {}};
+  auto own = [&kept](std::span<const uint8_t>& bytes) {
+    kept.bytes.assign(bytes.begin(), bytes.end());
+    bytes = kept.bytes;
+  };
+  if (auto* packet = std::get_if<log::PacketRx>(&kept.body)) own(packet->bytes);
+  if (auto* console = std::get_if<log::ConsoleRx>(&kept.body)) own(console->bytes);
+  if (auto* completion = std::get_if<log::BlockCompletion>(&kept.body)) own(completion->data);
+  if (auto* check = std::get_if<log::Check>(&kept.body)) {
+    kept.prefixes.assign(check->prefixes.begin(), check->prefixes.end());
+    check->prefixes = kept.prefixes;
+  }
+  // Moving a vector keeps its heap storage, so the views stay valid.
+  kept_.push_back(std::move(kept));
+}
+
+void Recorder::check(uint64_t ordinal, const RollingDigest& digest) {
+  if (prefixes_.empty()) return;
+  log::Check record;
+  record.rolling = digest.value();
+  record.prefixes = prefixes_;
+  put(ordinal, record);
+  prefixes_.clear();
+}
+
+void Recorder::boundary(uint64_t ordinal, const RollingDigest& digest) {
+  boundary_ = ordinal;
+  latest_ = digest;
+  prefixes_.push_back(digest.prefix());
+  if (prefixes_.size() >= kCheckInterval) check(ordinal, digest);
+}
+
+uint64_t Recorder::clock(uint64_t ordinal) {
+  uint64_t now = live_.clock(ordinal);
+  put(ordinal, log::Time{now});
+  return now;
+}
+
+bool Recorder::next(uint64_t ordinal, std::optional<uint64_t> deadline, Input& input) {
+  if (!kept_.empty() || !live_.next(ordinal, deadline, input)) return false;
+  switch (input.kind) {
+    case InputKind::kTime:
+      put(ordinal, log::Time{input.time});
+      break;
+    case InputKind::kPacket: {
+      if (inputs_++ == faults_.skip_input) break;
+      if (packets_++ == faults_.flip_packet && !input.bytes.empty()) {
+        std::vector<uint8_t> wrong = input.bytes;
+        wrong.back() ^= 1;
+        put(ordinal, log::PacketRx{input.device, wrong});
+        break;
+      }
+      put(ordinal, log::PacketRx{input.device, input.bytes});
+      break;
+    }
+    case InputKind::kConsole:
+      if (inputs_++ == faults_.skip_input) break;
+      put(ordinal, log::ConsoleRx{input.device, input.bytes});
+      break;
+    case InputKind::kBlockCompletion:
+      put(ordinal, log::BlockCompletion{input.device, input.request, input.status, input.bytes});
+      break;
+    case InputKind::kPower:
+      put(ordinal, log::Lifecycle{input.status});
+      break;
+  }
+  return true;
+}
+
+void Recorder::injected(uint64_t ordinal, uint8_t vector) {
+  put(interrupts_++ == faults_.shift_interrupt ? ordinal + 1 : ordinal, log::Interrupt{vector});
+}
+
+machine::Wait Recorder::wait(uint64_t ordinal, std::optional<uint64_t> deadline) {
+  // The digest must be the one of the boundary itself: outputs since then are the next one's.
+  if (prefixes_.size() >= kIdleCheck && boundary_ == ordinal) check(ordinal, latest_);
+  return live_.wait(ordinal, deadline);
+}
+
+machine::SourceEnd Recorder::end(uint64_t) {
+  return kept_.empty() && !writer_.failed() ? machine::SourceEnd::kNone : machine::SourceEnd::kCaptureFailed;
+}
+
+void Recorder::checkpoint(uint64_t ordinal, const machine::StateDigest& state) {
+  check(ordinal, latest_);
+  put(ordinal, log::StateDigest{state.memory, state.devices, state.vcpu});
+}
+
+void Recorder::finish(uint64_t ordinal, const std::optional<machine::StateDigest>& state, EndReason reason) {
+  if (state)
+    checkpoint(ordinal, *state);
+  else
+    check(ordinal, latest_);
+  put(ordinal, log::End{static_cast<uint64_t>(reason)});
+}
+
+void Recorder::retry() {
+  writer_.retry();
+  while (!kept_.empty()) {
+    writer_.append(kept_.front().boundary, kept_.front().body);
+    kept_.pop_front();
+  }
+}
+
+// ---- Recording
+
+log::LogHeader log_header(machine::Machine& machine) {
+  log::LogHeader header;
+  header.hypertwin_version = HYPERTWIN_VERSION;
+  auto cpu = machine::cpu_identity(machine.cpuid());
+  header.cpu_vendor = cpu.vendor;
+  header.cpu_family = cpu.family;
+  header.cpu_model = cpu.model;
+  header.cpu_stepping = cpu.stepping;
+  ByteWriter features;
+  for (const auto& entry : machine.cpuid())
+    for (uint32_t word : {entry.function, entry.index, entry.flags, entry.eax, entry.ebx, entry.ecx, entry.edx})
+      features.u32(word);
+  header.cpu_features = digest128(features.data());
+  header.kvm_quirks = machine::kvm_quirks(machine.vm()->system());
+  header.board = machine::kBoardName;
+  header.board_version = machine::kBoardVersion;
+  header.memory_size = machine.config().memory_size;
+  return header;
+}
+
+std::unique_ptr<Recording> Recording::start(std::shared_ptr<machine::Machine> machine,
+                                            const std::string& directory, log::WriterOptions options,
+                                            PlantedFaults faults) {
+  namespace fs = std::filesystem;
+  if (fs::exists(fs::path(directory) / kInitialSnapshot) || fs::exists(fs::path(directory) / log::segment_name(1)))
+    throw Error("LOG_EXISTS", "there is a log in " + directory + " already: choose another folder");
+  std::error_code failed;
+  fs::create_directories(directory, failed);
+  if (failed) throw Error::system(failed.value(), "mkdir", "creating the log's folder " + directory);
+
+  std::unique_ptr<Recording> recording(new Recording);
+  recording->machine_ = machine;
+  recording->directory_ = directory;
+  log::LogHeader header = log_header(*machine);
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  header.created_unix_ns = static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+  header.log_id = log::random_log_id();
+  machine->call(machine::At::kAnywhere, [&] {
+    if (machine->recorded()) throw Error("BAD_STATE", "the machine is being recorded already");
+    auto state = machine->write_snapshot((fs::path(directory) / kInitialSnapshot).string());
+    header.initial_state = state.combined();
+    recording->writer_ = log::Writer::create(directory, header, std::move(options));
+    recording->recorder_ = std::make_unique<Recorder>(machine->live_inputs(), *recording->writer_, faults);
+    recording->first_boundary_ = state.boundary;
+    recording->suspects_ = suspects_near(*machine->ram(), machine->vcpu_state_here().regs.rip, 1u << 20, 16);
+    machine->rolling() = RollingDigest(state.combined());
+    machine->use_source(*recording->recorder_);
+  });
+  return recording;
+}
+
+Recording::~Recording() {
+  if (ended_ || !recorder_) return;
+  try {
+    machine_->call(machine::At::kAnywhere, [this] { machine_->use_source(machine_->live_inputs()); });
+  } catch (const Error&) {
+    // The machine is closed: its thread no longer runs.
+  }
+}
+
+machine::StateDigest Recording::checkpoint() {
+  machine::StateDigest state;
+  machine_->call(machine::At::kBoundary, [&] {
+    state = machine_->digest_here();
+    recorder_->checkpoint(state.boundary, state);
+  });
+  return state;
+}
+
+void Recording::retry() {
+  std::lock_guard lock(mutex_);
+  if (ended_) return writer_->retry();
+  machine_->call(machine::At::kAnywhere, [this] { recorder_->retry(); });
+}
+
+RecordingResult Recording::stop() {
+  std::lock_guard lock(mutex_);
+  if (result_) return *result_;
+  if (writer_->failed()) throw *writer_->error();
+  RecordingResult result;
+  if (!ended_) {
+    auto finish = [&](bool whole) {
+      if (whole) result.state = machine_->digest_here();
+      result.last_boundary = machine_->boundary();
+      recorder_->finish(result.last_boundary, result.state, whole ? EndReason::kStopped : EndReason::kNoBoundary);
+      machine_->use_source(machine_->live_inputs());
+      ended_ = true;
+    };
+    try {
+      machine_->call(machine::At::kBoundary, [&] { finish(true); });
+    } catch (const Error& error) {
+      if (error.code() != "NO_BOUNDARY") throw;
+      machine_->call(machine::At::kAnywhere, [&] { finish(false); });
+    }
+    result.first_boundary = first_boundary_;
+    pending_ = result;
+  }
+  writer_->close();
+  result = *pending_;
+  result.log = writer_->stats();
+  result_ = result;
+  return result;
+}
+
+}  // namespace hypertwin::replay

@@ -1,0 +1,106 @@
+// A machine under test: its events kept, its waits by event.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <string>
+
+#include "machine/machine.h"
+
+namespace hypertwin::machine {
+
+inline std::vector<uint8_t> read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+inline Machine::Image guest_image(const std::string& name) {
+  return {read_file(std::string(HYPERTWIN_GUEST_DIR) + "/" + name + ".elf"), {}};
+}
+
+// nullptr where KVM cannot be used; the test then skips.
+inline std::shared_ptr<kvm::System> open_kvm() {
+  if (::access("/dev/kvm", R_OK | W_OK) != 0) return nullptr;
+  return kvm::System::open();
+}
+
+#define NEED_KVM()                        \
+  auto system_ = open_kvm();              \
+  if (!system_) GTEST_SKIP() << "no usable /dev/kvm"
+
+class TestListener : public Listener {
+ public:
+  void on_state(State state, Reason reason, const std::string& message) override {
+    std::lock_guard lock(mutex_);
+    last_state_ = state;
+    last_reason_ = reason;
+    last_message_ = message;
+    wake_.notify_all();
+  }
+  void on_packet(uint32_t, std::span<const uint8_t> packet) override {
+    std::lock_guard lock(mutex_);
+    packets_.emplace_back(packet.begin(), packet.end());
+    wake_.notify_all();
+  }
+  void on_console(uint32_t, std::span<const uint8_t> bytes) override {
+    std::lock_guard lock(mutex_);
+    console_.append(bytes.begin(), bytes.end());
+    wake_.notify_all();
+  }
+  void on_marker(uint32_t value) override {
+    std::lock_guard lock(mutex_);
+    markers_.push_back(value);
+    wake_.notify_all();
+  }
+
+  template <class P>
+  bool wait(P predicate, std::chrono::seconds limit = std::chrono::seconds(60)) {
+    std::unique_lock lock(mutex_);
+    return wake_.wait_for(lock, limit, predicate);
+  }
+  bool wait_state(State state) {
+    return wait([&] { return last_state_ == state || last_state_ == State::kFailed; }) && last_state_ == state;
+  }
+  bool wait_console(const std::string& text) {
+    return wait([&] { return console_.find(text) != std::string::npos || last_state_ >= State::kStopped; }) &&
+           console_.find(text) != std::string::npos;
+  }
+  std::string console() {
+    std::lock_guard lock(mutex_);
+    return console_;
+  }
+
+  std::mutex mutex_;  // guards all below
+  std::condition_variable wake_;
+  State last_state_ = State::kCreated;
+  Reason last_reason_ = Reason::kNone;
+  std::string last_message_;
+  std::string console_;
+  std::vector<std::vector<uint8_t>> packets_;
+  std::vector<uint32_t> markers_;
+};
+
+// A folder that goes with the test.
+class TempDir {
+ public:
+  TempDir() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "hypertwin-XXXXXX").string();
+    if (!::mkdtemp(pattern.data())) throw std::runtime_error("mkdtemp");
+    path_ = pattern;
+  }
+  ~TempDir() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace hypertwin::machine
