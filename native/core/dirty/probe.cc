@@ -4,6 +4,7 @@
 
 #if defined(__x86_64__)
 
+#include <algorithm>
 #include <string>
 
 #include "base/error.h"
@@ -16,6 +17,9 @@ constexpr uint64_t kDataSize = 16 << 20;
 constexpr uint64_t kPages = kDataSize / devices::kPageSize;
 // The smallest that every CPU's KVM takes: an Intel one reserves 576 entries.
 constexpr uint32_t kSmallRing = 16 * 1024;
+// KVM ends KVM_RUN when 64 entries (and what a CPU logs by itself) are left. One instruction may dirty a few
+// pages more.
+constexpr uint32_t kMostEntries = kSmallRing / sizeof(kvm_dirty_gfn) - 64 + 8;
 
 struct Step {
   uint64_t first, stride, count;  // pages
@@ -33,7 +37,12 @@ ProbeResult probe(const std::shared_ptr<kvm::System>& system, Mode mode, bool us
     TinyGuest guest(
         system, {.data_size = kDataSize, .ring_bytes = mode == Mode::kRing ? kSmallRing : 0, .user = user});
     Tracker tracker(guest.target(), {.mode = mode});
-    guest.on_ring_full([&] { tracker.on_ring_full(); });
+    uint32_t most = 0;
+    guest.on_ring_full([&] {
+      uint32_t entries = tracker.on_ring_full();
+      if (entries == 0) throw Error("GUEST", "the ring is full, and holds nothing");
+      most = std::max(most, entries);
+    });
     tracker.start();
     Harvest harvest;
     uint64_t extra = 0;
@@ -47,6 +56,10 @@ ProbeResult probe(const std::shared_ptr<kvm::System>& system, Mode mode, bool us
       if (found < step.count)
         return {false, where + ": " + std::to_string(step.count - found) + " of " +
                            std::to_string(step.count) + " written pages were not reported"};
+      if (most > kMostEntries)
+        return {false, where + ": the vCPU ran on to " + std::to_string(most) +
+                           " entries of a ring that ends it at " + std::to_string(kMostEntries) +
+                           ", so it can overrun and lose pages"};
       extra += data.pages - found;
     }
     tracker.stop();

@@ -220,7 +220,7 @@ void Tracker::stop_locked() {
   drain_rings();
 }
 
-void Tracker::drain_rings() {
+uint32_t Tracker::drain_rings() {
   uint32_t taken = 0;
   for (kvm::DirtyRing& ring : rings_)
     taken += ring.harvest([&](uint32_t slot, uint64_t page) {
@@ -230,6 +230,7 @@ void Tracker::drain_rings() {
         found->pending[page / 64] |= uint64_t{1} << (page % 64);
     });
   if (taken) target_.vm->reset_dirty_rings();
+  return taken;
 }
 
 void Tracker::clear(const Tracked& tracked, std::span<const uint64_t> bitmap) const {
@@ -244,9 +245,9 @@ void Tracker::clear(const Tracked& tracked, std::span<const uint64_t> bitmap) co
   }
 }
 
-void Tracker::on_ring_full() {
+uint32_t Tracker::on_ring_full() {
   std::lock_guard lock(mutex_);
-  if (started_ && options_.mode == Mode::kRing) drain_rings();
+  return started_ && options_.mode == Mode::kRing ? drain_rings() : 0;
 }
 
 void Tracker::harvest(Harvest& into) {

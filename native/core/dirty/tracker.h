@@ -97,8 +97,9 @@ class Tracker {
   // Pages written since the harvest before, or since start(). DIRTY_STOPPED before start().
   void harvest(Harvest& into);
   // Ring mode: what a vCPU's loop calls at KVM_EXIT_DIRTY_RING_FULL before it runs on. Keeps the entries for
-  // the next harvest. Harmless otherwise.
-  void on_ring_full();
+  // the next harvest. Harmless otherwise. Returns how many entries there were: 0 for a full ring means that
+  // the host overran it, and the vCPU would never get on.
+  uint32_t on_ring_full();
 
   Mode mode() const { return options_.mode; }
   const Target& target() const { return target_; }
@@ -117,7 +118,7 @@ class Tracker {
   };
 
   void turn_on(Tracked& tracked);
-  void drain_rings();
+  uint32_t drain_rings();
   void clear(const Tracked& tracked, std::span<const uint64_t> bitmap) const;
   void stop_locked();
 
