@@ -162,6 +162,7 @@ page_map_l3:
     .quad page_map_l2 + 0x2067
     .quad page_map_l2 + 0x3067
     .fill 508, 8, 0
+    .global page_map_l2
 page_map_l2:
     .set address, 0
     .rept 2048

@@ -71,13 +71,16 @@ void irq_enable(unsigned line, void (*quiesce)(unsigned line), bool level);
 void timer_start(uint32_t hz);
 extern volatile uint64_t timer_ticks;
 
-// A CPL 3 or CPL 0 fault in [from, to) continues at `to` with fault_vector set, in place of a panic.
-void fault_fixup(const void* from, const void* to);
-extern volatile int fault_vector;  // -1: none
+// A fault at an instruction in [fixup_from, fixup_to) goes on at fixup_to with its vector here, in place of a
+// panic.
+extern uintptr_t fixup_from, fixup_to;
+extern volatile int fault_vector;
 
 // ---- what the boot told us
 uint64_t memory_size(void);                                   // bytes of RAM from address 0
 const char* option(const char* name);                         // "v" of name=v, ended by space or 0; or NULL
 uint64_t option_number(const char* name, uint64_t fallback);  // decimal, 0x hexadecimal, suffix K or M
 bool option_is(const char* name, const char* value);
+// Options come from this line from now on.
+void replace_options(const char* line);
 extern char image_start[], image_end[];  // the program; free memory lies behind it

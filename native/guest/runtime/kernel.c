@@ -46,11 +46,11 @@ static struct task_state tss;
 static void (*quiesce_of[16])(unsigned line);
 static uint64_t ram_size;
 static char command_line[1024];
-static uintptr_t fixup_from, fixup_to;
 static bool auto_eoi;
 
 volatile uint32_t irq_pending;
 volatile uint64_t timer_ticks;
+uintptr_t fixup_from, fixup_to;
 volatile int fault_vector = -1;
 
 // ---- boot
@@ -161,12 +161,6 @@ void fault_handler(struct fault_frame* f) {
   for (;;) __asm__ volatile("cli; hlt");
 }
 
-void fault_fixup(const void* from, const void* to) {
-  fault_vector = -1;
-  fixup_from = (uintptr_t)from;
-  fixup_to = (uintptr_t)to;
-}
-
 static uint64_t halt_for_ever(uint64_t arg) {
   for (;;) __asm__ volatile("cli; hlt");
   return arg;
@@ -254,6 +248,13 @@ const char* option(const char* name) {
     while (*p == ' ') p++;
   }
   return NULL;
+}
+
+void replace_options(const char* line) {
+  size_t n = strlen(line);
+  if (n >= sizeof command_line) n = sizeof command_line - 1;
+  memmove(command_line, line, n);
+  command_line[n] = 0;
 }
 
 uint64_t option_number(const char* name, uint64_t fallback) {
