@@ -112,7 +112,12 @@ HT_AVX2 size_t find_other_than_avx2(const uint64_t* words, size_t i, size_t n, u
 
 constexpr Scans kAvx2{popcount_avx2, merge_avx2, merge_count_new_avx2, find_other_than_avx2};
 
-#define HT_AVX512 __attribute__((target("avx512f,avx512vpopcntdq,avx2,popcnt,bmi")))
+#if defined(__clang__) && __clang_major__ >= 18 && __clang_major__ < 22
+#define HT_EVEX512 ",evex512"  // clang had 512-bit vectors as a feature of their own
+#else
+#define HT_EVEX512
+#endif
+#define HT_AVX512 __attribute__((target("avx512f,avx512vpopcntdq,avx2,popcnt,bmi" HT_EVEX512)))
 
 HT_AVX512 uint64_t popcount_avx512(const uint64_t* words, size_t n) {
   __m512i a = _mm512_setzero_si512(), b = a;
