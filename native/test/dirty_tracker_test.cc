@@ -81,9 +81,7 @@ class Modes : public testing::TestWithParam<Mode> {
 
   std::unique_ptr<Tracker> track(TinyGuest& guest, Tracker::Options options = {}) {
     options.mode = GetParam();
-    auto tracker = std::make_unique<Tracker>(guest.target(), options);
-    guest.on_ring_full([raw = tracker.get()] { raw->on_ring_full(); });
-    return tracker;
+    return std::make_unique<Tracker>(guest.target(), options);
   }
 
   std::shared_ptr<kvm::System> system_;

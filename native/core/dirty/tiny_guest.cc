@@ -140,8 +140,11 @@ bool TinyGuest::run() {
     }
     if (page->exit_reason == KVM_EXIT_DIRTY_RING_FULL) {
       ++ring_full_exits_;
-      if (!ring_full_) throw Error("GUEST", "the dirty ring is full and nobody empties it");
-      ring_full_();
+      if (ring_full_) {
+        ring_full_();
+      } else if (!target_.vm->handle_ring_full()) {
+        throw Error("GUEST", "the dirty ring is full and nobody empties it");
+      }
       continue;
     }
     if (page->exit_reason == KVM_EXIT_INTR) continue;

@@ -38,7 +38,7 @@ class TinyGuest {
 
   // From any thread: the run under way, or else the next, returns false soon.
   void stop();
-  // What the run loop calls when the ring is full.
+  // What the run loop calls when the ring is full, in place of kvm::Vm::handle_ring_full.
   void on_ring_full(std::function<void()> call) { ring_full_ = std::move(call); }
   uint64_t ring_full_exits() const { return ring_full_exits_; }
 

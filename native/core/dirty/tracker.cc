@@ -131,9 +131,8 @@ Tracker::Tracker(Target target, Options options) : target_(std::move(target)), o
 }
 
 Tracker::~Tracker() {
-  std::lock_guard lock(mutex_);
   try {
-    stop_locked();
+    stop();
   } catch (const Error&) {  // the VM goes its own way: nothing to report to
   }
 }
@@ -155,11 +154,22 @@ void Tracker::turn_on(Tracked& tracked) {
 }
 
 void Tracker::start() {
-  std::lock_guard lock(mutex_);
-  if (started_) return;
-  kvm::Vm& vm = *target_.vm;
-  if (!Busy::enter(&vm))
+  std::lock_guard control(control_);
+  if (started()) return;
+  if (!Busy::enter(target_.vm.get()))
     throw Error("DIRTY_BUSY", "another tracker of this VM is started: stop it first, each would miss pages");
+  attach();
+  try {
+    std::lock_guard lock(mutex_);
+    start_locked();
+  } catch (...) {
+    detach();
+    throw;
+  }
+}
+
+void Tracker::start_locked() {
+  kvm::Vm& vm = *target_.vm;
   started_ = true;
   try {
     // Each mode sets the capability: an earlier tracker of this VM may have wanted the other. In ring mode
@@ -199,17 +209,42 @@ void Tracker::start() {
 }
 
 void Tracker::stop() {
-  std::lock_guard lock(mutex_);
-  stop_locked();
+  std::lock_guard control(control_);
+  try {
+    std::lock_guard lock(mutex_);
+    stop_locked();
+  } catch (...) {
+    detach();
+    throw;
+  }
+  // Last: until the slots are no longer logged, a full ring must find its reader.
+  detach();
+}
+
+void Tracker::attach() {
+  {
+    std::lock_guard lock(ring_full_->mutex);
+    ring_full_->tracker = this;
+  }
+  target_.vm->set_ring_full_handler([ring_full = ring_full_] {
+    std::lock_guard lock(ring_full->mutex);
+    if (ring_full->tracker) ring_full->tracker->on_ring_full();
+  });
+}
+
+void Tracker::detach() {
+  {
+    std::lock_guard lock(ring_full_->mutex);
+    if (!ring_full_->tracker) return;
+    ring_full_->tracker = nullptr;
+  }
+  target_.vm->set_ring_full_handler({});
+  Busy::leave(target_.vm.get());
 }
 
 void Tracker::stop_locked() {
   if (!started_) return;
   started_ = false;
-  struct Leave {
-    const kvm::Vm* vm;
-    ~Leave() { Busy::leave(vm); }
-  } leave{target_.vm.get()};
   for (Tracked& tracked : tracked_) {
     auto slot = target_.vm->slot(tracked.slot);
     if (tracked.was_logging || !slot || !(slot->flags & KVM_MEM_LOG_DIRTY_PAGES)) continue;

@@ -96,9 +96,9 @@ class Tracker {
   bool started() const;
   // Pages written since the harvest before, or since start(). DIRTY_STOPPED before start().
   void harvest(Harvest& into);
-  // Ring mode: what a vCPU's loop calls at KVM_EXIT_DIRTY_RING_FULL before it runs on. Keeps the entries for
-  // the next harvest. Harmless otherwise. Returns how many entries there were: 0 for a full ring means that
-  // the host overran it, and the vCPU would never get on.
+  // Ring mode: empties the rings and keeps the entries for the next harvest. While started, a vCPU's loop
+  // gets here by kvm::Vm::handle_ring_full at KVM_EXIT_DIRTY_RING_FULL. Harmless otherwise. Returns how many
+  // entries there were: 0 for a full ring means that the host overran it, and the vCPU would never get on.
   uint32_t on_ring_full();
 
   Mode mode() const { return options_.mode; }
@@ -120,10 +120,21 @@ class Tracker {
   void turn_on(Tracked& tracked);
   uint32_t drain_rings();
   void clear(const Tracked& tracked, std::span<const uint64_t> bitmap) const;
+  void start_locked();
   void stop_locked();
+  void attach();
+  void detach();
+
+  // What the VM calls; it may outlive this tracker by one call.
+  struct RingFull {
+    std::mutex mutex;  // guards tracker; taken before the tracker's own
+    Tracker* tracker = nullptr;
+  };
 
   const Target target_;
   const Options options_;
+  const std::shared_ptr<RingFull> ring_full_ = std::make_shared<RingFull>();
+  std::mutex control_;        // held by start() and stop(), before any other
   mutable std::mutex mutex_;  // guards all below
   bool started_ = false;
   bool first_ = true;

@@ -263,6 +263,22 @@ uint64_t Vm::reset_dirty_rings() const {
   return static_cast<uint64_t>(do_ioctl(fd(), HT_KVM(KVM_RESET_DIRTY_RINGS), 0, "resetting the dirty rings"));
 }
 
+void Vm::set_ring_full_handler(std::function<void()> handler) {
+  std::lock_guard lock(mutex_);
+  ring_full_ = std::move(handler);
+}
+
+bool Vm::handle_ring_full() const {
+  std::function<void()> handler;
+  {
+    std::lock_guard lock(mutex_);
+    handler = ring_full_;
+  }
+  if (!handler) return false;
+  handler();
+  return true;
+}
+
 void Vm::enable_cap(uint32_t cap, uint64_t arg0, uint64_t arg1, uint64_t arg2, uint64_t arg3,
                     uint32_t flags) {
   kvm_enable_cap enable{};

@@ -128,6 +128,11 @@ class Vm : public std::enable_shared_from_this<Vm> {
                   uint32_t flags = 0);  // KVM_ENABLE_CAP
   // Size in bytes of each vCPU's dirty ring, 0 when off.
   uint32_t dirty_ring_bytes() const { return dirty_ring_bytes_; }
+  // Who empties the dirty rings (dirty::Tracker); an empty function for nobody. It may be called once more
+  // while it is being replaced.
+  void set_ring_full_handler(std::function<void()> handler);
+  // For a vCPU's loop at KVM_EXIT_DIRTY_RING_FULL, on its thread. False: nobody empties them.
+  bool handle_ring_full() const;
 
   // Interrupts.
   void create_irqchip();                          // KVM_CREATE_IRQCHIP
@@ -186,9 +191,10 @@ class Vm : public std::enable_shared_from_this<Vm> {
  private:
   Fd fd_;
   std::shared_ptr<System> system_;
-  mutable std::mutex mutex_;  // guards slots_ and the order of the calls that change them
+  mutable std::mutex mutex_;  // guards slots_, the order of the calls that change them, ring_full_
   std::map<uint32_t, Slot> slots_;
   std::atomic<uint32_t> dirty_ring_bytes_{0};
+  std::function<void()> ring_full_;
 };
 
 // What KVM_RUN came back with.

@@ -45,6 +45,8 @@ bool VcpuRunner::handle(kvm_run* run) {
       return handle_mmio(run);
     case KVM_EXIT_HLT:
       return hlt_policy_.load(std::memory_order_relaxed) == HltPolicy::kResume;
+    case KVM_EXIT_DIRTY_RING_FULL:
+      return vcpu_->vm()->handle_ring_full();
     default:
       return false;
   }

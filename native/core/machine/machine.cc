@@ -458,8 +458,10 @@ void Machine::on_exit() {
     case KVM_EXIT_INTR:
       return;
     case KVM_EXIT_DIRTY_RING_FULL:
-      if (!ring_full_) throw Error("RING_FULL", "the dirty ring is full and nobody harvests it: attach a tracker");
-      ring_full_();
+      if (ring_full_)
+        ring_full_();
+      else if (!vm_->handle_ring_full())
+        throw Error("RING_FULL", "the dirty ring is full and nobody harvests it: attach a tracker");
       return;
     case KVM_EXIT_FAIL_ENTRY:
       throw Error("FAIL_ENTRY", "the CPU refused the guest's state (hardware reason " +
