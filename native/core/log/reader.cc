@@ -179,7 +179,9 @@ std::optional<Reader::Found> Reader::find_block(uint32_t segment, uint64_t offse
       if (decode_block_header(bytes.subspan(at).first<kBlockHeaderBytes>(), seed_, &found.header))
         return found;
       auto rest = bytes.subspan(at + 1);
-      at += 1 + static_cast<size_t>(std::ranges::search(rest, kBlockMagic).begin() - rest.begin());
+      at += 1 +
+            static_cast<size_t>(
+                std::search(rest.begin(), rest.end(), kBlockMagic.begin(), kBlockMagic.end()) - rest.begin());
     }
     // Less than a header is left to look at; a magic may begin in it.
     offset += std::min(at, bytes.size() - kBlockHeaderBytes + 1);
