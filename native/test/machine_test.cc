@@ -19,5 +19,147 @@ TEST(Machine, RunsAGuestToItsPowerOff) {
   EXPECT_GT(machine->counters().interrupts, 0u);
 }
 
+std::unique_ptr<Machine> small_machine(std::shared_ptr<kvm::System> system, std::shared_ptr<TestListener> listener) {
+  MachineConfig config;
+  config.memory_size = 16u << 20;
+  return Machine::create(system, config, guest_image("hello"), listener);
+}
+
+template <class F>
+std::string code_of(F call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.code();
+  }
+  return "none";
+}
+
+TEST(Machine, EachStateAllowsWhatItShould) {
+  NEED_KVM();
+  auto listener = std::make_shared<TestListener>();
+  auto machine = small_machine(system_, listener);
+  EXPECT_EQ(code_of([&] { machine->pause(); }), "BAD_STATE");
+  EXPECT_EQ(code_of([&] { machine->resume(); }), "BAD_STATE");
+  machine->start();
+  EXPECT_EQ(code_of([&] { machine->start(); }), "BAD_STATE");
+  machine->stop();
+  machine->stop();
+  EXPECT_EQ(machine->state(), State::kStopped);
+  for (auto call : {&Machine::start, &Machine::pause, &Machine::resume})
+    EXPECT_EQ(code_of([&] { ((*machine).*call)(); }), "BAD_STATE");
+}
+
+TEST(Machine, RefusesWhatItCannotBe) {
+  NEED_KVM();
+  MachineConfig config;
+  config.memory_size = 16u << 20;
+  auto create = [&](MachineConfig c, const Machine::Image& image) {
+    return code_of([&] { Machine::create(system_, c, image, nullptr); });
+  };
+  MachineConfig odd = config;
+  odd.memory_size = (16u << 20) + 1;
+  EXPECT_EQ(create(odd, guest_image("hello")), "BAD_CONFIG");
+  MachineConfig huge = config;
+  huge.memory_size = uint64_t{1} << 40;
+  EXPECT_EQ(create(huge, guest_image("hello")), "BAD_CONFIG");
+  MachineConfig no_disk = config;
+  no_disk.disks.push_back({.path = "/nonexistent/disk.img"});
+  EXPECT_EQ(create(no_disk, guest_image("hello")), "ENOENT");
+  EXPECT_EQ(create(config, {}), "BAD_KERNEL");
+  EXPECT_EQ(create(config, {std::vector<uint8_t>(1000, 7), {}}), "BAD_KERNEL");
+  auto cut = guest_image("hello");
+  cut.kernel.resize(cut.kernel.size() / 4);
+  EXPECT_EQ(create(config, cut), "BAD_KERNEL");
+}
+
+TEST(Machine, ContinuesIdenticallyFromASnapshot) {
+  NEED_KVM();
+  TempDir dir;
+  auto listener = std::make_shared<TestListener>();
+  auto machine = small_machine(system_, listener);
+  machine->start();
+  ASSERT_TRUE(listener->wait_console("hello"));
+  machine->pause();
+  auto digest = machine->state_digest();
+  machine->snapshot(dir.file("snap"));
+  EXPECT_EQ(machine->state_digest(), digest) << "a snapshot changes nothing";
+
+  auto twin_listener = std::make_shared<TestListener>();
+  auto twin = Machine::restore(system_, dir.file("snap"), twin_listener);
+  EXPECT_EQ(twin->state(), State::kPaused);
+  EXPECT_EQ(twin->state_digest(), digest);
+  EXPECT_EQ(twin->boundary(), machine->boundary());
+  machine->resume();
+  twin->resume();
+  ASSERT_TRUE(listener->wait_state(State::kStopped));
+  ASSERT_TRUE(twin_listener->wait_state(State::kStopped)) << twin_listener->last_message_;
+  EXPECT_EQ(twin->reason(), Reason::kPowerOff);
+  std::string whole = listener->console();
+  std::string tail = twin_listener->console();
+  ASSERT_GE(whole.size(), tail.size());
+  EXPECT_EQ(whole.substr(whole.size() - tail.size()), tail);
+}
+
+TEST(Machine, ADamagedSnapshotIsRefused) {
+  NEED_KVM();
+  TempDir dir;
+  auto machine = small_machine(system_, nullptr);
+  machine->snapshot(dir.file("snap"));
+  auto whole = read_file(dir.file("snap"));
+  auto try_with = [&](const std::vector<uint8_t>& bytes) {
+    std::ofstream(dir.file("bad"), std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    return code_of([&] { Machine::restore(system_, dir.file("bad"), nullptr); });
+  };
+  EXPECT_EQ(try_with({}), "CORRUPT");
+  for (size_t size : {size_t{10}, size_t{63}, size_t{64}, size_t{4096}, whole.size() - 1}) {
+    EXPECT_EQ(try_with({whole.begin(), whole.begin() + static_cast<long>(size)}), "CORRUPT") << size;
+  }
+  for (size_t at : {size_t{0}, size_t{20}, size_t{5000}, whole.size() / 2, whole.size() - 3}) {
+    auto flipped = whole;
+    flipped[at] ^= 0x10;
+    EXPECT_EQ(try_with(flipped), "CORRUPT") << at;
+  }
+  auto newer = whole;
+  newer[8] = 9;
+  EXPECT_EQ(try_with(newer), "SNAPSHOT_VERSION");
+  EXPECT_EQ(code_of([&] { Machine::restore(system_, dir.file("none"), nullptr); }), "ENOENT");
+  EXPECT_EQ(code_of([&] { machine->snapshot("/nonexistent/snap"); }), "ENOENT");
+}
+
+TEST(Machine, ManyThreadsMayCallIt) {
+  NEED_KVM();
+  auto listener = std::make_shared<TestListener>();
+  auto machine = small_machine(system_, listener);
+  machine->start();
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&] {
+      for (int i = 0; i < 50; ++i) {
+        code_of([&] { machine->pause(); });
+        code_of([&] { machine->state_digest(); });
+        code_of([&] { machine->resume(); });
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  if (machine->state() == State::kPaused) machine->resume();
+  EXPECT_TRUE(listener->wait_state(State::kStopped)) << listener->last_message_;
+}
+
+TEST(Machine, GoesAwayInEachState) {
+  NEED_KVM();
+  for (int step = 0; step < 5; ++step) {
+    auto listener = std::make_shared<TestListener>();
+    auto machine = small_machine(system_, listener);
+    if (step >= 1) machine->start();
+    if (step == 2) machine->pause();
+    if (step == 3) machine->stop();
+    if (step == 4) {
+      EXPECT_TRUE(listener->wait_state(State::kStopped));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace hypertwin::machine

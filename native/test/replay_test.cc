@@ -1,0 +1,284 @@
+// Record and replay on real KVM: equal digests, and every planted error caught.
+#include "replay/replayer.h"
+
+#include <array>
+#include <atomic>
+#include <thread>
+
+#include "machine_util.h"
+#include "mail_client.h"
+#include "replay/recorder.h"
+
+namespace hypertwin::replay {
+namespace {
+
+using machine::guest_image;
+using machine::Machine;
+using machine::MachineConfig;
+using machine::open_kvm;
+using machine::State;
+using machine::TempDir;
+using machine::TestListener;
+
+// A mailroom with a disk, and users in a closed loop on its replies.
+class Mailroom : public TestListener {
+ public:
+  static std::shared_ptr<Mailroom> boot(std::shared_ptr<kvm::System> system, const TempDir& dir,
+                                        bool start = true) {
+    auto self = std::make_shared<Mailroom>();
+    std::ofstream(dir.file("disk.img")).close();
+    std::filesystem::resize_file(dir.file("disk.img"), 8u << 20);
+    MachineConfig config;
+    config.memory_size = 32u << 20;
+    config.nets.emplace_back();
+    config.disks.push_back({.path = dir.file("disk.img")});
+    self->machine = Machine::create(system, config, guest_image("mailroom"), self);
+    if (start) self->machine->start();
+    return self;
+  }
+
+  void on_packet(uint32_t device, std::span<const uint8_t> packet) override {
+    if (auto reply = mail::parse(packet)) {
+      answered_.fetch_add(1);
+      if (reply->head.op == MAILROOM_LOGIN) {
+        std::lock_guard lock(mutex_);
+        sessions_[reply->head.user] = reply->head.arg0;
+      }
+      next(reply->head.user, reply->head.seq + 1);
+      std::lock_guard lock(mutex_);
+      wake_.notify_all();
+    } else {
+      TestListener::on_packet(device, packet);
+    }
+  }
+
+  void users(uint16_t count) {
+    users_ = count;
+    for (uint16_t user = 0; user < count; ++user)
+      machine->send_packet(0, mail::request(MAILROOM_LOGIN, user, 1, 0));
+  }
+  bool wait_answers(uint64_t count) {
+    return wait([&] { return answered_.load() >= count || last_state_ >= State::kPaused; }) &&
+           answered_.load() >= count;
+  }
+  void hush() { quiet_.store(true); }
+  uint64_t answered() const { return answered_.load(); }
+
+  std::shared_ptr<Machine> machine;
+
+ private:
+  void next(uint16_t user, uint64_t seq) {
+    if (quiet_.load()) return;
+    uint32_t session;
+    {
+      std::lock_guard lock(mutex_);
+      session = sessions_[user];
+    }
+    uint8_t body[64];
+    std::memset(body, static_cast<int>(seq), sizeof(body));
+    if (seq % 3 == 0)
+      machine->send_packet(0, mail::request(MAILROOM_SEND, user, seq, session, (user + 1u) % users_, 0, body));
+    else
+      machine->send_packet(0, mail::request(MAILROOM_LIST, user, seq, session));
+  }
+
+  std::map<uint16_t, uint32_t> sessions_;
+  uint16_t users_ = 1;
+  std::atomic<uint64_t> answered_{0};
+  std::atomic<bool> quiet_{false};
+};
+
+ReplayResult replay_all(std::shared_ptr<kvm::System> system, const std::string& dir) {
+  return Replay::open(system, dir, nullptr)->run();
+}
+
+TEST(Replay, HelloFromTheFirstInstruction) {
+  NEED_KVM();
+  TempDir dir;
+  auto listener = std::make_shared<TestListener>();
+  MachineConfig config;
+  config.memory_size = 16u << 20;
+  std::shared_ptr<Machine> machine = Machine::create(system_, config, guest_image("hello"), listener);
+  auto recording = Recording::start(machine, dir.file("log"));
+  machine->start();
+  ASSERT_TRUE(listener->wait_state(State::kStopped)) << listener->last_message_;
+  auto recorded = recording->stop();
+  ASSERT_TRUE(recorded.state);
+
+  auto again = std::make_shared<TestListener>();
+  auto replay = Replay::open(system_, dir.file("log"), again);
+  auto replayed = replay->run();
+  EXPECT_EQ(replayed.stop, ReplayStop::kLogEnd) << (replayed.divergence ? replayed.divergence->message : "");
+  EXPECT_TRUE(replayed.complete);
+  EXPECT_EQ(replayed.boundary, recorded.last_boundary);
+  EXPECT_EQ(replayed.state, *recorded.state);
+  EXPECT_EQ(again->console(), listener->console());
+}
+
+TEST(Replay, MailroomUnderLoad) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::boot(system_, dir, false);
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  room->machine->start();
+  ASSERT_TRUE(room->wait_console("mailroom ready")) << room->console() << room->last_message_;
+  room->users(50);
+  ASSERT_TRUE(room->wait_answers(5000)) << room->answered() << room->console() << room->last_message_;
+  auto recorded = recording->stop();
+  ASSERT_TRUE(recorded.state);
+  auto replayed = replay_all(system_, dir.file("log"));
+  EXPECT_EQ(replayed.stop, ReplayStop::kLogEnd)
+      << (replayed.divergence ? replayed.divergence->kind + ": " + replayed.divergence->message : replayed.message);
+  EXPECT_TRUE(replayed.complete);
+  EXPECT_EQ(replayed.state.combined(), recorded.state->combined());
+  EXPECT_GT(replayed.checks, 1u);
+}
+
+TEST(Replay, BeginsInTheMiddle) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::boot(system_, dir);
+  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  room->users(8);
+  ASSERT_TRUE(room->wait_answers(500));
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  ASSERT_TRUE(room->wait_answers(room->answered() + 1000));
+  auto recorded = recording->stop();
+  auto replayed = replay_all(system_, dir.file("log"));
+  EXPECT_EQ(replayed.stop, ReplayStop::kLogEnd)
+      << (replayed.divergence ? replayed.divergence->kind + ": " + replayed.divergence->message : replayed.message);
+  EXPECT_EQ(replayed.state, *recorded.state);
+}
+
+// ---- What must not go unnoticed
+
+ReplayResult replay_with(std::shared_ptr<kvm::System> system, PlantedFaults faults) {
+  TempDir dir;
+  auto room = Mailroom::boot(system, dir);
+  EXPECT_TRUE(room->wait_console("mailroom ready"));
+  auto recording = Recording::start(room->machine, dir.file("log"), {}, faults);
+  room->users(8);
+  EXPECT_TRUE(room->wait_answers(2000));
+  recording->stop();
+  return replay_all(system, dir.file("log"));
+}
+
+TEST(ReplayNegative, NoFaultNoDivergence) {
+  NEED_KVM();
+  EXPECT_EQ(replay_with(system_, {}).stop, ReplayStop::kLogEnd);
+}
+
+TEST(ReplayNegative, InputLeftOut) {
+  NEED_KVM();
+  auto result = replay_with(system_, {.skip_input = 100});
+  ASSERT_EQ(result.stop, ReplayStop::kDiverged);
+  EXPECT_GT(result.divergence->boundary, 10u);
+  EXPECT_EQ(result.boundary, result.divergence->boundary) << "the replay stops where it differs";
+}
+
+TEST(ReplayNegative, InterruptShiftedByOneBoundary) {
+  NEED_KVM();
+  auto result = replay_with(system_, {.shift_interrupt = 20});
+  ASSERT_EQ(result.stop, ReplayStop::kDiverged);
+  EXPECT_GT(result.divergence->boundary, 10u);
+}
+
+TEST(ReplayNegative, ByteOfAPacketChanged) {
+  NEED_KVM();
+  auto result = replay_with(system_, {.flip_packet = 100});
+  ASSERT_EQ(result.stop, ReplayStop::kDiverged) << result.message;
+  EXPECT_GT(result.divergence->boundary, 10u);
+}
+
+// ---- Going to a boundary
+
+TEST(Replay, SeeksForwardsAndBack) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::boot(system_, dir);
+  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  room->users(8);
+  ASSERT_TRUE(room->wait_answers(1000));
+  auto recorded = recording->stop();
+  auto replay = Replay::open(system_, dir.file("log"), nullptr);
+  const uint64_t middle = (recorded.first_boundary + recorded.last_boundary) / 2;
+  auto there = replay->seek(middle);
+  ASSERT_EQ(there.stop, ReplayStop::kBoundary);
+  EXPECT_EQ(there.boundary, middle);
+  auto end = replay->run();
+  EXPECT_EQ(end.state, *recorded.state);
+  auto back = replay->seek(middle);
+  ASSERT_EQ(back.stop, ReplayStop::kBoundary);
+  EXPECT_EQ(back.state, there.state);
+  EXPECT_THROW(replay->seek(recorded.first_boundary - 1), Error);
+}
+
+TEST(Replay, FollowsALogThatGrows) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::boot(system_, dir);
+  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  auto replay = Replay::open(system_, dir.file("log"), nullptr, {.follow = true});
+  ReplayResult replayed;
+  std::thread follower([&] { replayed = replay->run(); });
+  room->users(8);
+  ASSERT_TRUE(room->wait_answers(2000));
+  auto recorded = recording->stop();
+  follower.join();
+  EXPECT_EQ(replayed.stop, ReplayStop::kLogEnd) << (replayed.divergence ? replayed.divergence->message : "");
+  EXPECT_TRUE(replayed.complete);
+  EXPECT_EQ(replayed.state, *recorded.state);
+}
+
+TEST(Replay, AFollowerCanBeCancelled) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::boot(system_, dir);
+  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  auto replay = Replay::open(system_, dir.file("log"), nullptr, {.follow = true});
+  ReplayResult replayed;
+  std::thread follower([&] { replayed = replay->run(); });
+  room->users(2);
+  ASSERT_TRUE(room->wait_answers(100));
+  replay->cancel();
+  follower.join();
+  EXPECT_EQ(replayed.stop, ReplayStop::kCancelled);
+}
+
+TEST(Replay, WithoutItsEndALogIsReplayedToItsLastRecord) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::boot(system_, dir);
+  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  room->users(8);
+  ASSERT_TRUE(room->wait_answers(1000));
+  recording.reset();
+  auto replayed = replay_all(system_, dir.file("log"));
+  EXPECT_EQ(replayed.stop, ReplayStop::kLogEnd) << (replayed.divergence ? replayed.divergence->message : "");
+  EXPECT_FALSE(replayed.complete);
+}
+
+TEST(Replay, RefusesAnotherMachinesSnapshot) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::boot(system_, dir);
+  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  room->users(1);
+  ASSERT_TRUE(room->wait_answers(10));
+  recording->stop();
+  room->machine->snapshot(dir.file("log/initial.htsnap"));
+  try {
+    Replay::open(system_, dir.file("log"), nullptr);
+    FAIL() << "opened";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), "LOG_INITIAL_STATE");
+  }
+}
+
+}  // namespace
+}  // namespace hypertwin::replay
