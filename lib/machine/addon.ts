@@ -1,0 +1,48 @@
+// The addon's machine part, as this layer uses it.
+import { native } from '../native.js'
+import type { StateDigest, NativeRegisters } from '../state.js'
+import type { NativeAdjust, NativeConfig } from './options.js'
+
+/** State, reason, message, boundary; console bytes and how many were lost before; marker. @internal */
+export type NativeMachineEvent =
+  | [type: 'state', state: string, reason: string, message: string, boundary: bigint]
+  | [type: 'console', bytes: Uint8Array, dropped: number]
+  | [type: 'marker', value: number]
+
+/** @internal */
+export interface NativeMachine {
+  start(): Promise<void>
+  pause(): Promise<void>
+  resume(): Promise<void>
+  stop(): Promise<void>
+  close(): Promise<void>
+  snapshot(path: string): Promise<void>
+  stateDigest(): Promise<StateDigest>
+  registers(): Promise<NativeRegisters>
+  /** State, reason, message: also after close(). */
+  status(): [state: string, reason: string, message: string]
+  boundary(): bigint
+  counters(): BigUint64Array
+  config(): { memory: number; disks: { path: string; size: number; readOnly: boolean }[]; nets: { mac: Uint8Array; tap: string | undefined }[] }
+  takeEvents(): NativeMachineEvent[]
+  sendPackets(device: number, packets: Uint8Array[]): number
+  /** Undefined when there is none. */
+  takePackets(device: number): { bytes: Uint8Array; lengths: Uint32Array } | undefined
+  droppedPackets(device: number): bigint
+  sendConsole(bytes: Uint8Array): boolean
+  readMemory(address: bigint, into: Uint8Array): void
+  writeMemory(address: bigint, from: Uint8Array): void
+  /** Keeps the event loop alive. */
+  hold(held: boolean): void
+}
+
+/** 0: events; n: packets of device n - 1. @internal */
+export type Notify = (what: number) => void
+
+interface NativeMachines {
+  create(config: NativeConfig, notify: Notify): Promise<NativeMachine>
+  restore(path: string, adjust: NativeAdjust, notify: Notify): Promise<NativeMachine>
+}
+
+/** @internal */
+export const nativeMachines: NativeMachines = (native as { machine: NativeMachines }).machine

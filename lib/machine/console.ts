@@ -1,0 +1,108 @@
+// The machine's serial console: what the guest wrote, and what is typed to it.
+import { StringDecoder } from 'node:string_decoder'
+import { Stream } from '../stream.js'
+import type { NativeMachine } from './addon.js'
+import { MachineError, invalid, machineErrors } from './errors.js'
+
+const keptCharacters = 1 << 20
+
+/**
+ * The serial console (a 16550A at port 0x3f8). The guest never waits for who reads it.
+ *
+ * @since 0.1.0
+ */
+export class Console {
+  readonly #native: NativeMachine
+  readonly #decoder = new StringDecoder('utf8')
+  readonly #streams = new Set<Stream<string>>()
+  #text = ''
+  #ended = false
+
+  /** @internal */
+  constructor(native: NativeMachine) {
+    this.#native = native
+  }
+
+  /** What the guest wrote since the machine was made, as UTF-8: at least the last 1 Mi characters of it. */
+  get text(): string {
+    return this.#text
+  }
+
+  /**
+   * Types to the guest. It arrives at its next boundary.
+   *
+   * @param data - text (UTF-8) or bytes, at most 4,096 bytes
+   * @returns false, and nothing is taken, when the machine's mailbox is full: try again later
+   * @throws MachineError `EINVAL`, `ERANGE` (too long), `CLOSED`
+   */
+  write(data: string | Uint8Array): boolean {
+    if (typeof data !== 'string' && !(data instanceof Uint8Array))
+      throw invalid('console input must be a string or a Uint8Array')
+    const bytes = typeof data === 'string' ? Buffer.from(data) : data
+    return machineErrors(() => this.#native.sendConsole(bytes))
+  }
+
+  /**
+   * What the guest writes from now on, in pieces as they come, until the machine stops. Who does not keep up
+   * gets longer pieces, and loses the oldest text beyond 1 Mi characters.
+   *
+   * @param options - `signal`: ends the iteration with its reason
+   */
+  output(options: { signal?: AbortSignal } = {}): AsyncIterableIterator<string> {
+    const stream: Stream<string> = new Stream<string>({
+      limit: 1,
+      onFull: (items, item) => [(items.join('') + item).slice(-keptCharacters)],
+      onClose: () => this.#streams.delete(stream),
+      signal: options.signal
+    })
+    if (this.#ended) stream.end()
+    else if (!options.signal?.aborted) this.#streams.add(stream)
+    return stream
+  }
+
+  /**
+   * Waits until the guest has written `pattern`, which may be in {@link text} already.
+   *
+   * @returns what came before it and the match itself
+   * @throws MachineError `FINAL_STATE` when the machine stops before
+   */
+  async waitFor(pattern: string | RegExp, options: { signal?: AbortSignal } = {}): Promise<string> {
+    if (typeof pattern !== 'string' && !(pattern instanceof RegExp))
+      throw invalid('a pattern must be a string or a RegExp')
+    const found = (): string | undefined => {
+      if (typeof pattern === 'string') {
+        const at = this.#text.indexOf(pattern)
+        return at < 0 ? undefined : this.#text.slice(0, at + pattern.length)
+      }
+      const match = new RegExp(pattern.source, pattern.flags.replace(/[gy]/g, '')).exec(this.#text)
+      return match ? this.#text.slice(0, match.index + match[0].length) : undefined
+    }
+    options.signal?.throwIfAborted()
+    let result = found()
+    if (result !== undefined) return result
+    for await (const piece of this.output(options)) {
+      void piece
+      result = found()
+      if (result !== undefined) return result
+    }
+    throw new MachineError(
+      `the machine stopped before its console showed ${String(pattern)}; it ends with ${JSON.stringify(this.#text.slice(-200))}`,
+      { code: 'FINAL_STATE' }
+    )
+  }
+
+  /** Returns the text. @internal */
+  push(bytes: Uint8Array): string {
+    const text = this.#decoder.write(bytes as Buffer)
+    this.#text += text
+    if (this.#text.length > 2 * keptCharacters) this.#text = this.#text.slice(-keptCharacters)
+    if (text !== '') for (const stream of this.#streams) stream.push(text)
+    return text
+  }
+
+  /** @internal */
+  end(): void {
+    this.#ended = true
+    for (const stream of this.#streams) stream.end()
+  }
+}

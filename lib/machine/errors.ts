@@ -1,0 +1,37 @@
+// The error class of hypertwin/machine.
+import { HypertwinError, withLayerErrors, type HypertwinErrorDetails } from '../errors.js'
+
+/**
+ * What hypertwin/machine throws and rejects with. `code` is errno's name when a system call failed (`'ENOENT'`),
+ * or one of
+ * - `'BAD_STATE'`: not possible in the machine's state, which the message names with what is possible
+ * - `'CLOSED'`: the machine is closed
+ * - `'EINVAL'`: an argument of the wrong type or value
+ * - `'BAD_CONFIG'`: memory, disks or network devices that cannot be
+ * - `'BAD_KERNEL'`: no ELF file that can be started by PVH
+ * - `'NO_MEMORY'`: kernel, initial RAM disk and start-up tables do not fit into the memory
+ * - `'NO_BOUNDARY'`: the guest reached no boundary in time
+ * - `'ERANGE'`: an address, device number or length out of range
+ * - `'CORRUPT'`, `'SNAPSHOT_VERSION'`: a snapshot that cannot be restored
+ * - `'FINAL_STATE'`: the machine ended in another state than the one waited for
+ *
+ * @since 0.1.0
+ */
+export class MachineError extends HypertwinError {
+  override name = 'MachineError'
+
+  /** @param details - see {@link HypertwinError} */
+  constructor(message: string, details: HypertwinErrorDetails) {
+    super(message, details.code === 'ECLOSED' ? { ...details, code: 'CLOSED' } : details)
+  }
+}
+
+/** @internal */
+export function machineErrors<T>(body: () => T): T {
+  return withLayerErrors(MachineError, body)
+}
+
+/** @internal */
+export function invalid(message: string): MachineError {
+  return new MachineError(message, { code: 'EINVAL' })
+}

@@ -1,0 +1,15 @@
+// The door of hypertwin/machine: a virtual machine on KVM, built from parts.
+export { MachineBuilder } from './builder.js'
+export { Console } from './console.js'
+export { MachineError } from './errors.js'
+export {
+  Machine,
+  type MachineCounters,
+  type MachineEvent,
+  type MachineMemory,
+  type MachineReason,
+  type MachineState
+} from './machine.js'
+export { NetPort } from './net.js'
+export type { DiskOptions, MachineOptions, NetOptions, RestoreOptions } from './options.js'
+export type { MemoryView, Registers, StateDigest } from '../state.js'

@@ -1,0 +1,497 @@
+// A virtual machine on KVM: its life cycle, its events, and the ways into it.
+import { Stream } from '../stream.js'
+import { decodeRegisters, nativeHandle, type MemoryView, type Registers, type StateDigest } from '../state.js'
+import { nativeMachines, type NativeMachine } from './addon.js'
+import { Console } from './console.js'
+import { MachineError, invalid, machineErrors } from './errors.js'
+import { NetPort } from './net.js'
+import { describe, nativeAdjust, nativeConfig, text, type MachineOptions, type RestoreOptions } from './options.js'
+
+/**
+ * Where a machine is in its life. `stopped` and `failed` are final.
+ *
+ * @since 0.1.0
+ */
+export type MachineState = 'created' | 'running' | 'paused' | 'stopped' | 'failed'
+
+/**
+ * Why a machine is in its state.
+ * - `'none'`: it was just created
+ * - `'requested'`: start(), resume(), pause(), stop(), close() or a restore
+ * - `'power-off'`, `'reset'`: the guest's wish
+ * - `'halted'`: the guest halted with interrupts off, so nothing can wake it
+ * - `'triple-fault'`: the guest's CPU gave up (KVM_EXIT_SHUTDOWN)
+ * - `'error'`: a call failed, or KVM could not go on; see the message
+ * - `'boundary'`, `'log-end'`, `'diverged'`: of a replay
+ * - `'capture-failed'`: it is recorded, and the log cannot be written
+ *
+ * @since 0.1.0
+ */
+export type MachineReason =
+  | 'none'
+  | 'requested'
+  | 'power-off'
+  | 'reset'
+  | 'halted'
+  | 'triple-fault'
+  | 'error'
+  | 'boundary'
+  | 'log-end'
+  | 'diverged'
+  | 'capture-failed'
+
+/**
+ * What a machine tells.
+ *
+ * @since 0.1.0
+ */
+export type MachineEvent =
+  | {
+      /** Its state changed. */
+      type: 'state'
+      state: MachineState
+      reason: MachineReason
+      /** A sentence; empty when there is nothing to say. */
+      message: string
+      /** How many boundaries came before. */
+      boundary: bigint
+    }
+  | {
+      /** The guest wrote to its serial console. */
+      type: 'console'
+      bytes: Buffer
+      /** The same as UTF-8; characters that are cut come whole in the next one. */
+      text: string
+    }
+  | {
+      /** The guest wrote a 32-bit value to its marker port. */
+      type: 'marker'
+      value: number
+    }
+  | {
+      /** So many console bytes or events were lost here because they were not taken in time. */
+      type: 'dropped'
+      what: 'console bytes' | 'events'
+      count: number
+    }
+
+/**
+ * How often things happened since the machine was created or restored.
+ *
+ * @since 0.1.0
+ */
+export interface MachineCounters {
+  /** Exits that the guest's own instructions caused; goes on from the snapshot's in a restored machine. */
+  boundaries: bigint
+  /** Interrupts that the guest took. */
+  interrupts: bigint
+  /** KVM_EXIT_IO. */
+  portExits: bigint
+  /** KVM_EXIT_MMIO. */
+  mmioExits: bigint
+  /** KVM_EXIT_HLT. */
+  haltExits: bigint
+  /** Packets given to network devices. */
+  packetsIn: bigint
+  /** Packets that the guest sent. */
+  packetsOut: bigint
+  /** Requests of block devices. */
+  diskRequests: bigint
+  /** Returns of KVM_RUN that no instruction of the guest caused. */
+  kicks: bigint
+}
+
+/**
+ * Guest physical RAM of a machine.
+ *
+ * @since 0.1.0
+ */
+export interface MachineMemory extends MemoryView {
+  /**
+   * Writes guest physical memory; a dirty tracker sees it. Not while the machine is recorded: no log holds it.
+   *
+   * @param address - guest physical
+   * @throws MachineError `ERANGE` when not all of it is RAM, and nothing is written
+   */
+  write(address: bigint, data: Uint8Array): void
+}
+
+/** Machines that run: as active as a server or a child process, and so not collected. */
+const running = new Set<Machine>()
+
+const finalStates: readonly string[] = ['stopped', 'failed']
+const states: readonly string[] = ['created', 'running', 'paused', ...finalStates]
+
+/**
+ * A virtual machine with the deterministic board: one vCPU on a thread of its own, serial console, PIC, PIT,
+ * RTC, virtio-net and virtio-blk over PCI.
+ *
+ * ```
+ *   created --start--> running <--pause/resume--> paused
+ *   any of these --stop, or the guest's power-off--> stopped;  --an error--> failed
+ * ```
+ *
+ * A running machine keeps the process alive, as a child process does; see {@link unref}. A machine that is not
+ * running and that nobody refers to is closed by the garbage collector; `close()` it yourself, it holds its RAM.
+ *
+ * @example
+ * ```ts
+ * await using machine = await Machine.create({ kernel: guestPath('hello'), memory: '16MiB' })
+ * await machine.start()
+ * await machine.waitFor('stopped')
+ * console.log(machine.console.text)
+ * ```
+ *
+ * @since 0.1.0
+ */
+export class Machine implements AsyncDisposable {
+  /** The serial console. */
+  readonly console: Console
+  /** Guest physical RAM. */
+  readonly memory: MachineMemory
+  /** The network devices, by number. */
+  readonly nets: readonly NetPort[]
+  /** The block devices, by number. */
+  readonly disks: readonly { path: string; size: number; readOnly: boolean }[]
+  readonly #native: NativeMachine
+  readonly #streams = new Set<Stream<MachineEvent>>()
+  #referenced = true
+  #over = false
+  #closing: Promise<void> | undefined
+
+  private constructor(native: NativeMachine) {
+    this.#native = native
+    const config = native.config()
+    this.console = new Console(native)
+    this.nets = config.nets.map((net, i) => new NetPort(native, i, net.mac, net.tap))
+    this.disks = config.disks
+    this.memory = {
+      size: config.memory,
+      read(address, length) {
+        if (!Number.isSafeInteger(length) || length < 0 || length > config.memory)
+          throw new MachineError(`a length of ${describe(length)}: the machine has ${config.memory} bytes of RAM`, {
+            code: 'ERANGE'
+          })
+        const into = Buffer.allocUnsafeSlow(length)
+        machineErrors(() => native.readMemory(address, into))
+        return into
+      },
+      write(address, data) {
+        machineErrors(() => native.writeMemory(address, data))
+      }
+    }
+  }
+
+  /** @internal */
+  get [nativeHandle](): object {
+    return this.#native
+  }
+
+  /**
+   * Makes a machine: creates the VM, loads the kernel by PVH, opens disks and taps.
+   *
+   * @throws MachineError `EINVAL`, `BAD_CONFIG`, `BAD_KERNEL`, `NO_MEMORY`, or the errno of what failed (`ENOENT`,
+   *   `EACCES`: see `hypertwin doctor`)
+   */
+  static async create(options: MachineOptions): Promise<Machine> {
+    const config = await nativeConfig(options)
+    return Machine.#around(notify => nativeMachines.create(config, notify))
+  }
+
+  /**
+   * Makes a machine from a snapshot. It is paused, and continues identically with resume(), given the same
+   * inputs. The disks' contents are not in a snapshot: copy the image files while the machine is paused.
+   *
+   * @param path - a file that {@link snapshot} wrote
+   * @throws MachineError `CORRUPT`, `SNAPSHOT_VERSION`, and as {@link create}
+   */
+  static async restore(path: string, options: RestoreOptions = {}): Promise<Machine> {
+    text(path, 'path')
+    const adjust = nativeAdjust(options)
+    return Machine.#around(notify => nativeMachines.restore(path, adjust, notify))
+  }
+
+  static async #around(make: (notify: (what: number) => void) => Promise<NativeMachine>): Promise<Machine> {
+    // The addon keeps `notify`; only a running machine is kept (see `running`).
+    const found: { machine?: WeakRef<Machine> } = {}
+    const native = await machineErrors(() =>
+      make(what => {
+        const here = found.machine?.deref()
+        if (here) here.#notified(what)
+      })
+    )
+    const machine = new Machine(native)
+    found.machine = new WeakRef(machine)
+    return machine
+  }
+
+  /** Its state now. An event of it may still be on its way. */
+  get state(): MachineState {
+    return this.#native.status()[0] as MachineState
+  }
+
+  /** Why it is in this state. */
+  get reason(): MachineReason {
+    return this.#native.status()[1] as MachineReason
+  }
+
+  /** What there is to say about it, for example what failed; may be empty. */
+  get message(): string {
+    return this.#native.status()[2]
+  }
+
+  /** close() was called. */
+  get closed(): boolean {
+    return this.#closing !== undefined
+  }
+
+  /** How many boundaries the guest reached. */
+  get boundary(): bigint {
+    return machineErrors(() => this.#native.boundary())
+  }
+
+  /** How often things happened. */
+  counters(): MachineCounters {
+    const values = machineErrors(() => this.#native.counters())
+    const at = (i: number): bigint => values[i] ?? 0n
+    return {
+      boundaries: at(0),
+      interrupts: at(1),
+      portExits: at(2),
+      mmioExits: at(3),
+      haltExits: at(4),
+      packetsIn: at(5),
+      packetsOut: at(6),
+      diskRequests: at(7),
+      kicks: at(8)
+    }
+  }
+
+  /**
+   * From created to running.
+   *
+   * @throws MachineError `BAD_STATE`, `CLOSED`
+   */
+  start(): Promise<void> {
+    return machineErrors(() => this.#native.start())
+  }
+
+  /**
+   * From running to paused: at a boundary when one comes within 20 ms, else between two instructions. Virtual
+   * time stands still while a machine is paused. Does nothing when it is paused.
+   *
+   * @throws MachineError `BAD_STATE`, `CLOSED`
+   */
+  pause(): Promise<void> {
+    return machineErrors(() => this.#native.pause())
+  }
+
+  /**
+   * From paused to running.
+   *
+   * @throws MachineError `BAD_STATE`, `CLOSED`
+   */
+  resume(): Promise<void> {
+    return machineErrors(() => this.#native.resume())
+  }
+
+  /**
+   * To stopped, for good, wherever the guest is. Its state can still be looked at. Does nothing when the machine
+   * is stopped or failed.
+   *
+   * @throws MachineError `CLOSED`
+   */
+  stop(): Promise<void> {
+    return machineErrors(() => this.#native.stop())
+  }
+
+  /**
+   * Stops the machine and gives everything back. A recording of it ends without its last record, as in a crash:
+   * stop() that one first. Calling it again is fine.
+   */
+  close(): Promise<void> {
+    this.#closing ??= machineErrors(() => this.#native.close()).then(() => this.#end())
+    return this.#closing
+  }
+
+  /** As {@link close}. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  /**
+   * Writes the machine's state and memory to a file (docs/snapshot-format.md), whole or not at all. A running
+   * machine waits meanwhile. Disks are not in it.
+   *
+   * @param path - replaced when it exists
+   * @throws MachineError with the errno of what failed, `CLOSED`
+   */
+  snapshot(path: string): Promise<void> {
+    return machineErrors(() => this.#native.snapshot(text(path, 'path')))
+  }
+
+  /**
+   * The digests of the machine's state. A running machine waits meanwhile (about 1 ms for each 10 MiB of
+   * memory in use).
+   *
+   * @throws MachineError `CLOSED`
+   */
+  stateDigest(): Promise<StateDigest> {
+    return machineErrors(() => this.#native.stateDigest())
+  }
+
+  /**
+   * The vCPU's registers. A running machine is interrupted for it. See KVM_GET_REGS, KVM_GET_SREGS.
+   *
+   * @throws MachineError `CLOSED`
+   */
+  async registers(): Promise<Registers> {
+    return decodeRegisters(await machineErrors(() => this.#native.registers()))
+  }
+
+  /**
+   * A network device.
+   *
+   * @param index - its number, from 0
+   * @throws MachineError `ERANGE` when the machine has no such device
+   */
+  net(index: number): NetPort {
+    const port = this.nets[index]
+    if (!port)
+      throw new MachineError(`network device ${describe(index)}: the machine has ${this.nets.length}`, {
+        code: 'ERANGE'
+      })
+    return port
+  }
+
+  /**
+   * What happens to the machine: its present state first, then everything from now on. Ends after `stopped`,
+   * `failed` or close(). Each iteration has a buffer of its own; when it is full, console and marker events are
+   * dropped, oldest first, and a `dropped` event says how many. State events are never dropped.
+   *
+   * @param options - `limit`: events that the buffer holds, default 1024; `signal`: ends the iteration with its
+   *   reason
+   */
+  events(options: { signal?: AbortSignal; limit?: number } = {}): AsyncIterableIterator<MachineEvent> {
+    const limit = options.limit ?? 1024
+    if (!Number.isSafeInteger(limit) || limit < 1) throw invalid(`limit must be a positive integer, not ${describe(limit)}`)
+    const stream: Stream<MachineEvent> = new Stream<MachineEvent>({
+      limit,
+      onFull: dropOldest,
+      onClose: () => this.#streams.delete(stream),
+      signal: options.signal
+    })
+    const [state, reason, message] = this.#native.status()
+    const boundary = this.closed ? 0n : this.boundary
+    stream.push({
+      type: 'state',
+      state: state as MachineState,
+      reason: reason as MachineReason,
+      message,
+      boundary
+    })
+    if (this.#over || finalStates.includes(state)) stream.end()
+    else this.#streams.add(stream)
+    return stream
+  }
+
+  /**
+   * Waits until the machine is in `state`, or in one of several.
+   *
+   * @returns the state
+   * @throws MachineError `FINAL_STATE` when it ended in another one, with the reason; `CLOSED`
+   */
+  async waitFor(
+    state: MachineState | readonly MachineState[],
+    options: { signal?: AbortSignal } = {}
+  ): Promise<MachineState> {
+    const wanted: readonly string[] = typeof state === 'string' ? [state] : state
+    if (!Array.isArray(wanted) || wanted.length === 0 || wanted.some(name => !states.includes(name)))
+      throw invalid(`a state is one of ${states.join(', ')}, not ${describe(state)}`)
+    options.signal?.throwIfAborted()
+    for await (const event of this.events(options)) {
+      if (event.type !== 'state') continue
+      if (wanted.includes(event.state)) return event.state
+      if (finalStates.includes(event.state))
+        throw new MachineError(
+          `the machine is ${event.state} (${event.reason}) and will not be ${wanted.join(' or ')}` +
+            (event.message === '' ? '' : `: ${event.message}`),
+          { code: 'FINAL_STATE' }
+        )
+    }
+    throw new MachineError(`the machine was closed before it was ${wanted.join(' or ')}`, { code: 'CLOSED' })
+  }
+
+  /** While it runs, the machine keeps the process alive (the default). */
+  ref(): this {
+    this.#referenced = true
+    this.#native.hold(running.has(this))
+    return this
+  }
+
+  /** The process may end while the machine runs. */
+  unref(): this {
+    this.#referenced = false
+    this.#native.hold(false)
+    return this
+  }
+
+  #notified(what: number): void {
+    if (what > 0) {
+      this.nets[what - 1]?.notify()
+      return
+    }
+    for (const event of this.#native.takeEvents()) {
+      switch (event[0]) {
+        case 'state':
+          this.#entered(event)
+          break
+        case 'console': {
+          if (event[2] > 0) this.#tell({ type: 'dropped', what: 'console bytes', count: event[2] })
+          const text = this.console.push(event[1])
+          const { buffer, byteOffset, byteLength } = event[1]
+          this.#tell({ type: 'console', bytes: Buffer.from(buffer, byteOffset, byteLength), text })
+          break
+        }
+        case 'marker':
+          this.#tell({ type: 'marker', value: event[1] })
+      }
+    }
+  }
+
+  #entered([, state, reason, message, boundary]: [string, string, string, string, bigint]): void {
+    if (state === 'running') running.add(this)
+    else running.delete(this)
+    this.#native.hold(state === 'running' && this.#referenced)
+    this.#tell({ type: 'state', state: state as MachineState, reason: reason as MachineReason, message, boundary })
+    if (finalStates.includes(state)) this.#end()
+  }
+
+  #tell(event: MachineEvent): void {
+    for (const stream of this.#streams) stream.push(event)
+  }
+
+  #end(): void {
+    if (this.#over) return
+    this.#over = true
+    running.delete(this)
+    for (const stream of this.#streams) stream.end()
+    this.console.end()
+    for (const port of this.nets) port.end()
+  }
+}
+
+/** Makes room for `item` by an event that may be lost, and keeps count at its place. */
+function dropOldest(items: MachineEvent[], item: MachineEvent): MachineEvent[] {
+  const notice = items.findIndex(event => event.type === 'dropped' && event.what === 'events')
+  const oldest = items.findIndex((event, i) => i !== notice && event.type !== 'state')
+  const dropped = notice < 0 ? 0 : (items[notice] as { count: number }).count
+  if (oldest < 0 && item.type !== 'state') {
+    // Nothing but states: the new one is lost.
+    if (notice < 0) return [...items, { type: 'dropped', what: 'events', count: 1 }]
+    return items.map((event, i) => (i === notice ? { type: 'dropped', what: 'events', count: dropped + 1 } : event))
+  }
+  const first: MachineEvent = { type: 'dropped', what: 'events', count: dropped + (oldest < 0 ? 0 : 1) }
+  const kept = items.filter((_, i) => i !== notice && i !== oldest)
+  return first.count === 0 ? [...kept, item] : [first, ...kept, item]
+}

@@ -1,0 +1,236 @@
+// What a machine is built from, checked and brought into the form that the addon takes.
+import { readFile } from 'node:fs/promises'
+import { toBytes, type Size } from '../kvm/size.js'
+import { toLayerError } from '../errors.js'
+import { MachineError, invalid } from './errors.js'
+
+/**
+ * A block device: virtio-blk on a raw image file.
+ *
+ * @since 0.1.0
+ */
+export interface DiskOptions {
+  /** A raw image file or a block device. */
+  path: string
+  /** The guest may not write it. Default false. */
+  readOnly?: boolean
+  /** Bytes that the guest sees, at most the file's; default all, in whole sectors of 512. */
+  size?: Size
+}
+
+/**
+ * A network device: virtio-net.
+ *
+ * @since 0.1.0
+ */
+export interface NetOptions {
+  /** Six hexadecimal bytes, `'52:54:00:68:74:01'`. Default: that one, its last byte the device's number plus 1. */
+  mac?: string
+  /**
+   * Where packets come from and go to: `'queue'` (default), the {@link NetPort} in this process, or a tap
+   * interface of the host.
+   */
+  backend?: 'queue' | { tap: string }
+}
+
+/**
+ * What a machine is built from.
+ *
+ * @since 0.1.0
+ */
+export interface MachineOptions {
+  /** RAM: whole pages of 4 KiB, from 2 MiB to 3 GiB. Default `'64MiB'`. */
+  memory?: Size
+  /** An ELF file with a PVH entry (XEN_ELFNOTE_PHYS32_ENTRY): its path, or its bytes. */
+  kernel: string | Uint8Array
+  /** An initial RAM disk: its path, or its bytes. */
+  initrd?: string | Uint8Array
+  /** The kernel's command line, at most 4095 bytes. */
+  commandLine?: string
+  /** Block devices, at most 8. */
+  disks?: DiskOptions[]
+  /** Network devices, at most 8. */
+  nets?: NetOptions[]
+  /** What the real-time clock starts from; default now. */
+  wallClock?: Date
+  /**
+   * Creates the VM with a dirty ring of so many entries (a power of two from 1024; `true`: 4096), for a
+   * DirtyTracker in ring mode. Default false. See KVM_CAP_DIRTY_LOG_RING.
+   */
+  dirtyRing?: boolean | number
+  /** The KVM device. Default `/dev/kvm`. */
+  device?: string
+}
+
+/**
+ * What may differ from the machine that the snapshot was taken of.
+ *
+ * @since 0.1.0
+ */
+export interface RestoreOptions {
+  /** Image files to use instead, in the order of the devices; undefined keeps the snapshot's. */
+  disks?: (string | undefined)[]
+  /** Backends to use instead, in the order of the devices; undefined keeps the snapshot's. */
+  nets?: (NonNullable<NetOptions['backend']> | undefined)[]
+  /** See {@link MachineOptions.dirtyRing}. */
+  dirtyRing?: boolean | number
+  /** The KVM device. Default `/dev/kvm`. */
+  device?: string
+}
+
+/** @internal */
+export interface NativeConfig {
+  device: string
+  memory: number
+  kernel: Uint8Array
+  initrd: Uint8Array
+  commandLine: string
+  wallClock: number
+  dirtyRingEntries: number
+  disks: { path: string; size: number; readOnly: boolean }[]
+  nets: { mac: Uint8Array; tap: string | undefined }[]
+}
+
+/** @internal */
+export interface NativeAdjust {
+  device: string
+  dirtyRingEntries: number
+  disks: (string | undefined)[]
+  nets: ({ tap: string | undefined } | undefined)[]
+}
+
+/** @internal */
+export function object(value: unknown, what: string): Record<string, unknown> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw invalid(`${what} must be an object, not ${describe(value)}`)
+  return value as Record<string, unknown>
+}
+
+/** @internal */
+export function text(value: unknown, what: string): string {
+  if (typeof value !== 'string') throw invalid(`${what} must be a string, not ${describe(value)}`)
+  if (value.includes('\0')) throw invalid(`${what} must not contain a NUL character`)
+  return value
+}
+
+/** @internal */
+export function describe(value: unknown): string {
+  return value === null
+    ? 'null'
+    : typeof value === 'string'
+      ? JSON.stringify(value)
+      : typeof value === 'number' || typeof value === 'bigint' || typeof value === 'boolean'
+        ? String(value)
+        : Array.isArray(value)
+          ? 'an array'
+          : typeof value === 'undefined'
+            ? 'undefined'
+            : `a value of type ${typeof value}`
+}
+
+function boolean(value: unknown, what: string): boolean {
+  if (typeof value !== 'boolean') throw invalid(`${what} must be true or false, not ${describe(value)}`)
+  return value
+}
+
+function list(value: unknown, what: string): unknown[] {
+  if (!Array.isArray(value)) throw invalid(`${what} must be an array, not ${describe(value)}`)
+  return value as unknown[]
+}
+
+function bytesOf(size: unknown, what: string): number {
+  try {
+    const bytes = toBytes(size as Size)
+    if (bytes > BigInt(Number.MAX_SAFE_INTEGER)) throw invalid(`${String(size)} is too much`)
+    return Number(bytes)
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error)
+    throw new MachineError(`${what}: ${reason}`, { code: 'EINVAL', cause: error })
+  }
+}
+
+async function contents(value: unknown, what: string): Promise<Uint8Array> {
+  if (value instanceof Uint8Array) return value
+  if (typeof value !== 'string') throw invalid(`${what} must be a path or a Uint8Array, not ${describe(value)}`)
+  try {
+    return await readFile(value)
+  } catch (error) {
+    const cause = error as NodeJS.ErrnoException
+    throw new MachineError(`reading the ${what} ${value}: ${cause.message}`, {
+      code: cause.code ?? 'EIO',
+      errno: cause.errno === undefined ? undefined : Math.abs(cause.errno),
+      call: cause.syscall,
+      cause: toLayerError(error, MachineError)
+    })
+  }
+}
+
+function macOf(value: unknown, what: string): Uint8Array {
+  const match = /^([0-9a-f]{2})(:[0-9a-f]{2}){5}$/i.exec(text(value, what))
+  if (!match) throw invalid(`${what} must be six hexadecimal bytes with colons between, not ${describe(value)}`)
+  return Uint8Array.from(match[0].split(':'), byte => parseInt(byte, 16))
+}
+
+function tapOf(value: unknown, what: string): string | undefined {
+  if (value === undefined || value === 'queue') return undefined
+  if (typeof value === 'string') throw invalid(`${what} must be 'queue' or { tap: name }, not ${describe(value)}`)
+  return text(object(value, what)['tap'], `${what}.tap`)
+}
+
+function ringOf(value: unknown): number {
+  if (value === undefined || value === false) return 0
+  if (value === true) return 4096
+  if (!Number.isInteger(value) || (value as number) < 1024 || (value as number) > 65536)
+    throw invalid(`dirtyRing must be true, false or a number of entries from 1024 to 65536, not ${describe(value)}`)
+  return value as number
+}
+
+/** @internal */
+export async function nativeConfig(options: MachineOptions): Promise<NativeConfig> {
+  const given = object(options, 'the options')
+  const wallClock = given['wallClock']
+  if (wallClock !== undefined && !(wallClock instanceof Date && wallClock.getTime() >= 0))
+    throw invalid(`wallClock must be a Date from 1970 on`)
+  return {
+    device: given['device'] === undefined ? '/dev/kvm' : text(given['device'], 'device'),
+    memory: bytesOf(given['memory'] ?? '64MiB', 'memory'),
+    commandLine: given['commandLine'] === undefined ? '' : text(given['commandLine'], 'commandLine'),
+    wallClock: wallClock instanceof Date ? Math.floor(wallClock.getTime() / 1000) : 0,
+    dirtyRingEntries: ringOf(given['dirtyRing']),
+    disks: list(given['disks'] ?? [], 'disks').map((disk, i) => {
+      const { path, size, readOnly } = object(disk, `disks[${i}]`)
+      return {
+        path: text(path, `disks[${i}].path`),
+        size: size === undefined ? 0 : bytesOf(size, `disks[${i}].size`),
+        readOnly: readOnly === undefined ? false : boolean(readOnly, `disks[${i}].readOnly`)
+      }
+    }),
+    nets: list(given['nets'] ?? [], 'nets').map((net, i) => {
+      const { mac, backend } = object(net, `nets[${i}]`)
+      return {
+        mac:
+          mac === undefined
+            ? Uint8Array.of(0x52, 0x54, 0x00, 0x68, 0x74, (i + 1) & 0xff)
+            : macOf(mac, `nets[${i}].mac`),
+        tap: tapOf(backend, `nets[${i}].backend`)
+      }
+    }),
+    kernel: await contents(given['kernel'], 'kernel'),
+    initrd: given['initrd'] === undefined ? new Uint8Array() : await contents(given['initrd'], 'initrd')
+  }
+}
+
+/** @internal */
+export function nativeAdjust(options: RestoreOptions): NativeAdjust {
+  const given = object(options, 'the options')
+  return {
+    device: given['device'] === undefined ? '/dev/kvm' : text(given['device'], 'device'),
+    dirtyRingEntries: ringOf(given['dirtyRing']),
+    disks: list(given['disks'] ?? [], 'disks').map((path, i) =>
+      path === undefined ? undefined : text(path, `disks[${i}]`)
+    ),
+    nets: list(given['nets'] ?? [], 'nets').map((backend, i) =>
+      backend === undefined ? undefined : { tap: tapOf(backend, `nets[${i}]`) }
+    )
+  }
+}
