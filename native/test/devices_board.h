@@ -218,7 +218,7 @@ class Driver {
 // The driver's side of one split ring, laid out at `base` (16 KiB).
 class Ring {
  public:
-  Ring(TestBoard& board, uint64_t at, uint16_t entries) : board_(board), base(at), size(entries) {
+  Ring(TestBoard& board, uint64_t at, uint16_t entries) : board_(&board), base(at), size(entries) {
     std::memset(board.at(base), 0, 0x4000);
   }
   uint64_t descriptors() const { return base; }
@@ -229,15 +229,15 @@ class Ring {
     write_descriptor(descriptors() + 16u * index, address, length, flags, next);
   }
   void write_descriptor(uint64_t at, uint64_t address, uint32_t length, uint16_t flags, uint16_t next) {
-    uint8_t* p = put_le(board_.at(at), address);
+    uint8_t* p = put_le(board_->at(at), address);
     p = put_le(p, length);
     p = put_le(p, flags);
     put_le(p, next);
   }
   // Makes the head available.
   void offer(uint16_t head) {
-    put_le(board_.at(driver() + 4 + 2u * (available % size)), head);
-    put_le(board_.at(driver() + 2), ++available);
+    put_le(board_->at(driver() + 4 + 2u * (available % size)), head);
+    put_le(board_->at(driver() + 2), ++available);
   }
   // A chain in descriptors first, first + 1, ...
   void offer(uint16_t first, std::vector<Driver::Piece> pieces) {
@@ -249,17 +249,17 @@ class Ring {
     }
     offer(first);
   }
-  uint16_t used_index() { return get_le<uint16_t>(board_.at(device() + 2)); }
+  uint16_t used_index() { return get_le<uint16_t>(board_->at(device() + 2)); }
   std::pair<uint32_t, uint32_t> used(uint16_t i) {
-    const uint8_t* p = board_.at(device() + 4 + 8u * (i % size));
+    const uint8_t* p = board_->at(device() + 4 + 8u * (i % size));
     return {get_le<uint32_t>(p), get_le<uint32_t>(p + 4)};
   }
-  void set_flags(uint16_t flags) { put_le(board_.at(driver()), flags); }
-  void set_used_event(uint16_t index) { put_le(board_.at(driver() + 4 + 2u * size), index); }
-  uint16_t available_event() { return get_le<uint16_t>(board_.at(device() + 4 + 8u * size)); }
+  void set_flags(uint16_t flags) { put_le(board_->at(driver()), flags); }
+  void set_used_event(uint16_t index) { put_le(board_->at(driver() + 4 + 2u * size), index); }
+  uint16_t available_event() { return get_le<uint16_t>(board_->at(device() + 4 + 8u * size)); }
 
  private:
-  TestBoard& board_;
+  TestBoard* board_;
 
  public:
   uint64_t base;

@@ -1,0 +1,312 @@
+// virtio-net against a driver in plain C++: normal traffic, and rings that break the rules.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <numeric>
+
+#include "devices_board.h"
+
+namespace hypertwin::devices {
+namespace {
+
+constexpr uint64_t kMergeable = 1 << 15;
+constexpr uint64_t kBuffers = 0x40000;
+
+std::vector<uint8_t> packet_of(size_t size, uint8_t seed = 1) {
+  std::vector<uint8_t> packet(size);
+  std::iota(packet.begin(), packet.end(), seed);
+  return packet;
+}
+
+class VirtioNetTest : public testing::Test {
+ protected:
+  void start(uint64_t features = 0, uint16_t size = 16, bool io = false) {
+    driver = std::make_unique<Driver>(board, 1, io);
+    rx = std::make_unique<Ring>(board, 0x10000, size);
+    tx = std::make_unique<Ring>(board, 0x20000, size);
+    ASSERT_TRUE(driver->negotiate(kVirtioVersion1 | features));
+    driver->queue(0, size, rx->descriptors(), rx->driver(), rx->device());
+    driver->queue(1, size, tx->descriptors(), tx->driver(), tx->device());
+    driver->set_status(15);
+  }
+  std::vector<uint8_t> bytes(uint64_t address, size_t size) {
+    return {board.at(address), board.at(address) + size};
+  }
+  void put(uint64_t address, std::span<const uint8_t> data) {
+    std::copy(data.begin(), data.end(), board.at(address));
+  }
+  bool broken() { return driver->status() & VirtioDevice::kNeedsReset; }
+
+  TestBoard board;
+  std::unique_ptr<Driver> driver;
+  std::unique_ptr<Ring> rx, tx;
+};
+
+TEST_F(VirtioNetTest, Configuration) {
+  start();
+  EXPECT_EQ(driver->device_config(0, 4), 0x00000002u);
+  EXPECT_EQ(driver->device_config(4, 2), 0x0100u);
+  EXPECT_EQ(driver->device_config(6, 2), 1u);
+  EXPECT_EQ(driver->device_config(10, 2), 1500u);
+  EXPECT_EQ(driver->device_config(60, 4), 0u);
+  uint64_t generation = driver->common(21, 1);
+  board.net.set_link(false);
+  EXPECT_EQ(driver->device_config(6, 2), 0u);
+  EXPECT_NE(driver->common(21, 1), generation);
+  EXPECT_EQ(driver->isr(), 2);
+}
+
+TEST_F(VirtioNetTest, TransmitsAcrossDescriptors) {
+  for (bool io : {false, true}) {
+    start(0, 16, io);
+    board.host.packets.clear();
+    auto packet = packet_of(1000);
+    put(kBuffers + 12, std::span(packet).first(10));
+    put(kBuffers + 0x1000, std::span(packet).subspan(10));
+    tx->offer(3, {{kBuffers, 22}, {kBuffers + 0x1000, 990}});
+    driver->notify(1);
+    ASSERT_EQ(board.host.packets.size(), 1u);
+    EXPECT_EQ(board.host.packets[0], packet);
+    EXPECT_EQ(tx->used_index(), 1);
+    EXPECT_EQ(tx->used(0), std::pair(3u, 0u));
+    EXPECT_EQ(driver->isr(), 1);
+  }
+}
+
+TEST_F(VirtioNetTest, TransmitsByAnIndirectTable) {
+  start(kVirtioIndirect);
+  auto packet = packet_of(100);
+  put(kBuffers + 12, packet);
+  uint64_t table = kBuffers + 0x2000;
+  tx->write_descriptor(table, kBuffers, 12, 1, 2);
+  tx->write_descriptor(table + 32, kBuffers + 12, 100, 0, 0);
+  tx->descriptor(5, table, 48, 4);
+  tx->offer(5);
+  driver->notify(1);
+  ASSERT_EQ(board.host.packets.size(), 1u);
+  EXPECT_EQ(board.host.packets[0], packet);
+  EXPECT_EQ(tx->used(0).first, 5u);
+}
+
+TEST_F(VirtioNetTest, ReceivesIntoABufferAndMarksItsPage) {
+  start();
+  rx->offer(0, {{kBuffers, 12, true}, {kBuffers + 0x100, 2000, true}});
+  driver->notify(0);
+  std::vector<uint64_t> marks(4);
+  board.ram.take_written(0, marks);
+  std::fill(marks.begin(), marks.end(), 0);
+  auto packet = packet_of(60);
+  EXPECT_TRUE(board.net.receive(packet));
+  EXPECT_EQ(rx->used_index(), 1);
+  EXPECT_EQ(rx->used(0), std::pair(0u, 72u));
+  EXPECT_EQ(bytes(kBuffers, 12), (std::vector<uint8_t>{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0}));
+  EXPECT_EQ(bytes(kBuffers + 0x100, 60), packet);
+  EXPECT_EQ(driver->isr(), 1);
+  board.ram.take_written(0, marks);
+  EXPECT_EQ(marks[1], uint64_t{1} << (kBuffers / 4096 - 64));
+  EXPECT_EQ(marks[0], uint64_t{1} << (rx->device() / 4096));
+}
+
+TEST_F(VirtioNetTest, PacketsWaitForBuffersInOrderAndAreBounded) {
+  start(0, 256);
+  for (unsigned i = 0; i < VirtioNet::kMaxPending; ++i)
+    EXPECT_TRUE(board.net.receive(packet_of(60, static_cast<uint8_t>(i))));
+  EXPECT_FALSE(board.net.receive(packet_of(60)));
+  EXPECT_EQ(board.net.counters().dropped, 1u);
+  for (uint16_t i = 0; i < 100; ++i) rx->offer(i, {{kBuffers + 2048u * i, 2048, true}});
+  driver->notify(0);
+  EXPECT_EQ(rx->used_index(), 100);
+  for (uint16_t i = 0; i < 100; ++i) EXPECT_EQ(*board.at(kBuffers + 2048u * i + 12), i);
+  EXPECT_EQ(board.net.pending(), VirtioNet::kMaxPending - 100);
+  driver->set_status(0);
+  EXPECT_EQ(board.net.pending(), 0u);
+  EXPECT_FALSE(board.net.receive(packet_of(60)));  // no driver
+}
+
+TEST_F(VirtioNetTest, LongPacketsNeedTheMtuAndMergedBuffers) {
+  start(kMergeable);
+  EXPECT_FALSE(board.net.receive(packet_of(1519)));
+  for (uint16_t i = 0; i < 4; ++i) rx->offer(i, {{kBuffers + 512u * i, 512, true}});
+  auto packet = packet_of(1400);
+  EXPECT_TRUE(board.net.receive(packet));
+  ASSERT_EQ(rx->used_index(), 3);
+  EXPECT_EQ(rx->used(0).second, 512u);
+  EXPECT_EQ(rx->used(2).second, 1412u - 1024);
+  EXPECT_EQ(*board.at(kBuffers + 10), 3);
+  EXPECT_EQ(bytes(kBuffers + 12, 1400), packet);
+  EXPECT_TRUE(board.net.receive(packet));  // one buffer left: waits, and takes nothing
+  EXPECT_EQ(rx->used_index(), 3);
+  for (uint16_t i = 4; i < 6; ++i) rx->offer(i, {{kBuffers + 512u * i, 512, true}});
+  driver->notify(0);
+  EXPECT_EQ(rx->used_index(), 6);
+  EXPECT_EQ(bytes(kBuffers + 512 * 3 + 12, 1400), packet);
+}
+
+TEST_F(VirtioNetTest, ABufferTooSmallLosesThePacketNotTheBuffer) {
+  start();
+  rx->offer(0, {{kBuffers, 50, true}});
+  EXPECT_FALSE(board.net.receive(packet_of(60)));
+  EXPECT_EQ(rx->used_index(), 0);
+  EXPECT_TRUE(board.net.receive(packet_of(38)));
+  EXPECT_EQ(rx->used_index(), 1);
+}
+
+TEST_F(VirtioNetTest, InterruptsAreSuppressedByTheFlag) {
+  start();
+  rx->set_flags(1);
+  rx->offer(0, {{kBuffers, 2048, true}});
+  rx->offer(1, {{kBuffers + 2048, 2048, true}});
+  board.net.receive(packet_of(60));
+  EXPECT_EQ(driver->isr(), 0);
+  rx->set_flags(0);
+  board.net.receive(packet_of(60));
+  EXPECT_EQ(driver->isr(), 1);
+}
+
+TEST_F(VirtioNetTest, EventIndexAsksForOneInterruptAndOneNotification) {
+  start(kVirtioEventIdx);
+  for (uint16_t i = 0; i < 8; ++i) rx->offer(i, {{kBuffers + 2048u * i, 2048, true}});
+  rx->set_used_event(2);
+  for (int expected : {0, 0, 1, 0, 0}) {
+    board.net.receive(packet_of(60));
+    EXPECT_EQ(driver->isr(), expected);
+  }
+  tx->offer(0, {{kBuffers, 100}});
+  driver->notify(1);
+  EXPECT_EQ(tx->available_event(), 1);
+  EXPECT_EQ(tx->used_index(), 1);
+}
+
+TEST_F(VirtioNetTest, ManyWrapsOfTheIndices) {
+  start(kVirtioEventIdx, 4);
+  auto packet = packet_of(64);
+  put(kBuffers + 12, packet);
+  for (unsigned i = 0; i < 70000; ++i) {
+    tx->set_used_event(tx->available);
+    tx->offer(static_cast<uint16_t>(i % 4), {{kBuffers, 76}});
+    driver->notify(1);
+    ASSERT_EQ(tx->used_index(), tx->available);
+    ASSERT_EQ(driver->isr(), 1);
+    board.host.packets.clear();
+  }
+}
+
+// Each breaks the rules of the transmit ring in its own way; the device must break and the host must not.
+struct Hostile {
+  const char* name;
+  std::function<void(TestBoard&, Ring&)> write;
+};
+
+class HostileRing : public testing::TestWithParam<Hostile> {};
+
+TEST_P(HostileRing, BreaksTheDeviceAndResetMendsIt) {
+  TestBoard board;
+  Driver driver(board, 1);
+  Ring tx(board, 0x20000, 16);
+  auto start = [&] {
+    tx = Ring(board, 0x20000, 16);
+    ASSERT_TRUE(driver.negotiate(kVirtioVersion1 | kVirtioIndirect));
+    driver.queue(1, 16, tx.descriptors(), tx.driver(), tx.device());
+    driver.set_status(15);
+  };
+  start();
+  GetParam().write(board, tx);
+  driver.notify(1);
+  EXPECT_TRUE(driver.status() & VirtioDevice::kNeedsReset);
+  EXPECT_EQ(driver.isr() & 2, 2);
+  EXPECT_TRUE(board.host.packets.empty());
+  EXPECT_EQ(tx.used_index(), 0);
+  driver.notify(1);
+  EXPECT_EQ(tx.used_index(), 0);
+  start();
+  tx.offer(0, {{kBuffers, 100}});
+  driver.notify(1);
+  EXPECT_EQ(tx.used_index(), 1);
+  EXPECT_EQ(board.host.packets.size(), 1u);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Rings, HostileRing,
+    testing::Values(Hostile{"Loop",
+                            [](TestBoard&, Ring& ring) {
+                              ring.descriptor(0, kBuffers, 64, 1, 1);
+                              ring.descriptor(1, kBuffers, 64, 1, 0);
+                              ring.offer(0);
+                            }},
+                    Hostile{"HeadOutside", [](TestBoard&, Ring& ring) { ring.offer(16); }},
+                    Hostile{"NextOutside",
+                            [](TestBoard&, Ring& ring) {
+                              ring.descriptor(0, kBuffers, 64, 1, 16);
+                              ring.offer(0);
+                            }},
+                    Hostile{"AddressOutside",
+                            [](TestBoard&, Ring& ring) {
+                              ring.offer(0, {{TestBoard::kRam - 10, 11}});
+                            }},
+                    Hostile{"AddressWraps",
+                            [](TestBoard&, Ring& ring) {
+                              ring.offer(0, {{UINT64_MAX - 10, 100}});
+                            }},
+                    Hostile{"HugeLength",
+                            [](TestBoard&, Ring& ring) {
+                              ring.offer(0, {{kBuffers, 0xffffffff}});
+                            }},
+                    Hostile{"ZeroLength",
+                            [](TestBoard&, Ring& ring) {
+                              ring.offer(0, {{kBuffers, 0}});
+                            }},
+                    Hostile{"ReadableAfterWritable",
+                            [](TestBoard&, Ring& ring) {
+                              ring.offer(0, {{kBuffers, 64}, {kBuffers, 64, true}, {kBuffers, 64}});
+                            }},
+                    Hostile{"IndexJumps",
+                            [](TestBoard&, Ring& ring) {
+                              ring.available = 16;
+                              ring.offer(0, {{kBuffers, 64}});
+                            }},
+                    Hostile{"NoHeader",
+                            [](TestBoard&, Ring& ring) {
+                              ring.offer(0, {{kBuffers, 11}});
+                            }},
+                    Hostile{"OnlyWritable",
+                            [](TestBoard&, Ring& ring) {
+                              ring.offer(0, {{kBuffers, 64, true}});
+                            }},
+                    Hostile{"IndirectInIndirect",
+                            [](TestBoard&, Ring& ring) {
+                              ring.write_descriptor(kBuffers, kBuffers, 16, 4, 0);
+                              ring.descriptor(0, kBuffers, 16, 4);
+                              ring.offer(0);
+                            }},
+                    Hostile{"IndirectLoop",
+                            [](TestBoard&, Ring& ring) {
+                              ring.write_descriptor(kBuffers, kBuffers, 16, 1, 0);
+                              ring.descriptor(0, kBuffers, 16, 4);
+                              ring.offer(0);
+                            }},
+                    Hostile{"IndirectOddLength",
+                            [](TestBoard&, Ring& ring) {
+                              ring.descriptor(0, kBuffers, 17, 4);
+                              ring.offer(0);
+                            }},
+                    Hostile{"IndirectHuge",
+                            [](TestBoard&, Ring& ring) {
+                              ring.descriptor(0, 0, 16 * 4096, 4);
+                              ring.offer(0);
+                            }},
+                    Hostile{"IndirectOutside",
+                            [](TestBoard&, Ring& ring) {
+                              ring.descriptor(0, TestBoard::kRam - 16, 32, 4);
+                              ring.offer(0);
+                            }},
+                    Hostile{"IndirectWithNext",
+                            [](TestBoard&, Ring& ring) {
+                              ring.write_descriptor(kBuffers, kBuffers, 64, 0, 0);
+                              ring.descriptor(0, kBuffers, 16, 5, 1);
+                              ring.offer(0);
+                            }}),
+    [](const auto& hostile) { return std::string(hostile.param.name); });
+
+}  // namespace
+}  // namespace hypertwin::devices
