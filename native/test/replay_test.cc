@@ -1,6 +1,8 @@
 // Record and replay on real KVM: equal digests, and every planted error caught.
 #include "replay/replayer.h"
 
+#include <sys/mount.h>
+
 #include <array>
 #include <atomic>
 #include <thread>
@@ -278,6 +280,64 @@ TEST(Replay, RefusesAnotherMachinesSnapshot) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), "LOG_INITIAL_STATE");
   }
+}
+
+// ---- A log that cannot be written
+
+// A file system of its own that can be full; goes with the test.
+class SmallDisk {
+ public:
+  explicit SmallDisk(const std::string& at, const char* options) : at_(at) {
+    std::filesystem::create_directories(at);
+    mounted_ = ::mount("tmpfs", at.c_str(), "tmpfs", 0, options) == 0;
+  }
+  ~SmallDisk() {
+    if (mounted_) ::umount2(at_.c_str(), MNT_DETACH);
+  }
+  bool mounted() const { return mounted_; }
+
+ private:
+  std::string at_;
+  bool mounted_ = false;
+};
+
+TEST(Replay, AFullDiskPausesTheMachineAndLosesNothing) {
+  NEED_KVM();
+  TempDir dir;
+  SmallDisk small(dir.file("small"), "size=16m");
+  if (!small.mounted()) GTEST_SKIP() << "may not mount a tmpfs (needs CAP_SYS_ADMIN)";
+  auto room = Mailroom::boot(system_, dir);
+  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto recording = Recording::start(room->machine, dir.file("small/log"));
+  const std::string filler = dir.file("small/filler");
+  std::filesystem::space_info space = std::filesystem::space(dir.file("small"));
+  ASSERT_GT(space.available, 512u << 10);
+  {
+    std::vector<char> bytes(space.available - (256u << 10), 'x');
+    std::ofstream(filler, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  }
+  room->users(8);
+  ASSERT_TRUE(room->wait([&] { return room->last_state_ == State::kPaused; })) << room->last_message_;
+  EXPECT_EQ(room->machine->reason(), machine::Reason::kCaptureFailed);
+  ASSERT_TRUE(recording->failure());
+  EXPECT_EQ(recording->failure()->code(), "LOG_WRITE_FAILED");
+  EXPECT_EQ(recording->failure()->err(), ENOSPC);
+  EXPECT_THROW(recording->stop(), Error);
+  EXPECT_THROW(recording->retry(), Error) << "it is still full";
+  // Going on in spite of it is refused at once.
+  room->machine->resume();
+  ASSERT_TRUE(room->wait([&] { return room->last_state_ == State::kPaused; }));
+
+  std::filesystem::remove(filler);
+  recording->retry();
+  const uint64_t before = room->answered();
+  room->machine->resume();
+  ASSERT_TRUE(room->wait([&] { return room->answered() > before + 200; })) << room->last_message_;
+  auto recorded = recording->stop();
+  auto replayed = replay_all(system_, dir.file("small/log"));
+  EXPECT_EQ(replayed.stop, ReplayStop::kLogEnd) << (replayed.divergence ? replayed.divergence->message : "");
+  EXPECT_TRUE(replayed.complete);
+  EXPECT_EQ(replayed.state, *recorded.state);
 }
 
 }  // namespace
