@@ -9,6 +9,7 @@ namespace hypertwin::addon {
 
 void init_base(Napi::Env env, Napi::Object exports);
 void init_kvm(Napi::Env env, Napi::Object exports);
+void init_dirty(Napi::Env env, Napi::Object exports);
 
 }  // namespace hypertwin::addon
 
@@ -19,6 +20,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(std::make_unique<EnvData>(env).release());
   init_base(env, exports);
   init_kvm(env, exports);
+  init_dirty(env, exports);
   return exports;
 }
 

@@ -9,6 +9,7 @@
 #include <linux/userfaultfd.h>
 
 #include "async.h"
+#include "dirty_target.h"
 #include "env.h"
 #include "errors.h"
 #include "kvm_args.h"
@@ -274,6 +275,7 @@ class VmHandle : public Napi::ObjectWrap<VmHandle> {
          InstanceMethod<&VmHandle::create_vcpu>("createVcpu"), InstanceMethod<&VmHandle::harvest>("harvest"),
          InstanceMethod<&VmHandle::add_handler>("addHandler"),
          InstanceMethod<&VmHandle::remove_handler>("removeHandler"),
+         InstanceMethod<&VmHandle::dirty_target>("dirtyTarget"),
          InstanceMethod<&VmHandle::close>("close")});
   }
 
@@ -360,6 +362,15 @@ class VmHandle : public Napi::ObjectWrap<VmHandle> {
         throw Error("EINVAL", "argument 1 must be an exit handler");
       state_->handlers()->remove(HandlerHandle::Unwrap(info[0].As<Napi::Object>())->handler());
       return info.Env().Undefined();
+    });
+  }
+  Napi::Value dirty_target(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      dirty::Target target;
+      target.vm = state_->open_vm();
+      for (const auto& vcpu : state_->vcpus())
+        if (auto runner = vcpu->runner()) target.vcpus.emplace_back(runner, &runner->vcpu());
+      return make_dirty_target(info.Env(), std::move(target));
     });
   }
   Napi::Value close(const Napi::CallbackInfo& info) {

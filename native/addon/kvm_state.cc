@@ -69,6 +69,14 @@ std::shared_ptr<VcpuState> VmState::create_vcpu(uint32_t id) {
   return state;
 }
 
+std::vector<std::shared_ptr<VcpuState>> VmState::vcpus() const {
+  std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<VcpuState>> open;
+  for (const auto& weak : vcpus_)
+    if (auto vcpu = weak.lock()) open.push_back(std::move(vcpu));
+  return open;
+}
+
 EventState::EventState()
     : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), stop_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (!event_ || !stop_) throw_errno("eventfd", "creating an event");

@@ -53,6 +53,7 @@ class VmState {
   const std::shared_ptr<kvm::ExitHandlers>& handlers() const { return handlers_; }
   // On the VM's thread.
   std::shared_ptr<VcpuState> create_vcpu(uint32_t id);
+  std::vector<std::shared_ptr<VcpuState>> vcpus() const;
   std::map<uint32_t, kvm::Device>& devices() { return devices_; }
 
  private:
