@@ -215,11 +215,11 @@ class Driver {
   uint32_t base_;
 };
 
-// The driver's side of one split ring, laid out at `base` (16 KiB).
+// The driver's side of one split ring, laid out at `base` (16 KiB, wiped unless it has no entries yet).
 class Ring {
  public:
   Ring(TestBoard& board, uint64_t at, uint16_t entries) : board_(&board), base(at), size(entries) {
-    std::memset(board.at(base), 0, 0x4000);
+    if (entries) std::memset(board.at(base), 0, 0x4000);
   }
   uint64_t descriptors() const { return base; }
   uint64_t driver() const { return base + 0x1000; }

@@ -1,0 +1,158 @@
+// The file disk's thread, and the tap where the host allows one.
+#include <gtest/gtest.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <mutex>
+
+#include "backends/file_disk.h"
+#include "backends/tap.h"
+#include "base/error.h"
+
+namespace hypertwin::backends {
+namespace {
+
+using devices::BlockOperation;
+using devices::BlockStatus;
+
+class FileDiskTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    path = testing::TempDir() + "hypertwin-disk-" + std::to_string(getpid());
+    std::ofstream(path) << std::string(8192, 'a');
+  }
+  void TearDown() override { std::filesystem::remove(path); }
+  FileDisk::OnComplete keep() {
+    return [this](FileDisk::Completion completion) {
+      std::lock_guard lock(mutex);
+      order.push_back(completion.ordinal);
+      done[completion.ordinal] = std::move(completion);
+    };
+  }
+  std::string path;
+  std::mutex mutex;
+  std::vector<uint64_t> order;
+  std::map<uint64_t, FileDisk::Completion> done;
+};
+
+TEST_F(FileDiskTest, ReadsWritesAndFlushesInOrder) {
+  FileDisk disk(path, false, keep());
+  EXPECT_EQ(disk.size(), 8192u);
+  disk.submit({.ordinal = 0,
+               .operation = BlockOperation::kWrite,
+               .offset = 512,
+               .size = 0,
+               .data = std::vector<uint8_t>(512, 'b')});
+  disk.submit({.ordinal = 1, .operation = BlockOperation::kRead, .offset = 0, .size = 1024, .data = {}});
+  disk.submit({.ordinal = 2, .operation = BlockOperation::kFlush, .offset = 0, .size = 0, .data = {}});
+  disk.submit(
+      {.ordinal = 3, .operation = BlockOperation::kRead, .offset = 8192 - 511, .size = 512, .data = {}});
+  disk.submit(
+      {.ordinal = 4, .operation = BlockOperation::kRead, .offset = UINT64_MAX, .size = 512, .data = {}});
+  disk.drain();
+  std::lock_guard lock(mutex);
+  EXPECT_EQ(order, (std::vector<uint64_t>{0, 1, 2, 3, 4}));
+  std::string read(done[1].data.begin(), done[1].data.end());
+  EXPECT_EQ(read, std::string(512, 'a') + std::string(512, 'b'));
+  EXPECT_EQ(done[2].status, BlockStatus::kOk);
+  for (uint64_t i : {3, 4}) {
+    EXPECT_EQ(done[i].status, BlockStatus::kIoError);
+    EXPECT_EQ(done[i].err, EINVAL);
+  }
+}
+
+TEST_F(FileDiskTest, TheDestructorPerformsWhatIsQueued) {
+  {
+    FileDisk disk(path, false, keep());
+    for (uint64_t i = 0; i < 3000; ++i)
+      disk.submit({.ordinal = i,
+                   .operation = BlockOperation::kWrite,
+                   .offset = i % 16 * 512,
+                   .size = 0,
+                   .data = std::vector<uint8_t>(512, static_cast<uint8_t>(i))});
+  }
+  EXPECT_EQ(done.size(), 3000u);
+}
+
+TEST_F(FileDiskTest, ReadOnlyAndOpenErrors) {
+  {
+    FileDisk disk(path, true, keep());
+    disk.submit({.ordinal = 0,
+                 .operation = BlockOperation::kWrite,
+                 .offset = 0,
+                 .size = 0,
+                 .data = std::vector<uint8_t>(512)});
+  }
+  EXPECT_EQ(done[0].status, BlockStatus::kIoError);
+  EXPECT_EQ(done[0].err, EROFS);
+  try {
+    FileDisk disk(path + "-missing", false, keep());
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), "ENOENT");
+  }
+  EXPECT_THROW(FileDisk("/dev/null", false, keep()), Error);
+}
+
+// A frame sent by the kernel on the interface reaches the callback, and one written is counted by the kernel.
+TEST(Tap, CarriesFramesBothWays) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<std::vector<uint8_t>> frames;
+  std::unique_ptr<Tap> tap;
+  try {
+    tap = std::make_unique<Tap>("", [&](std::span<const uint8_t> frame) {
+      std::lock_guard lock(mutex);
+      frames.emplace_back(frame.begin(), frame.end());
+      changed.notify_all();
+    });
+  } catch (const Error& error) {
+    GTEST_SKIP() << "no tap here: " << error.what();
+  }
+  std::vector<uint8_t> frame(60, 0xff);
+  EXPECT_FALSE(tap->write(frame));  // the interface is down
+  EXPECT_EQ(tap->dropped(), 1u);
+  Fd control(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ifreq request{};
+  std::strncpy(request.ifr_name, tap->name().c_str(), IFNAMSIZ - 1);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(0xc6336401);  // 198.51.100.1
+  std::memcpy(&request.ifr_addr, &address, sizeof address);
+  ASSERT_EQ(ioctl(control.get(), SIOCSIFADDR, &request), 0) << strerror(errno);
+  address.sin_addr.s_addr = htonl(0xffffff00);
+  std::memcpy(&request.ifr_netmask, &address, sizeof address);
+  ASSERT_EQ(ioctl(control.get(), SIOCSIFNETMASK, &request), 0) << strerror(errno);
+  request.ifr_flags = IFF_UP;
+  ASSERT_EQ(ioctl(control.get(), SIOCSIFFLAGS, &request), 0) << strerror(errno);
+  EXPECT_TRUE(tap->write(frame));
+  address.sin_addr.s_addr = htonl(0xc6336402);
+  address.sin_port = htons(9);
+  ASSERT_EQ(sendto(control.get(), "x", 1, 0, reinterpret_cast<sockaddr*>(&address), sizeof address), 1);
+  std::unique_lock lock(mutex);
+  changed.wait(lock, [&] {  // the kernel asks who has 198.51.100.2
+    for (const auto& f : frames)
+      if (f.size() >= 42 && f[12] == 8 && f[13] == 6 && f[41] == 2) return true;
+    return false;
+  });
+}
+
+TEST(Tap, SaysWhyItCannotBe) {
+  try {
+    Tap tap("a-name-of-more-than-15", [](std::span<const uint8_t>) {});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), "EINVAL");
+  }
+}
+
+}  // namespace
+}  // namespace hypertwin::backends
