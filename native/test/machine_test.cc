@@ -12,14 +12,16 @@ TEST(Machine, RunsAGuestToItsPowerOff) {
   auto machine = Machine::create(system_, config, guest_image("hello"), listener);
   EXPECT_EQ(machine->state(), State::kCreated);
   machine->start();
-  ASSERT_TRUE(listener->wait_state(State::kStopped)) << listener->last_message_ << "\n" << listener->console();
+  ASSERT_TRUE(listener->wait_state(State::kStopped)) << listener->last_message_ << "\n"
+                                                     << listener->console();
   EXPECT_EQ(machine->reason(), Reason::kPowerOff);
   EXPECT_NE(listener->console().find("hello"), std::string::npos) << listener->console();
   EXPECT_GT(machine->boundary(), 10u);
   EXPECT_GT(machine->counters().interrupts, 0u);
 }
 
-std::unique_ptr<Machine> small_machine(std::shared_ptr<kvm::System> system, std::shared_ptr<TestListener> listener) {
+std::unique_ptr<Machine> small_machine(std::shared_ptr<kvm::System> system,
+                                       std::shared_ptr<TestListener> listener) {
   MachineConfig config;
   config.memory_size = 16u << 20;
   return Machine::create(system, config, guest_image("hello"), listener);

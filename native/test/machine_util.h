@@ -29,8 +29,8 @@ inline std::shared_ptr<kvm::System> open_kvm() {
   return kvm::System::open();
 }
 
-#define NEED_KVM()                        \
-  auto system_ = open_kvm();              \
+#define NEED_KVM()           \
+  auto system_ = open_kvm(); \
   if (!system_) GTEST_SKIP() << "no usable /dev/kvm"
 
 class TestListener : public Listener {
@@ -64,7 +64,8 @@ class TestListener : public Listener {
     return wake_.wait_for(lock, limit, predicate);
   }
   bool wait_state(State state) {
-    return wait([&] { return last_state_ == state || last_state_ == State::kFailed; }) && last_state_ == state;
+    return wait([&] { return last_state_ == state || last_state_ == State::kFailed; }) &&
+           last_state_ == state;
   }
   bool wait_console(const std::string& text) {
     return wait([&] { return console_.find(text) != std::string::npos || last_state_ >= State::kStopped; }) &&

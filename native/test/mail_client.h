@@ -55,8 +55,9 @@ inline std::vector<uint8_t> frame(std::span<const uint8_t> payload, uint16_t por
   return out;
 }
 
-inline std::vector<uint8_t> request(mailroom_op op, uint16_t user, uint64_t seq, uint32_t session, uint32_t arg0 = 0,
-                                    uint32_t arg1 = 0, std::span<const uint8_t> body = {}) {
+inline std::vector<uint8_t> request(mailroom_op op, uint16_t user, uint64_t seq, uint32_t session,
+                                    uint32_t arg0 = 0, uint32_t arg1 = 0,
+                                    std::span<const uint8_t> body = {}) {
   mailroom_request head{};
   head.magic = MAILROOM_REQUEST_MAGIC;
   head.version = MAILROOM_VERSION;
@@ -80,7 +81,8 @@ struct Reply {
 
 inline std::optional<Reply> parse(std::span<const uint8_t> packet) {
   constexpr size_t kHeaders = 14 + 20 + 8;
-  if (packet.size() < kHeaders + sizeof(mailroom_reply) || packet[12] != 8 || packet[23] != 17) return std::nullopt;
+  if (packet.size() < kHeaders + sizeof(mailroom_reply) || packet[12] != 8 || packet[23] != 17)
+    return std::nullopt;
   Reply reply;
   std::memcpy(&reply.head, packet.data() + kHeaders, sizeof(reply.head));
   if (reply.head.magic != MAILROOM_REPLY_MAGIC) return std::nullopt;

@@ -79,7 +79,8 @@ class Mailroom : public TestListener {
     uint8_t body[64];
     std::memset(body, static_cast<int>(seq), sizeof(body));
     if (seq % 3 == 0)
-      machine->send_packet(0, mail::request(MAILROOM_SEND, user, seq, session, (user + 1u) % users_, 0, body));
+      machine->send_packet(0,
+                           mail::request(MAILROOM_SEND, user, seq, session, (user + 1u) % users_, 0, body));
     else
       machine->send_packet(0, mail::request(MAILROOM_LIST, user, seq, session));
   }
@@ -130,7 +131,8 @@ TEST(Replay, MailroomUnderLoad) {
   ASSERT_TRUE(recorded.state);
   auto replayed = replay_all(system_, dir.file("log"));
   EXPECT_EQ(replayed.stop, ReplayStop::kLogEnd)
-      << (replayed.divergence ? replayed.divergence->kind + ": " + replayed.divergence->message : replayed.message);
+      << (replayed.divergence ? replayed.divergence->kind + ": " + replayed.divergence->message
+                              : replayed.message);
   EXPECT_TRUE(replayed.complete);
   EXPECT_EQ(replayed.state.combined(), recorded.state->combined());
   EXPECT_GT(replayed.checks, 1u);
@@ -148,7 +150,8 @@ TEST(Replay, BeginsInTheMiddle) {
   auto recorded = recording->stop();
   auto replayed = replay_all(system_, dir.file("log"));
   EXPECT_EQ(replayed.stop, ReplayStop::kLogEnd)
-      << (replayed.divergence ? replayed.divergence->kind + ": " + replayed.divergence->message : replayed.message);
+      << (replayed.divergence ? replayed.divergence->kind + ": " + replayed.divergence->message
+                              : replayed.message);
   EXPECT_EQ(replayed.state, *recorded.state);
 }
 
@@ -190,6 +193,50 @@ TEST(ReplayNegative, ByteOfAPacketChanged) {
   auto result = replay_with(system_, {.flip_packet = 100});
   ASSERT_EQ(result.stop, ReplayStop::kDiverged) << result.message;
   EXPECT_GT(result.divergence->boundary, 10u);
+}
+
+// A guest that executes, one by one, an instruction whose result no log holds.
+struct ProbeRun {
+  ReplayResult result;
+  std::vector<Suspect> warned;
+};
+ProbeRun replay_probe(std::shared_ptr<kvm::System> system, const std::string& command_line) {
+  TempDir dir;
+  auto listener = std::make_shared<TestListener>();
+  MachineConfig config;
+  config.memory_size = 16u << 20;
+  config.command_line = command_line;
+  std::shared_ptr<Machine> machine = Machine::create(system, config, guest_image("probe"), listener);
+  auto recording = Recording::start(machine, dir.file("log"));
+  machine->start();
+  EXPECT_TRUE(listener->wait_state(State::kStopped)) << listener->last_message_ << listener->console();
+  recording->stop();
+  return {replay_all(system, dir.file("log")), recording->suspects()};
+}
+
+bool names(const std::vector<Suspect>& suspects, const std::string& instruction) {
+  return std::any_of(suspects.begin(), suspects.end(),
+                     [&](const Suspect& s) { return s.instruction == instruction; });
+}
+
+TEST(ReplayNegative, AGuestThatReadsTheTimeStampCounter) {
+  NEED_KVM();
+  for (const char* name : {"rdtsc", "rdtscp", "rdrand"}) {
+    auto probe = replay_probe(system_, std::string("only=") + name + " repeat=20");
+    EXPECT_TRUE(names(probe.warned, name)) << name << ": named before the recording";
+    ASSERT_EQ(probe.result.stop, ReplayStop::kDiverged) << name;
+    EXPECT_EQ(probe.result.boundary, probe.result.divergence->boundary);
+    EXPECT_TRUE(names(probe.result.divergence->suspects, name)) << name << ": named after it";
+  }
+}
+
+TEST(ReplayNegative, AGuestThatAsksOnlyWhatIsTheSameEveryTime) {
+  NEED_KVM();
+  for (const char* name : {"pit", "rtc", "sgdt", "smsw", "cpl0-cpuid-1"}) {
+    auto probe = replay_probe(system_, std::string("only=") + name + " repeat=20");
+    EXPECT_EQ(probe.result.stop, ReplayStop::kLogEnd)
+        << name << ": " << (probe.result.divergence ? probe.result.divergence->message : "");
+  }
 }
 
 // ---- Going to a boundary

@@ -51,11 +51,14 @@ constexpr uint32_t kTypeRam = 1;
 constexpr uint32_t kTypeReserved = 2;
 constexpr uint32_t kNotePhys32Entry = 18;  // XEN_ELFNOTE_PHYS32_ENTRY
 
-[[noreturn]] void bad(const std::string& what) { throw Error("BAD_KERNEL", "the kernel cannot be loaded: " + what); }
+[[noreturn]] void bad(const std::string& what) {
+  throw Error("BAD_KERNEL", "the kernel cannot be loaded: " + what);
+}
 
 template <class T>
 T at(std::span<const uint8_t> file, uint64_t offset, const char* what) {
-  if (offset > file.size() || file.size() - offset < sizeof(T)) bad(std::string(what) + " lies outside the file");
+  if (offset > file.size() || file.size() - offset < sizeof(T))
+    bad(std::string(what) + " lies outside the file");
   T value;
   std::memcpy(&value, file.data() + offset, sizeof(T));
   return value;
@@ -68,7 +71,8 @@ std::optional<uint32_t> find_entry(std::span<const uint8_t> notes) {
     offset += sizeof(header);
     uint64_t name_size = (uint64_t{header.n_namesz} + 3) & ~uint64_t{3};
     uint64_t desc_size = (uint64_t{header.n_descsz} + 3) & ~uint64_t{3};
-    if (name_size > notes.size() - offset || desc_size > notes.size() - offset - name_size) return std::nullopt;
+    if (name_size > notes.size() - offset || desc_size > notes.size() - offset - name_size)
+      return std::nullopt;
     bool xen = header.n_namesz == 4 && std::memcmp(notes.data() + offset, "Xen", 4) == 0;
     if (xen && header.n_type == kNotePhys32Entry && header.n_descsz >= 4)
       return at<uint32_t>(notes, offset + name_size, "the PVH note");
@@ -79,7 +83,8 @@ std::optional<uint32_t> find_entry(std::span<const uint8_t> notes) {
 
 template <class T>
 void put(devices::GuestRam& ram, uint64_t address, const T& value) {
-  if (!ram.store(address, value)) throw Error("NO_MEMORY", "the machine's memory is too small for its boot data");
+  if (!ram.store(address, value))
+    throw Error("NO_MEMORY", "the machine's memory is too small for its boot data");
 }
 
 }  // namespace
@@ -87,8 +92,10 @@ void put(devices::GuestRam& ram, uint64_t address, const T& value) {
 Entry load_pvh(devices::GuestRam& ram, const Image& image) {
   const auto file = image.kernel;
   auto header = at<Elf64_Ehdr>(file, 0, "the ELF header");
-  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) bad("it is not an ELF file (extract vmlinux from a bzImage)");
-  if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB || header.e_machine != EM_X86_64)
+  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0)
+    bad("it is not an ELF file (extract vmlinux from a bzImage)");
+  if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB ||
+      header.e_machine != EM_X86_64)
     bad("it is not a 64-bit x86 ELF file");
   if (header.e_phentsize != sizeof(Elf64_Phdr)) bad("its program headers have an unknown size");
 
@@ -123,7 +130,8 @@ Entry load_pvh(devices::GuestRam& ram, const Image& image) {
     throw Error("BAD_CONFIG", "the command line is longer than 4095 bytes");
   std::vector<uint8_t> command_line(image.command_line.begin(), image.command_line.end());
   command_line.push_back(0);
-  if (!ram.write(kCommandLine, command_line)) throw Error("NO_MEMORY", "the machine has no memory below 640 KiB");
+  if (!ram.write(kCommandLine, command_line))
+    throw Error("NO_MEMORY", "the machine has no memory below 640 KiB");
 
   StartInfo info;
   info.command_line = kCommandLine;

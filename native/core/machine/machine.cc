@@ -44,28 +44,44 @@ std::string hex(uint64_t value) {
 
 std::string_view state_name(State state) {
   switch (state) {
-    case State::kCreated: return "created";
-    case State::kRunning: return "running";
-    case State::kPaused: return "paused";
-    case State::kStopped: return "stopped";
-    case State::kFailed: return "failed";
+    case State::kCreated:
+      return "created";
+    case State::kRunning:
+      return "running";
+    case State::kPaused:
+      return "paused";
+    case State::kStopped:
+      return "stopped";
+    case State::kFailed:
+      return "failed";
   }
   return "unknown";
 }
 
 std::string_view reason_name(Reason reason) {
   switch (reason) {
-    case Reason::kNone: return "none";
-    case Reason::kRequested: return "requested";
-    case Reason::kPowerOff: return "power-off";
-    case Reason::kReset: return "reset";
-    case Reason::kHalted: return "halted";
-    case Reason::kTripleFault: return "triple-fault";
-    case Reason::kError: return "error";
-    case Reason::kBoundary: return "boundary";
-    case Reason::kLogEnd: return "log-end";
-    case Reason::kDiverged: return "diverged";
-    case Reason::kCaptureFailed: return "capture-failed";
+    case Reason::kNone:
+      return "none";
+    case Reason::kRequested:
+      return "requested";
+    case Reason::kPowerOff:
+      return "power-off";
+    case Reason::kReset:
+      return "reset";
+    case Reason::kHalted:
+      return "halted";
+    case Reason::kTripleFault:
+      return "triple-fault";
+    case Reason::kError:
+      return "error";
+    case Reason::kBoundary:
+      return "boundary";
+    case Reason::kLogEnd:
+      return "log-end";
+    case Reason::kDiverged:
+      return "diverged";
+    case Reason::kCaptureFailed:
+      return "capture-failed";
   }
   return "unknown";
 }
@@ -89,8 +105,8 @@ struct Machine::Task {
 
 // ---- Construction
 
-Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config, std::shared_ptr<Listener> listener,
-                 bool detached)
+Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config,
+                 std::shared_ptr<Listener> listener, bool detached)
     : config_(std::move(config)), listener_(std::move(listener)), detached_(detached) {
   config_.check();
   if (config_.wall_clock == 0) config_.wall_clock = static_cast<uint64_t>(::time(nullptr));
@@ -116,7 +132,8 @@ Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config, std:
     if (disk.size == 0) disk.size = size;
     if (disk.size > size)
       throw Error("BAD_CONFIG", "the disk image " + disk.path + " has " + std::to_string(size) +
-                                    " bytes, less than the " + std::to_string(disk.size) + " the machine had");
+                                    " bytes, less than the " + std::to_string(disk.size) +
+                                    " the machine had");
   }
 
   vm_ = system->create_vm();
@@ -132,7 +149,8 @@ Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config, std:
   vcpu_->set_cpuid2(cpuid_);
   sync_regs_ = (system->check_extension(KVM_CAP_SYNC_REGS) & KVM_SYNC_X86_REGS) != 0;
   if (sync_regs_) vcpu_->run_page()->kvm_valid_regs = KVM_SYNC_X86_REGS;
-  board_ = std::make_unique<Board>(static_cast<devices::Host&>(*this), *ram_, config_, [this](uint32_t value) { marker(value); });
+  board_ = std::make_unique<Board>(static_cast<devices::Host&>(*this), *ram_, config_,
+                                   [this](uint32_t value) { marker(value); });
 
   for (size_t i = 0; i < config_.nets.size(); ++i) {
     if (detached_ || config_.nets[i].backend != NetBackend::kTap) {
@@ -147,7 +165,8 @@ Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config, std:
 
 std::unique_ptr<Machine> Machine::create(std::shared_ptr<kvm::System> system, MachineConfig config,
                                          const Image& image, std::shared_ptr<Listener> listener) {
-  std::unique_ptr<Machine> machine(new Machine(std::move(system), std::move(config), std::move(listener), false));
+  std::unique_ptr<Machine> machine(
+      new Machine(std::move(system), std::move(config), std::move(listener), false));
   machine->boot(image);
   machine->launch();
   return machine;
@@ -243,14 +262,22 @@ void Machine::bad_state(const char* verb) const {
   State state = this->state();
   const char* possible = "";
   switch (state) {
-    case State::kCreated: possible = "start() it first"; break;
-    case State::kRunning: possible = "pause() it first"; break;
-    case State::kPaused: possible = "resume() it"; break;
+    case State::kCreated:
+      possible = "start() it first";
+      break;
+    case State::kRunning:
+      possible = "pause() it first";
+      break;
+    case State::kPaused:
+      possible = "resume() it";
+      break;
     case State::kStopped:
-    case State::kFailed: possible = "create a new machine, or restore a snapshot"; break;
+    case State::kFailed:
+      possible = "create a new machine, or restore a snapshot";
+      break;
   }
-  throw Error("BAD_STATE", std::string("cannot ") + verb + " a machine that is " + std::string(state_name(state)) +
-                               ": " + possible);
+  throw Error("BAD_STATE", std::string("cannot ") + verb + " a machine that is " +
+                               std::string(state_name(state)) + ": " + possible);
 }
 
 void Machine::call(At at, std::function<void()> run, std::chrono::milliseconds patience) {
@@ -291,8 +318,8 @@ void Machine::run_tasks() {
         continue;
       }
       if (state != State::kCreated) {
-        task->error = std::make_exception_ptr(
-            Error("NO_BOUNDARY", "the machine is " + std::string(state_name(state)) + " between two boundaries"));
+        task->error = std::make_exception_ptr(Error(
+            "NO_BOUNDARY", "the machine is " + std::string(state_name(state)) + " between two boundaries"));
         task->done = true;
         task->finished.notify_all();
         continue;
@@ -452,7 +479,8 @@ void Machine::on_exit() {
       break;
     case KVM_EXIT_SHUTDOWN: {
       const kvm_regs& regs = exit_regs();
-      set_state(State::kFailed, Reason::kTripleFault, "the guest caused a triple fault near rip " + hex(regs.rip));
+      set_state(State::kFailed, Reason::kTripleFault,
+                "the guest caused a triple fault near rip " + hex(regs.rip));
       return;
     }
     case KVM_EXIT_INTR:
@@ -467,8 +495,8 @@ void Machine::on_exit() {
       throw Error("FAIL_ENTRY", "the CPU refused the guest's state (hardware reason " +
                                     hex(run.fail_entry.hardware_entry_failure_reason) + ")");
     case KVM_EXIT_INTERNAL_ERROR:
-      throw Error("KVM_INTERNAL", "KVM could not go on with the guest near rip " + hex(vcpu_->get_regs().rip) +
-                                      " (KVM_EXIT_INTERNAL_ERROR suberror " +
+      throw Error("KVM_INTERNAL", "KVM could not go on with the guest near rip " +
+                                      hex(vcpu_->get_regs().rip) + " (KVM_EXIT_INTERNAL_ERROR suberror " +
                                       std::to_string(run.internal.suberror) + ")");
     default:
       throw Error("UNEXPECTED_EXIT", "KVM_RUN came back with exit reason " + std::to_string(run.exit_reason) +
@@ -495,7 +523,8 @@ void Machine::digest_exit(const kvm_run& run) {
                uint64_t{run.io.count} << 32;
     if (run.io.direction == KVM_EXIT_IO_OUT) {
       uint64_t bytes = uint64_t{run.io.size} * run.io.count;
-      if (run.io.data_offset + bytes > vcpu_->run_page_size()) throw Error("KVM_INTERNAL", "port data out of range");
+      if (run.io.data_offset + bytes > vcpu_->run_page_size())
+        throw Error("KVM_INTERNAL", "port data out of range");
       const uint8_t* data = reinterpret_cast<const uint8_t*>(&run) + run.io.data_offset;
       if (bytes <= sizeof(words[2]))
         std::memcpy(&words[2], data, bytes);
@@ -562,10 +591,17 @@ bool Machine::leave_boundary() {
     return false;
   }
   switch (source_->end(here)) {
-    case SourceEnd::kNone: break;
-    case SourceEnd::kLogEnd: set_state(State::kPaused, Reason::kLogEnd); return false;
-    case SourceEnd::kDiverged: set_state(State::kPaused, Reason::kDiverged); return false;
-    case SourceEnd::kCaptureFailed: set_state(State::kPaused, Reason::kCaptureFailed); return false;
+    case SourceEnd::kNone:
+      break;
+    case SourceEnd::kLogEnd:
+      set_state(State::kPaused, Reason::kLogEnd);
+      return false;
+    case SourceEnd::kDiverged:
+      set_state(State::kPaused, Reason::kDiverged);
+      return false;
+    case SourceEnd::kCaptureFailed:
+      set_state(State::kPaused, Reason::kCaptureFailed);
+      return false;
   }
   if (here == pause_at_) {
     pause_at_ = ~uint64_t{0};
@@ -648,8 +684,9 @@ void Machine::marker(uint32_t value) {
 }
 
 void Machine::block_submit(uint32_t device, devices::BlockRequest request) {
-  const uint64_t words[] = {kTagBlock, device, request.ordinal, static_cast<uint64_t>(request.operation),
-                            request.offset, request.size, checksum64(request.data)};
+  const uint64_t words[] = {
+      kTagBlock,      device,       request.ordinal,         static_cast<uint64_t>(request.operation),
+      request.offset, request.size, checksum64(request.data)};
   rolling_.update(words);
   bump(counters_.disk_requests);
   if (source_->live() && files_[device]) files_[device]->submit(std::move(request));
@@ -664,7 +701,8 @@ bool Machine::send_packet(uint32_t device, std::span<const uint8_t> packet) {
     throw Error("ERANGE", "network device " + std::to_string(device) + ": the machine has " +
                               std::to_string(config_.nets.size()));
   if (packet.size() < 14 || packet.size() > devices::VirtioNet::kMaxPacket)
-    throw Error("ERANGE", "a packet of " + std::to_string(packet.size()) + " bytes: an Ethernet frame has 14 to " +
+    throw Error("ERANGE", "a packet of " + std::to_string(packet.size()) +
+                              " bytes: an Ethernet frame has 14 to " +
                               std::to_string(devices::VirtioNet::kMaxPacket));
   Input input;
   input.kind = InputKind::kPacket;
@@ -676,7 +714,8 @@ bool Machine::send_packet(uint32_t device, std::span<const uint8_t> packet) {
 bool Machine::send_console(std::span<const uint8_t> bytes) {
   if (bytes.empty()) return true;
   if (bytes.size() > devices::Serial::kMaxInput)
-    throw Error("ERANGE", "console input of " + std::to_string(bytes.size()) + " bytes: at most 4096 at a time");
+    throw Error("ERANGE",
+                "console input of " + std::to_string(bytes.size()) + " bytes: at most 4096 at a time");
   Input input;
   input.kind = InputKind::kConsole;
   input.bytes.assign(bytes.begin(), bytes.end());

@@ -149,7 +149,8 @@ log::LogHeader log_header(machine::Machine& machine) {
   header.cpu_stepping = cpu.stepping;
   ByteWriter features;
   for (const auto& entry : machine.cpuid())
-    for (uint32_t word : {entry.function, entry.index, entry.flags, entry.eax, entry.ebx, entry.ecx, entry.edx})
+    for (uint32_t word :
+         {entry.function, entry.index, entry.flags, entry.eax, entry.ebx, entry.ecx, entry.edx})
       features.u32(word);
   header.cpu_features = digest128(features.data());
   header.kvm_quirks = machine::kvm_quirks(machine.vm()->system());
@@ -163,7 +164,8 @@ std::unique_ptr<Recording> Recording::start(std::shared_ptr<machine::Machine> ma
                                             const std::string& directory, log::WriterOptions options,
                                             PlantedFaults faults) {
   namespace fs = std::filesystem;
-  if (fs::exists(fs::path(directory) / kInitialSnapshot) || fs::exists(fs::path(directory) / log::segment_name(1)))
+  if (fs::exists(fs::path(directory) / kInitialSnapshot) ||
+      fs::exists(fs::path(directory) / log::segment_name(1)))
     throw Error("LOG_EXISTS", "there is a log in " + directory + " already: choose another folder");
   std::error_code failed;
   fs::create_directories(directory, failed);
@@ -175,7 +177,8 @@ std::unique_ptr<Recording> Recording::start(std::shared_ptr<machine::Machine> ma
   log::LogHeader header = log_header(*machine);
   timespec now{};
   ::clock_gettime(CLOCK_REALTIME, &now);
-  header.created_unix_ns = static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+  header.created_unix_ns =
+      static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
   header.log_id = log::random_log_id();
   machine->call(machine::At::kAnywhere, [&] {
     if (machine->recorded()) throw Error("BAD_STATE", "the machine is being recorded already");
@@ -224,7 +227,8 @@ RecordingResult Recording::stop() {
     auto finish = [&](bool whole) {
       if (whole) result.state = machine_->digest_here();
       result.last_boundary = machine_->boundary();
-      recorder_->finish(result.last_boundary, result.state, whole ? EndReason::kStopped : EndReason::kNoBoundary);
+      recorder_->finish(result.last_boundary, result.state,
+                        whole ? EndReason::kStopped : EndReason::kNoBoundary);
       machine_->use_source(machine_->live_inputs());
       ended_ = true;
     };

@@ -86,8 +86,9 @@ struct RecordingResult {
 class Recording {
  public:
   // Snapshots the machine into `directory` (created; it must hold no log) and records from there on.
-  static std::unique_ptr<Recording> start(std::shared_ptr<machine::Machine> machine, const std::string& directory,
-                                          log::WriterOptions options = {}, PlantedFaults faults = {});
+  static std::unique_ptr<Recording> start(std::shared_ptr<machine::Machine> machine,
+                                          const std::string& directory, log::WriterOptions options = {},
+                                          PlantedFaults faults = {});
   // Without stop(): the log is left without its End, as after a crash.
   ~Recording();
   Recording(const Recording&) = delete;
@@ -116,7 +117,7 @@ class Recording {
   std::unique_ptr<Recorder> recorder_;
   std::vector<Suspect> suspects_;
   uint64_t first_boundary_ = 0;
-  std::mutex mutex_;  // guards the results and the order of stop(), retry()
+  std::mutex mutex_;                        // guards the results and the order of stop(), retry()
   std::optional<RecordingResult> pending_;  // ended, perhaps not yet all on disk
   std::optional<RecordingResult> result_;
   bool ended_ = false;  // finish() was called; the machine no longer uses the recorder

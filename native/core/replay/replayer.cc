@@ -132,7 +132,8 @@ uint64_t Replayer::clock(uint64_t ordinal) {
       return time_;
     }
   if (!ahead_.empty())
-    diverge(ordinal, "clock", "the guest read the clock at " + at(ordinal) + ", but the log has no time there");
+    diverge(ordinal, "clock",
+            "the guest read the clock at " + at(ordinal) + ", but the log has no time there");
   return time_;
 }
 
@@ -181,12 +182,15 @@ bool Replayer::next(uint64_t ordinal, std::optional<uint64_t>, Input& input) {
                            : here.devices != state->devices ? "devices"
                            : here.vcpu != state->vcpu       ? "vCPU"
                                                             : nullptr;
-        if (part) diverge(ordinal, "state", std::string("the state of the ") + part + " at " + at(ordinal) + " differs");
+        if (part)
+          diverge(ordinal, "state",
+                  std::string("the state of the ") + part + " at " + at(ordinal) + " differs");
       } else if (std::holds_alternative<log::End>(body)) {
         ended_ = true;
       } else {
-        diverge(ordinal, "input",
-                "this version cannot replay a record of kind " + std::string(log::kind_name(log::kind_of(body))));
+        diverge(
+            ordinal, "input",
+            "this version cannot replay a record of kind " + std::string(log::kind_name(log::kind_of(body))));
       }
     }
     if (divergence_) return false;
@@ -202,8 +206,9 @@ bool Replayer::inject(uint64_t ordinal, bool possible) {
   const auto* interrupt = std::get_if<log::Interrupt>(&ahead_.front().body);
   if (!interrupt) return false;
   if (!possible) {
-    diverge(ordinal, "interrupt",
-            "the log interrupts the guest at " + at(ordinal) + ", but no interrupt is pending or taken there");
+    diverge(
+        ordinal, "interrupt",
+        "the log interrupts the guest at " + at(ordinal) + ", but no interrupt is pending or taken there");
     return false;
   }
   expected_vector_ = interrupt->vector;
@@ -236,11 +241,16 @@ SourceEnd Replayer::end(uint64_t ordinal) {
 
 std::string_view replay_stop_name(ReplayStop stop) {
   switch (stop) {
-    case ReplayStop::kBoundary: return "boundary";
-    case ReplayStop::kLogEnd: return "log-end";
-    case ReplayStop::kDiverged: return "diverged";
-    case ReplayStop::kFailed: return "failed";
-    case ReplayStop::kCancelled: return "cancelled";
+    case ReplayStop::kBoundary:
+      return "boundary";
+    case ReplayStop::kLogEnd:
+      return "log-end";
+    case ReplayStop::kDiverged:
+      return "diverged";
+    case ReplayStop::kFailed:
+      return "failed";
+    case ReplayStop::kCancelled:
+      return "cancelled";
   }
   return "unknown";
 }
@@ -297,9 +307,9 @@ void Replay::rewind() {
   auto reader = log::Reader::open(directory_, {.follow = options_.follow});
   header_ = reader->header();
   auto watch = std::make_shared<Watch>(listener_);
-  std::shared_ptr<machine::Machine> machine =
-      machine::Machine::restore(system_, (std::filesystem::path(directory_) / kInitialSnapshot).string(), watch, {},
-                                /*detached=*/true);
+  std::shared_ptr<machine::Machine> machine = machine::Machine::restore(
+      system_, (std::filesystem::path(directory_) / kInitialSnapshot).string(), watch, {},
+      /*detached=*/true);
   auto mismatches = log::replay_mismatches(header_, [&] {
     log::LogHeader here = log_header(*machine);
     here.initial_state = header_.initial_state;
@@ -353,7 +363,8 @@ void Replay::cancel() {
 
 ReplayResult Replay::run(std::optional<uint64_t> to) {
   if (to && *to < boundary())
-    throw Error("ERANGE", "the replay is at boundary " + std::to_string(boundary()) + " already; seek() goes back");
+    throw Error("ERANGE",
+                "the replay is at boundary " + std::to_string(boundary()) + " already; seek() goes back");
   if (!replayer_->divergence() && machine_->state() == State::kPaused && !(to && *to == boundary())) {
     machine_->call(machine::At::kAnywhere, [&] { machine_->pause_at(to.value_or(~uint64_t{0})); });
     watch_->expect_running();

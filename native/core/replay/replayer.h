@@ -78,8 +78,8 @@ class Replayer final : public machine::InputSource {
   uint64_t time_ = 0;
   uint64_t latest_ordinal_ = 0;
   RollingDigest latest_;
-  uint64_t checked_to_ = 0;           // boundaries up to here are compared
-  std::vector<uint16_t> prefixes_;    // of those after
+  uint64_t checked_to_ = 0;         // boundaries up to here are compared
+  std::vector<uint16_t> prefixes_;  // of those after
   uint64_t checks_ = 0, state_checks_ = 0;
   uint8_t expected_vector_ = 0;
   std::optional<Divergence> divergence_;
@@ -113,7 +113,8 @@ class Replay {
   // Throws Error: LOG_NOT_FOUND, LOG_MISMATCH (the log needs another host: says what differs),
   // LOG_INITIAL_STATE (the snapshot beside it is another one), and what Machine::restore throws.
   static std::unique_ptr<Replay> open(std::shared_ptr<kvm::System> system, const std::string& directory,
-                                      std::shared_ptr<machine::Listener> listener, ReplayOptions options = {});
+                                      std::shared_ptr<machine::Listener> listener,
+                                      ReplayOptions options = {});
   ~Replay();
 
   // Replays until boundary `to` (its inputs applied), the log's end, a divergence, or cancel().

@@ -29,7 +29,8 @@ std::vector<Suspect> find_suspects(std::span<const uint8_t> code, uint64_t addre
   return found;
 }
 
-std::vector<Suspect> suspects_near(const devices::GuestRam& ram, uint64_t address, uint64_t reach, size_t limit) {
+std::vector<Suspect> suspects_near(const devices::GuestRam& ram, uint64_t address, uint64_t reach,
+                                   size_t limit) {
   std::vector<Suspect> found;
   for (const auto& region : ram.regions()) {
     uint64_t begin = std::max(region.guest_address, address > reach ? address - reach : 0);

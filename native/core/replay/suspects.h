@@ -20,6 +20,7 @@ struct Suspect {
 std::vector<Suspect> find_suspects(std::span<const uint8_t> code, uint64_t address);
 
 // In the RAM within `reach` bytes of `address`, the nearest before it first; at most `limit`.
-std::vector<Suspect> suspects_near(const devices::GuestRam& ram, uint64_t address, uint64_t reach, size_t limit);
+std::vector<Suspect> suspects_near(const devices::GuestRam& ram, uint64_t address, uint64_t reach,
+                                   size_t limit);
 
 }  // namespace hypertwin::replay
