@@ -27,6 +27,10 @@ const tuple = `${process.env.PREBUILD_PLATFORM ?? process.platform}-${values.arc
 const buildDir = path.resolve(root, values['build-dir'] ?? (cross ? `build/cross-${tuple}` : 'build/native'))
 const sanitize = values.sanitize
 
+// Trees in different folders share what ccache has.
+process.env.CCACHE_BASEDIR ??= root
+process.env.CCACHE_NOHASHDIR ??= 'true'
+
 function cmakeJs() {
   try {
     return createRequire(import.meta.url).resolve('cmake-js/bin/cmake-js')

@@ -40,6 +40,10 @@ export function has(program) {
   return spawnSync(program, ['--version'], { stdio: 'ignore' }).status === 0
 }
 
+// Trees in different folders share what ccache has.
+process.env.CCACHE_BASEDIR ??= root
+process.env.CCACHE_NOHASHDIR ??= 'true'
+
 export const ccache = has('ccache')
   ? ['-DCMAKE_CXX_COMPILER_LAUNCHER=ccache', '-DCMAKE_C_COMPILER_LAUNCHER=ccache']
   : []
