@@ -149,7 +149,7 @@ class Driver {
     bool writable = false;
   };
 
-  Driver(TestBoard& board, unsigned slot, bool io = false) : board_(board), slot_(slot), io_(io) {
+  Driver(TestBoard& board, unsigned slot, bool io = false) : board_(board), io_(io) {
     board.set_config(slot, 4, 7, 2);
     base_ = board.config(slot, io ? 0x18 : 0x10) & ~15u;
   }
@@ -210,7 +210,6 @@ class Driver {
   }
 
   TestBoard& board_;
-  unsigned slot_;
   bool io_;
   uint32_t base_;
 };
