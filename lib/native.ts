@@ -16,12 +16,20 @@ function usesMusl(): boolean {
   return report.header?.glibcVersionRuntime === undefined
 }
 
+/**
+ * Where the addon was found, for a child process that loads it alone.
+ *
+ * @internal
+ */
+export let addonPath = ''
+
 function load(): unknown {
   const libc = process.env['LIBC']
   try {
     // node-gyp-build knows musl only by a file of Alpine's.
     if (libc === undefined && usesMusl()) process.env['LIBC'] = 'musl'
-    return (require('node-gyp-build') as (dir: string) => unknown)(root)
+    addonPath = (require('node-gyp-build') as { resolve: (dir: string) => string }).resolve(root)
+    return require(addonPath)
   } catch (cause) {
     const tuple = `${process.platform}-${process.arch} (${usesMusl() ? 'musl' : 'glibc'}), Node ${process.version}`
     const places = [`${root}/build/Release/*.node`, `${root}/prebuilds/${process.platform}-${process.arch}/`]

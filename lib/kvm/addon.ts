@@ -47,6 +47,7 @@ export interface NativeVm {
   ): Promise<void>
   createVcpu(id: number): Promise<NativeVcpu>
   harvest(vcpu: NativeVcpu): Promise<Uint8Array>
+  dirtyTarget(): object
   addHandler(mmio: boolean, address: bigint | number, length: number, action: number, value: bigint): NativeExitHandler
   removeHandler(handler: NativeExitHandler): void
   close(): Promise<void>
