@@ -119,7 +119,7 @@ export class FakeMailroom implements PacketPort {
     const id = r.readUInt16LE(6)
     const seq = r.readBigUInt64LE(8)
     const [arg0, arg1, session] = [r.readUInt32LE(16), r.readUInt32LE(20), r.readUInt32LE(24)]
-    const answer = (status: number, arg = 0, value = 0, body = Buffer.alloc(0)) => {
+    const answer = (status: number, arg = 0, value = 0, body: Buffer = Buffer.alloc(0)) => {
       const head = Buffer.alloc(32)
       head.writeUInt32LE(0x504d5448, 0)
       r.copy(head, 4, 4, 16)

@@ -133,7 +133,7 @@ export class FrameLink implements Link {
         signal?.removeEventListener('abort', aborted)
         this.#resolved = undefined
         if (error === undefined) resolve()
-        else reject(error as Error)
+        else reject(error)
       }
       const aborted = () => end(signal?.reason)
       const again = setInterval(() => this.#arp(1, Buffer.alloc(6, 0xff), this.#guestIp), 20)

@@ -1,0 +1,183 @@
+#!/usr/bin/env node
+// The `hypertwin` command: which commands there are, and how each ends. The work is in one file a command,
+// loaded when it is asked for, so that --help needs no native code.
+import { readFileSync } from 'node:fs'
+import process from 'node:process'
+import { Command, CommanderError, Option } from 'commander'
+import * as args from './common.js'
+import { brokenPipe, CliError, Exit, toJson } from './common.js'
+
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(brokenPipe.exitCode)
+  throw error
+})
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+  version: string
+}
+
+const program = new Command('hypertwin')
+  .description('KVM for Node.js: run, track, record and replay virtual machines')
+  .version(version)
+  .exitOverride()
+  .showSuggestionAfterError(true)
+  .configureOutput({
+    // One line that says what to do.
+    outputError: (text, write) => write(`${text.trim().replace(/\s*\n\s*/g, ' ')} (see --help)\n`)
+  })
+  .addHelpText(
+    'after',
+    `
+Exit codes: 0 all is well; 1 it failed, or found something wrong; 2 wrong arguments; 3 KVM cannot be used
+here (see hypertwin doctor); 130 interrupted.`
+  )
+
+/** Loads a command's file and runs it; what it throws becomes a line and an exit code. */
+function run<A extends unknown[]>(
+  load: () => Promise<(...args: A) => Promise<number | void>>
+): (...args: A) => Promise<void> {
+  return async (...given) => {
+    const options = given.find(
+      (value): value is A[number] & { json?: boolean } => typeof value === 'object' && !Array.isArray(value)
+    )
+    try {
+      process.exitCode = (await (await load())(...given)) ?? Exit.ok
+    } catch (error) {
+      process.exitCode = await report(error, options?.json === true)
+    }
+  }
+}
+
+async function report(error: unknown, json: boolean): Promise<number> {
+  if (!(error instanceof Error)) throw error
+  const { explain } = await import('./trouble.js')
+  const { message, exitCode, code } = explain(error)
+  process.stderr.write(`hypertwin: ${message}\n`)
+  if (json) process.stdout.write(`${toJson({ error: { code, message } })}\n`)
+  return exitCode
+}
+
+const json = () => new Option('--json', 'print the result as one line of JSON on standard output')
+const kvm = () => new Option('--kvm-device <path>', 'the KVM device').default('/dev/kvm').hideHelp()
+const memory = (size: string) =>
+  new Option('--memory <size>', 'RAM of the machine').argParser(args.memorySize).default(size)
+
+function example(command: Command, ...lines: string[]): Command {
+  return command.addHelpText('after', `\nExample:\n${lines.map(line => `  $ ${line}`).join('\n')}`)
+}
+
+/** A guest and what the machine around it is made of. */
+function guest(command: Command): Command {
+  return command
+    .argument('<guest>', "an ELF file with a PVH entry, or the name of one of hypertwin's own guests")
+    .addOption(memory('64MiB'))
+    .option('--append <text>', "the guest's command line", '')
+    .option('--initrd <file>', 'an initial RAM disk')
+    .option('--disk <image>', 'a raw disk image; may be given several times', args.collect)
+    .option('--net', 'a network device that is connected to nothing')
+    .option('--tap <interface>', 'a network device on a tap interface of the host', args.collect)
+    .addOption(kvm())
+}
+
+example(
+  program
+    .command('demo')
+    .description('serve 50 mail users on KVM, record it all, and replay it to the identical state')
+    .addOption(
+      new Option('--users <n>', 'simulated users').argParser(args.integer(1, 256)).default(50)
+    )
+    .addOption(new Option('--seconds <n>', 'how long the load lasts').argParser(args.seconds).default(10))
+    .addOption(memory('32MiB'))
+    .option('--out <folder>', 'where log, heat map and report go (default: out/demo-<time>)')
+    .addOption(new Option('--seed <n>', "of the users' choices").argParser(args.integer(0, 2 ** 32 - 1)).default(1))
+    .addOption(
+      new Option('--mode <mode>', 'how dirty pages are tracked')
+        .choices(['auto', 'bitmap', 'manual', 'ring'])
+        .default('auto')
+    )
+    .option('--keep', 'keep the disk image too')
+    .addOption(json())
+    .addOption(kvm()),
+  'hypertwin demo --seconds 5 --users 20'
+).action(run(async () => (await import('./demo.js')).demo))
+
+example(
+  guest(program.command('record'))
+    .description('run a guest and write its event log')
+    .requiredOption('--out <folder>', 'where the log goes; a new or empty folder')
+    .addOption(
+      new Option('--seconds <n>', 'how long').argParser(args.seconds).conflicts('untilPoweroff')
+    )
+    .option('--until-poweroff', 'until the guest powers off (the default)')
+    .addOption(json()),
+  'hypertwin record hello --out hello.log'
+).action(run(async () => (await import('./record.js')).record))
+
+example(
+  program
+    .command('replay')
+    .description('run a machine from its event log alone, and compare it with what was recorded')
+    .argument('<folder>', 'what a recording wrote')
+    .addOption(new Option('--to <boundary>', 'stop there').argParser(args.boundary))
+    .addOption(json())
+    .addOption(kvm()),
+  'hypertwin replay hello.log',
+  'hypertwin replay hello.log --to 1000 --json'
+).action(run(async () => (await import('./replay.js')).replay))
+
+example(
+  guest(program.command('dirty'))
+    .description('run a guest and show which pages it writes')
+    .addOption(new Option('--seconds <n>', 'how long').argParser(args.seconds).default(10))
+    .addOption(
+      new Option('--interval <ms>', 'between two harvests').argParser(args.integer(10, 60_000)).default(250)
+    )
+    .addOption(
+      new Option('--mode <mode>', 'how pages are tracked')
+        .choices(['auto', 'bitmap', 'manual', 'ring'])
+        .default('auto')
+    )
+    .option('--png <file>', 'write the heat map as PNG')
+    .option('--svg <file>', 'write the heat map as SVG')
+    .addOption(json()),
+  'hypertwin dirty dirtier --seconds 5 --png heat.png'
+).action(run(async () => (await import('./dirty.js')).dirty))
+
+const log = program.command('log').description('look into an event log')
+example(
+  log
+    .command('show')
+    .description('print its records, one a line')
+    .argument('<folder>', 'what a recording wrote')
+    .addOption(new Option('--from <boundary>', 'begin there').argParser(args.boundary))
+    .option('--kind <kinds>', 'only these, for example packet_rx,interrupt', args.collect)
+    .addOption(new Option('--limit <n>', 'at most so many').argParser(args.integer(1, Number.MAX_SAFE_INTEGER)))
+    .option('--follow', 'wait for more at the end')
+    .option('--json', 'one JSON object a line'),
+  'hypertwin log show hello.log --kind interrupt --limit 20'
+).action(run(async () => (await import('./log.js')).show))
+example(
+  log
+    .command('verify')
+    .description('check every byte of it, and say what is lost')
+    .argument('<folder>', 'what a recording wrote')
+    .addOption(json()),
+  'hypertwin log verify hello.log'
+).action(run(async () => (await import('./log.js')).verify))
+
+example(
+  program
+    .command('doctor')
+    .description("say what this host's KVM offers, and what to do about what is missing")
+    .addOption(json())
+    .addOption(kvm()),
+  'hypertwin doctor'
+).action(run(async () => (await import('./doctor_command.js')).doctor))
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? Exit.ok : Exit.usage
+  else if (error instanceof CliError) process.exitCode = await report(error, false)
+  else throw error
+}

@@ -1,0 +1,78 @@
+// The load generator on its own: boots a mailroom, lets users work for a while, verifies all that was acknowledged.
+//   node scripts/load.mjs [--users 50] [--seconds 5] [--think MS] [--seed 1] [--memory 32MiB] [--disk IMAGE]
+//                         [--record FOLDER] [--json]
+// Exit code 1 when something acknowledged is not there.
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import process from 'node:process'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
+import { setup } from './setup.mjs'
+
+const { values } = parseArgs({
+  options: {
+    users: { type: 'string', default: '50' },
+    seconds: { type: 'string', default: '5' },
+    think: { type: 'string', default: '0' },
+    seed: { type: 'string', default: '1' },
+    memory: { type: 'string', default: '32MiB' },
+    disk: { type: 'string' },
+    record: { type: 'string' },
+    json: { type: 'boolean', default: false }
+  }
+})
+setup()
+const { connectMailroom, createMailroom } = await import('../dist/cli/mailroom/boot.js')
+const { describe, MailLoad } = await import('../dist/cli/mailroom/load.js')
+const { Recording } = await import('../dist/eventlog/index.js')
+
+const folder = mkdtempSync(path.join(tmpdir(), 'hypertwin-load-'))
+try {
+  const machine = await createMailroom({ disk: values.disk ?? path.join(folder, 'mail.img'), memory: values.memory })
+  const recording = values.record === undefined ? undefined : await Recording.start(machine, values.record)
+  await machine.start()
+  const client = await connectMailroom(machine)
+  const load = new MailLoad(client, {
+    users: Number(values.users),
+    think: Number(values.think),
+    seed: Number(values.seed)
+  })
+  await load.login()
+  const begun = performance.now()
+  const idle = performance.eventLoopUtilization()
+  const cpu = process.cpuUsage()
+  const before = machine.counters()
+  load.start()
+  await sleep(Number(values.seconds) * 1000)
+  const javascriptBusy = performance.eventLoopUtilization(idle).utilization
+  const used = process.cpuUsage(cpu)
+  await load.stop()
+  const seconds = (performance.now() - begun) / 1000
+  const after = machine.counters()
+  const stats = load.stats()
+  const verdict = await load.verify()
+  const mailroom = await client.stats()
+  client.close()
+  await recording?.stop()
+  await machine.close()
+  const perOperation = Object.fromEntries(
+    Object.keys(after).map(name => [name, Number(after[name] - before[name]) / stats.operations])
+  )
+  if (values.json) {
+    const numbers = Object.fromEntries(Object.entries(mailroom).map(([name, value]) => [name, Number(value)]))
+    const processCpu = (used.user + used.system) / 1e6 / seconds
+    console.log(JSON.stringify({ seconds, ...stats, ...verdict, javascriptBusy, processCpu, perOperation, mailroom: numbers }))
+  } else {
+    console.log(describe(stats, seconds))
+    console.log(
+      `${stats.operations} operations (${Math.round(stats.operations / seconds)}/s), ${stats.acknowledged} acknowledged, ` +
+        `${verdict.lost} lost, ${stats.unanswered} unanswered, ${stats.retransmissions} sent again, ${stats.errors} errors; ` +
+        `JavaScript busy ${(javascriptBusy * 100).toFixed(0)} %`
+    )
+    for (const problem of verdict.problems) console.log(`  ${problem}`)
+  }
+  if (verdict.lost + verdict.surplus + stats.errors > 0) process.exitCode = 1
+} finally {
+  rmSync(folder, { recursive: true, force: true })
+}
