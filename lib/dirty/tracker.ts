@@ -19,7 +19,7 @@ export type DirtyTrackable =
     }
   | {
       /** @internal */
-      readonly [nativeHandle]: NativeTarget
+      readonly [nativeHandle]: object
     }
 
 /**
@@ -40,7 +40,7 @@ export interface DirtyTrackerOptions {
 }
 
 function nativeOf(trackable: DirtyTrackable): NativeTarget {
-  const handle = nativeHandle in trackable ? trackable[nativeHandle] : trackable.native
+  const handle = (nativeHandle in trackable ? trackable[nativeHandle] : trackable.native) as NativeTarget
   if (typeof handle?.dirtyTarget !== 'function') throw invalid('only a Vm or a Machine can be tracked')
   return handle
 }
