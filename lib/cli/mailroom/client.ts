@@ -139,7 +139,7 @@ export class MailroomUser {
             throw new MailroomError(`The mailroom did not answer user ${this.id}'s ${op}`, { code: 'NO_ANSWER' })
           resolve(use(reply))
         } catch (error) {
-          reject(error)
+          reject(error instanceof Error ? error : new Error(String(error)))
         }
       })
     })

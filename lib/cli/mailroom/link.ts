@@ -127,7 +127,7 @@ export class FrameLink implements Link {
   async ready(timeoutMs: number, signal?: AbortSignal): Promise<void> {
     if (this.#guestMac) return
     await new Promise<void>((resolve, reject) => {
-      const end = (error?: unknown) => {
+      const end = (error?: Error) => {
         clearInterval(again)
         clearTimeout(late)
         signal?.removeEventListener('abort', aborted)
@@ -135,7 +135,7 @@ export class FrameLink implements Link {
         if (error === undefined) resolve()
         else reject(error)
       }
-      const aborted = () => end(signal?.reason)
+      const aborted = () => end(signal?.reason as Error)
       const again = setInterval(() => this.#arp(1, Buffer.alloc(6, 0xff), this.#guestIp), 20)
       const late = setTimeout(
         () =>
@@ -148,7 +148,7 @@ export class FrameLink implements Link {
         timeoutMs
       )
       signal?.addEventListener('abort', aborted)
-      if (signal?.aborted) return end(signal.reason)
+      if (signal?.aborted) return end(signal.reason as Error)
       this.#resolved = end
       this.#arp(1, Buffer.alloc(6, 0xff), this.#guestIp)
     })
