@@ -95,6 +95,7 @@ FileDisk::Completion FileDisk::perform(BlockRequest& request) {
     if (done.err) done.data.clear();
   } else if (request.operation == BlockOperation::kWrite) {
     done.err = read_only_ ? EROFS : write_all(fd_.get(), request.data, request.offset);
+    if (!done.err && request.durable && fdatasync(fd_.get()) < 0) done.err = errno;
   } else if (request.operation == BlockOperation::kFlush) {
     if (!read_only_ && fdatasync(fd_.get()) < 0) done.err = errno;
   } else {

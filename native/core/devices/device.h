@@ -29,6 +29,7 @@ struct BlockRequest {
   uint64_t offset = 0;        // bytes
   uint32_t size = 0;          // bytes, of a read
   std::vector<uint8_t> data;  // of a write
+  bool durable = false;       // a write that must be on the medium when it completes
 };
 
 // virtio-blk's status byte.

@@ -89,10 +89,12 @@ bool VirtioBlk::start(const Chain& chain) {
                    .operation = operation,
                    .offset = operation == BlockOperation::kFlush ? 0 : sector * kSector,
                    .size = operation == BlockOperation::kRead ? static_cast<uint32_t>(data_size) : 0,
-                   .data = {}};
+                   .data = {},
+                   .durable = false};
   if (operation == BlockOperation::kWrite) {
     out.data.resize(static_cast<size_t>(data_size));
     copy_from(ram_, chain.readable, kHeader, out.data);
+    out.durable = write_through();
   }
   bytes_in_flight_ += data_size;
   requests_.emplace(out.ordinal, Request{.head = chain.head,
@@ -135,6 +137,8 @@ bool VirtioBlk::complete(uint64_t ordinal, BlockStatus status, std::span<const u
   return true;
 }
 
+bool VirtioBlk::write_through() const { return !(negotiated() & kFlush); }
+
 std::vector<BlockRequest> VirtioBlk::in_flight() const {
   std::vector<BlockRequest> out;
   out.reserve(requests_.size());
@@ -143,7 +147,8 @@ std::vector<BlockRequest> VirtioBlk::in_flight() const {
                    .operation = request.operation,
                    .offset = request.offset,
                    .size = request.operation == BlockOperation::kRead ? request.size : 0,
-                   .data = request.data});
+                   .data = request.data,
+                   .durable = request.operation == BlockOperation::kWrite && write_through()});
   return out;
 }
 

@@ -16,10 +16,11 @@ namespace hypertwin::devices {
 class VirtioBlk final : public VirtioDevice {
  public:
   static constexpr uint32_t kSector = 512;
-  static constexpr uint32_t kMaxRequest = 4u << 20;
+  // With its data a request must fit in one record of a log.
+  static constexpr uint32_t kMaxRequest = 2u << 20;
   // Beyond this many bytes in flight further requests wait in the guest's ring.
   static constexpr uint64_t kMaxInFlight = 32u << 20;
-  static constexpr uint32_t kMaxSegments = 254;
+  static constexpr uint32_t kMaxSegments = 126;
   static constexpr uint32_t kMaxSegmentSize = 16384;
 
   struct Options {
@@ -60,6 +61,9 @@ class VirtioBlk final : public VirtioDevice {
   void on_reset() override;
   void save_state(ByteWriter& out) const override;
   void load_state(ByteReader& in) override;
+  // Without VIRTIO_BLK_F_FLUSH the guest cannot ask for durability, so each write has it
+  // (virtio 1.2, 5.2.5.2).
+  bool write_through() const;
   void process();
   // False when the chain cannot even carry a status.
   bool start(const Chain& chain);
