@@ -76,8 +76,8 @@ export function drawTerminal(plot: Plot, options: HeatMapTerminal): string {
   const axis = new Array<string>(width).fill(' ')
   for (const time of timeTicks(plot.seconds(plot.columns), Math.floor(columns / 12))) {
     const label = timeLabel(time)
-    const start = gutter + 1 + Math.round(timeToX(plot, time) * (columns - 1))
-    if (start + label.length <= width) axis.splice(start, label.length, ...label)
+    const start = Math.min(gutter + 1 + Math.round(timeToX(plot, time) * (columns - 1)), width - label.length)
+    axis.splice(start, label.length, ...label)
   }
   out.push(axis.join('').trimEnd())
   const steps = 24
