@@ -38,3 +38,4 @@ export {
   type MemoryRegion,
   type MsrFilterRange
 } from './vm.js'
+export { doctor, renderDoctor, type Ability, type DoctorOptions, type DoctorReport, type ProbeResult } from './doctor.js'
