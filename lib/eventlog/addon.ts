@@ -11,8 +11,7 @@ export interface NativeLog {
   header(): LogHeader
   verify(): Promise<VerifyReport>
   index(): Promise<LogBlock[]>
-  /** `notify` is called when take() has something again. */
-  read(from: bigint, follow: boolean, gaps: boolean, extensions: boolean, notify: () => void): NativeReader
+  read(from: bigint, follow: boolean, gaps: boolean, extensions: boolean): NativeReader
   close(): Promise<void>
 }
 
@@ -31,6 +30,8 @@ export interface NativeBatch {
 /** @internal */
 export interface NativeReader {
   take(): NativeBatch | undefined
+  /** Resolves when take() gives something. */
+  wait(): Promise<void>
   close(): Promise<void>
 }
 
@@ -66,7 +67,7 @@ export interface NativeRecording {
 /** @internal */
 export interface NativeReplay {
   run(to: bigint | undefined, back: boolean): Promise<NativeReplayResult>
-  cancel(): void
+  cancel(): Promise<void>
   boundary(): bigint
   firstBoundary(): bigint
   lastBoundary(): bigint | undefined

@@ -16,7 +16,25 @@ export {
   type RecordingStats,
   type Suspect
 } from './recording.js'
-export type * from './records.js'
+export type {
+  BlockCompletionRecord,
+  CheckRecord,
+  ConsoleRecord,
+  EndRecord,
+  EntropyRecord,
+  EpochRecord,
+  ExtensionRecord,
+  GapRecord,
+  InterruptRecord,
+  LifecycleRecord,
+  LogDamage,
+  LogRecord,
+  LogRecordBase,
+  MarkerRecord,
+  PacketRecord,
+  StateDigestRecord,
+  TimeRecord
+} from './records.js'
 export {
   Replay,
   type Divergence,

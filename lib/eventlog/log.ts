@@ -1,6 +1,7 @@
 // A log on disk: its header, its records, its index, whether it is whole.
 import { nativeEventLog, type NativeBatch, type NativeLog, type NativeReader } from './addon.js'
-import { boundaryNumber, folder, logErrors } from './errors.js'
+import { toLayerError } from '../errors.js'
+import { EventLogError, boundaryNumber, folder, logErrors } from './errors.js'
 import { decodeRecords, type GapRecord, type LogDamage, type LogRecord } from './records.js'
 
 /**
@@ -152,10 +153,14 @@ export class EventLog implements AsyncDisposable {
   records(options: RecordsOptions = {}): LogRecords<LogRecord | GapRecord> {
     const from = options.from === undefined ? 0n : boundaryNumber(options.from, 'from')
     return new Records(
-      notify =>
-        logErrors(() =>
-          this.#native.read(from, options.follow === true, options.withGaps === true, options.extensions === true, notify)
-        ),
+      logErrors(() =>
+        this.#native.read(
+          from,
+          options.follow === true,
+          options.withGaps === true,
+          options.extensions === true
+        )
+      ),
       options.withGaps === true,
       options.signal
     )
@@ -196,25 +201,24 @@ class Records implements LogRecords<LogRecord | GapRecord> {
   readonly #withGaps: boolean
   readonly #signal: AbortSignal | undefined
   readonly #native: NativeReader
+  readonly #abort = (): void => void this.#native.close()
   #items: (LogRecord | GapRecord)[] = []
   #at = 0
   #error: Error | undefined
   #over = false
-  #wake: (() => void) | undefined
-  readonly #notify = (): void => this.#wake?.()
 
-  constructor(open: (notify: () => void) => NativeReader, withGaps: boolean, signal: AbortSignal | undefined) {
+  constructor(native: NativeReader, withGaps: boolean, signal: AbortSignal | undefined) {
     this.#withGaps = withGaps
     this.#signal = signal
-    // The addon keeps its callback until the reader ends; it must not keep the iteration.
-    const weak = new WeakRef(this.#notify)
-    this.#native = open(() => weak.deref()?.())
-    signal?.addEventListener('abort', this.#notify)
+    this.#native = native
+    if (signal?.aborted) this.#abort()
+    else signal?.addEventListener('abort', this.#abort, { once: true })
   }
 
   async next(): Promise<IteratorResult<LogRecord | GapRecord>> {
     for (;;) {
-      if (this.#signal?.aborted && !this.#over) {
+      if (this.#over) return { done: true, value: undefined }
+      if (this.#signal?.aborted) {
         await this.#finish()
         throw this.#signal.reason
       }
@@ -225,23 +229,16 @@ class Records implements LogRecords<LogRecord | GapRecord> {
       }
       if (this.#error) {
         const error = this.#error
-        this.#error = undefined
         await this.#finish()
-        logErrors(() => {
-          throw error
-        })
+        throw toLayerError(error, EventLogError)
       }
-      if (this.#over) return { done: true, value: undefined }
       if (this.stop) {
         await this.#finish()
         continue
       }
-      const batch = logErrors(() => this.#native.take())
+      const batch = this.#native.take()
       if (batch) this.#receive(batch)
-      else
-        await new Promise<void>(resolve => {
-          this.#wake = resolve
-        })
+      else await this.#native.wait()
     }
   }
 
@@ -256,12 +253,16 @@ class Records implements LogRecords<LogRecord | GapRecord> {
 
   #receive(batch: NativeBatch): void {
     const records = decodeRecords(batch.numbers, batch.bytes)
-    this.#items = records
+    this.#items = []
     this.#at = 0
-    for (const { before, damage } of batch.damages.reverse()) {
-      if (this.#withGaps) this.#items.splice(before, 0, { kind: 'gap', damage })
+    let taken = 0
+    for (const { before, damage } of batch.damages) {
+      this.damages.push(damage)
+      if (!this.#withGaps) continue
+      this.#items.push(...records.slice(taken, before), { kind: 'gap', damage })
+      taken = before
     }
-    this.damages.push(...batch.damages.reverse().map(entry => entry.damage))
+    this.#items = this.#items.length === 0 ? records : this.#items.concat(records.slice(taken))
     this.stop = batch.stop
     this.#error = batch.error
   }
@@ -270,8 +271,7 @@ class Records implements LogRecords<LogRecord | GapRecord> {
     if (this.#over) return
     this.#over = true
     this.#items = []
-    this.#signal?.removeEventListener('abort', this.#notify)
-    await logErrors(() => this.#native.close())
-    this.#wake?.()
+    this.#signal?.removeEventListener('abort', this.#abort)
+    await this.#native.close()
   }
 }

@@ -205,7 +205,7 @@ export class Replay implements AsyncDisposable {
     const { signal, onProgress } = options
     signal?.throwIfAborted()
     this.#busy = true
-    const cancel = (): void => this.#native.cancel()
+    const cancel = (): void => void this.#native.cancel().catch(() => undefined)
     signal?.addEventListener('abort', cancel, { once: true })
     const timer = onProgress
       ? setInterval(

@@ -10,6 +10,8 @@ namespace hypertwin::addon {
 void init_base(Napi::Env env, Napi::Object exports);
 void init_kvm(Napi::Env env, Napi::Object exports);
 void init_dirty(Napi::Env env, Napi::Object exports);
+void init_machine(Napi::Env env, Napi::Object exports);
+void init_eventlog(Napi::Env env, Napi::Object exports);
 
 }  // namespace hypertwin::addon
 
@@ -21,6 +23,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   init_base(env, exports);
   init_kvm(env, exports);
   init_dirty(env, exports);
+  init_machine(env, exports);
+  init_eventlog(env, exports);
   return exports;
 }
 

@@ -1,0 +1,418 @@
+// The class behind lib/machine. It converts and forwards; calls that block run on the machine's own thread.
+#include <napi.h>
+
+#include <utility>
+
+#include "async.h"
+#include "dirty_target.h"
+#include "env.h"
+#include "errors.h"
+#include "kvm_args.h"
+#include "machine_convert.h"
+#include "machine_state.h"
+
+namespace hypertwin::addon {
+namespace {
+
+using machine::Machine;
+using machine::MachineConfig;
+
+struct Classes {
+  Napi::FunctionReference machine;
+};
+
+// What a handle is made around.
+struct Made {
+  std::shared_ptr<MachineState> state;
+  std::shared_ptr<Callback> callback;
+};
+
+class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
+ public:
+  explicit MachineHandle(const Napi::CallbackInfo& info) : ObjectWrap(info), env_(machine_env(info.Env())) {
+    if (!info[0].IsExternal())
+      throw Napi::TypeError::New(info.Env(), "use the functions of hypertwin/machine");
+    const Made& made = *info[0].As<Napi::External<Made>>().Data();
+    state_ = made.state;
+    callback_ = made.callback;
+  }
+  ~MachineHandle() override {
+    if (state_) env_->abandon(std::move(state_));
+  }
+  static Napi::Function define(Napi::Env env) {
+    using H = MachineHandle;
+    return DefineClass(env, "NativeMachine",
+                       {InstanceMethod<&H::command<&Machine::start>>("start"),
+                        InstanceMethod<&H::command<&Machine::pause>>("pause"),
+                        InstanceMethod<&H::command<&Machine::resume>>("resume"),
+                        InstanceMethod<&H::command<&Machine::stop>>("stop"),
+                        InstanceMethod<&H::close>("close"),
+                        InstanceMethod<&H::snapshot>("snapshot"),
+                        InstanceMethod<&H::state_digest>("stateDigest"),
+                        InstanceMethod<&H::registers>("registers"),
+                        InstanceMethod<&H::status>("status"),
+                        InstanceMethod<&H::boundary>("boundary"),
+                        InstanceMethod<&H::counters>("counters"),
+                        InstanceMethod<&H::config>("config"),
+                        InstanceMethod<&H::take_events>("takeEvents"),
+                        InstanceMethod<&H::send_packets>("sendPackets"),
+                        InstanceMethod<&H::take_packets>("takePackets"),
+                        InstanceMethod<&H::dropped_packets>("droppedPackets"),
+                        InstanceMethod<&H::send_console>("sendConsole"),
+                        InstanceMethod<&H::read_memory>("readMemory"),
+                        InstanceMethod<&H::write_memory>("writeMemory"),
+                        InstanceMethod<&H::hold>("hold"),
+                        InstanceMethod<&H::dirty_target>("dirtyTarget")});
+  }
+  const std::shared_ptr<MachineState>& state() const { return state_; }
+
+ private:
+  // `work` on the machine's thread; the handle lives as long.
+  template <class R>
+  Napi::Value on_thread(const Napi::CallbackInfo& info, std::function<R(Machine&)> work,
+                        std::function<Napi::Value(Napi::Env, R&)> convert) {
+    return run_async<R>(
+        info.Env(), state_->thread(),
+        [machine = state_->open(), work = std::move(work)]() -> R { return work(*machine); },
+        [self = keep(info.This()), convert = std::move(convert)](Napi::Env env, R& result) {
+          return convert(env, result);
+        });
+  }
+  Napi::Value on_thread(const Napi::CallbackInfo& info, std::function<void(Machine&)> work) {
+    return on_thread<detail::None>(
+        info,
+        [work = std::move(work)](Machine& machine) {
+          work(machine);
+          return detail::None{};
+        },
+        [](Napi::Env env, detail::None&) -> Napi::Value { return env.Undefined(); });
+  }
+
+  template <void (Machine::*method)()>
+  Napi::Value command(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(),
+                   [&] { return on_thread(info, [](Machine& machine) { (machine.*method)(); }); });
+  }
+  Napi::Value close(const Napi::CallbackInfo& info) {
+    return run_async<detail::None>(
+        info.Env(), env_->closer(),
+        [state = state_] {
+          state->shutdown();
+          return detail::None{};
+        },
+        [self = keep(info.This())](Napi::Env env, detail::None&) -> Napi::Value { return env.Undefined(); });
+  }
+  Napi::Value snapshot(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      return on_thread(info, [path = Args(info).text(0)](Machine& machine) { machine.snapshot(path); });
+    });
+  }
+  Napi::Value state_digest(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      return on_thread<machine::StateDigest>(
+          info, [](Machine& machine) { return machine.state_digest(); },
+          [](Napi::Env env, machine::StateDigest& digest) { return to_value(env, std::as_const(digest)); });
+    });
+  }
+  Napi::Value registers(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      return on_thread<machine::VcpuState>(
+          info, [](Machine& machine) { return machine.vcpu_state(); },
+          [](Napi::Env env, machine::VcpuState& state) { return to_value(env, std::as_const(state)); });
+    });
+  }
+  Napi::Value status(const Napi::CallbackInfo& info) {
+    Napi::Env env = info.Env();
+    auto status = state_->status();
+    Napi::Array out = Napi::Array::New(env, 3);
+    out.Set(0u, text(env, machine::state_name(status.state)));
+    out.Set(1u, text(env, machine::reason_name(status.reason)));
+    out.Set(2u, text(env, status.message));
+    return out;
+  }
+  Napi::Value boundary(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] { return bigint(info.Env(), state_->status().boundary); });
+  }
+  Napi::Value counters(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      machine::Counters c = state_->open()->counters();
+      const uint64_t values[] = {c.boundaries, c.interrupts,  c.port_exits,    c.mmio_exits, c.halt_exits,
+                                 c.packets_in, c.packets_out, c.disk_requests, c.kicks};
+      auto out = Napi::BigUint64Array::New(info.Env(), std::size(values));
+      std::memcpy(out.Data(), values, sizeof(values));
+      return out;
+    });
+  }
+  Napi::Value config(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      Napi::Env env = info.Env();
+      auto machine = state_->open();
+      const MachineConfig& config = machine->config();
+      Napi::Object out = Napi::Object::New(env);
+      out.Set("memory", number(env, config.memory_size));
+      Napi::Array disks = Napi::Array::New(env, config.disks.size());
+      for (uint32_t i = 0; i < config.disks.size(); ++i) {
+        Napi::Object disk = Napi::Object::New(env);
+        disk.Set("path", config.disks[i].path);
+        disk.Set("size", number(env, config.disks[i].size));
+        disk.Set("readOnly", Napi::Boolean::New(env, config.disks[i].read_only));
+        disks.Set(i, disk);
+      }
+      out.Set("disks", disks);
+      Napi::Array nets = Napi::Array::New(env, config.nets.size());
+      for (uint32_t i = 0; i < config.nets.size(); ++i) {
+        const auto& from = config.nets[i];
+        Napi::Object net = Napi::Object::New(env);
+        net.Set("mac", to_value(env, std::vector<uint8_t>(from.mac.begin(), from.mac.end())));
+        if (from.backend == machine::NetBackend::kTap) net.Set("tap", from.tap);
+        nets.Set(i, net);
+      }
+      out.Set("nets", nets);
+      return out;
+    });
+  }
+  Napi::Value take_events(const Napi::CallbackInfo& info) {
+    Napi::Env env = info.Env();
+    auto events = state_->mailbox()->take_events();
+    Napi::Array out = Napi::Array::New(env, events.size());
+    for (uint32_t i = 0; i < events.size(); ++i) {
+      Napi::Array one = Napi::Array::New(env);
+      if (const auto* state = std::get_if<Mailbox::StateEvent>(&events[i])) {
+        one.Set(0u, "state");
+        one.Set(1u, text(env, machine::state_name(state->state)));
+        one.Set(2u, text(env, machine::reason_name(state->reason)));
+        one.Set(3u, text(env, state->message));
+        one.Set(4u, bigint(env, state->boundary));
+      } else if (const auto* console = std::get_if<Mailbox::ConsoleEvent>(&events[i])) {
+        one.Set(0u, "console");
+        one.Set(1u, to_value(env, console->bytes));
+        one.Set(2u, number(env, console->dropped));
+      } else {
+        one.Set(0u, "marker");
+        one.Set(1u, number(env, std::get<uint32_t>(events[i])));
+      }
+      out.Set(i, one);
+    }
+    return out;
+  }
+  // device, packets: how many were accepted, from the first on
+  Napi::Value send_packets(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      auto machine = state_->open();
+      uint32_t device = Args(info).u32(0);
+      if (!info[1].IsArray()) throw Error("EINVAL", "packets must be an array");
+      auto packets = info[1].As<Napi::Array>();
+      uint32_t sent = 0;
+      for (const uint32_t count = packets.Length(); sent < count; ++sent) {
+        Napi::HandleScope scope(info.Env());
+        if (!machine->send_packet(device, bytes_of(packets.Get(sent), "a packet"))) break;
+      }
+      return Napi::Number::New(info.Env(), sent);
+    });
+  }
+  Napi::Value take_packets(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      Napi::Env env = info.Env();
+      auto packets = state_->mailbox()->take_packets(Args(info).u32(0));
+      if (packets.empty()) return env.Undefined();
+      size_t total = 0;
+      for (const auto& packet : packets) total += packet.size();
+      auto bytes = Napi::Uint8Array::New(env, total);
+      auto lengths = Napi::Uint32Array::New(env, packets.size());
+      uint8_t* at = bytes.Data();
+      for (size_t i = 0; i < packets.size(); ++i) {
+        std::memcpy(at, packets[i].data(), packets[i].size());
+        at += packets[i].size();
+        lengths[i] = static_cast<uint32_t>(packets[i].size());
+      }
+      Napi::Object out = Napi::Object::New(env);
+      out.Set("bytes", bytes);
+      out.Set("lengths", lengths);
+      return out;
+    });
+  }
+  Napi::Value dropped_packets(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      return bigint(info.Env(), state_->mailbox()->dropped_packets(Args(info).u32(0)));
+    });
+  }
+  Napi::Value send_console(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      return Napi::Boolean::New(info.Env(), state_->open()->send_console(Args(info).view(0)));
+    });
+  }
+  Napi::Value read_memory(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      Args args(info);
+      state_->open()->read_memory(args.u64(0), args.view(1));
+      return info.Env().Undefined();
+    });
+  }
+  Napi::Value write_memory(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      Args args(info);
+      state_->open()->write_memory(args.u64(0), args.view(1));
+      return info.Env().Undefined();
+    });
+  }
+  Napi::Value hold(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      const bool wanted = Args(info).boolean(0);
+      if (wanted != std::exchange(held_, wanted)) {
+        if (wanted)
+          env_data(info.Env()).hold();
+        else
+          env_data(info.Env()).release();
+      }
+      return info.Env().Undefined();
+    });
+  }
+  Napi::Value dirty_target(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      auto machine = state_->open();
+      return make_dirty_target(info.Env(), {machine->vm(), {machine->vcpu()}, machine->ram()});
+    });
+  }
+
+  std::shared_ptr<MachineState> state_;
+  std::shared_ptr<Callback> callback_;
+  std::shared_ptr<MachineEnv> env_;
+  bool held_ = false;
+};
+
+MachineConfig read_config(const Napi::Object& options) {
+  MachineConfig config;
+  config.memory_size = size_of(options, "memory");
+  config.command_line = text_of(options.Get("commandLine"), "commandLine");
+  config.wall_clock = size_of(options, "wallClock");
+  if (uint64_t entries = size_of(options, "dirtyRingEntries")) {
+    config.dirty_ring = true;
+    config.dirty_ring_entries = static_cast<uint32_t>(entries);
+  }
+  auto disks = array_of(options, "disks");
+  for (uint32_t i = 0; i < disks.Length(); ++i) {
+    auto from = object_of(disks.Get(i), "a disk");
+    machine::DiskConfig disk;
+    disk.path = text_of(from.Get("path"), "a disk's path");
+    disk.size = size_of(from, "size");
+    disk.read_only = flag_of(from, "readOnly");
+    config.disks.push_back(std::move(disk));
+  }
+  auto nets = array_of(options, "nets");
+  for (uint32_t i = 0; i < nets.Length(); ++i) {
+    auto from = object_of(nets.Get(i), "a network device");
+    machine::NetConfig net;
+    auto mac = bytes_of(from.Get("mac"), "mac");
+    if (mac.size() != net.mac.size()) throw Error("EINVAL", "a MAC address has 6 bytes");
+    std::copy(mac.begin(), mac.end(), net.mac.begin());
+    if (!from.Get("tap").IsUndefined()) {
+      net.backend = machine::NetBackend::kTap;
+      net.tap = text_of(from.Get("tap"), "tap");
+    }
+    config.nets.push_back(std::move(net));
+  }
+  return config;
+}
+
+// Makes a machine on a thread of its own, by `make`, and gives its handle.
+Napi::Value make_machine(
+    const Napi::CallbackInfo& info, const Napi::Value& notify, std::string device,
+    std::function<std::unique_ptr<Machine>(std::shared_ptr<kvm::System>, std::shared_ptr<Mailbox>)> make) {
+  Napi::Env env = info.Env();
+  if (!notify.IsFunction()) throw Error("EINVAL", "notify must be a function");
+  auto machines = machine_env(env);
+  auto callback = std::make_shared<Callback>(machines, notify.As<Napi::Function>());
+  auto state = std::make_shared<MachineState>(std::make_shared<Mailbox>(callback->signal()));
+  machines->add(state);
+  return run_async<detail::None>(
+      env, state->thread(),
+      [target = state.get(), device = std::move(device), make = std::move(make)] {
+        target->adopt(make(kvm::System::open(device), target->mailbox()));
+        return detail::None{};
+      },
+      [state, callback](Napi::Env now, detail::None&) -> Napi::Value {
+        Made made{state, callback};
+        return env_data(now).slot<Classes>().machine.New({Napi::External<Made>::New(now, &made)});
+      });
+}
+
+// options, notify
+Napi::Value create(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    auto options = object_of(info[0], "the options");
+    MachineConfig config = read_config(options);
+    auto kernel = bytes_of(options.Get("kernel"), "kernel");
+    auto initrd = bytes_of(options.Get("initrd"), "initrd");
+    Machine::Image image{{kernel.begin(), kernel.end()}, {initrd.begin(), initrd.end()}};
+    return make_machine(info, info[1], text_of(options.Get("device"), "device"),
+                        [config = std::move(config), image = std::move(image)](
+                            std::shared_ptr<kvm::System> system, std::shared_ptr<Mailbox> mailbox) {
+                          return Machine::create(std::move(system), config, image, std::move(mailbox));
+                        });
+  });
+}
+
+// path, what differs, notify
+Napi::Value restore(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    auto options = object_of(info[1], "the options");
+    std::vector<std::optional<std::string>> disks;
+    std::vector<std::optional<std::string>> nets;  // a tap's name; empty for a queue
+    auto given_disks = array_of(options, "disks");
+    for (uint32_t i = 0; i < given_disks.Length(); ++i) {
+      Napi::Value path = given_disks.Get(i);
+      disks.push_back(path.IsUndefined() ? std::nullopt : std::optional(text_of(path, "a disk's path")));
+    }
+    auto given_nets = array_of(options, "nets");
+    for (uint32_t i = 0; i < given_nets.Length(); ++i) {
+      Napi::Value net = given_nets.Get(i);
+      if (net.IsUndefined()) {
+        nets.push_back(std::nullopt);
+        continue;
+      }
+      Napi::Value tap = object_of(net, "a network device").Get("tap");
+      nets.push_back(tap.IsUndefined() ? std::string() : text_of(tap, "tap"));
+    }
+    const uint64_t ring = size_of(options, "dirtyRingEntries");
+    auto adjust = [disks = std::move(disks), nets = std::move(nets), ring](MachineConfig& config) {
+      if (disks.size() > config.disks.size() || nets.size() > config.nets.size())
+        throw Error("BAD_CONFIG", "the snapshot's machine has " + std::to_string(config.disks.size()) +
+                                      " disks and " + std::to_string(config.nets.size()) +
+                                      " network devices: no more can be given");
+      for (size_t i = 0; i < disks.size(); ++i)
+        if (disks[i]) config.disks[i].path = *disks[i];
+      for (size_t i = 0; i < nets.size(); ++i) {
+        if (!nets[i]) continue;
+        config.nets[i].backend = nets[i]->empty() ? machine::NetBackend::kQueue : machine::NetBackend::kTap;
+        config.nets[i].tap = *nets[i];
+      }
+      config.dirty_ring = ring != 0;
+      if (ring) config.dirty_ring_entries = static_cast<uint32_t>(ring);
+      config.check();
+    };
+    return make_machine(info, info[2], text_of(options.Get("device"), "device"),
+                        [path = Args(info).text(0), adjust = std::move(adjust)](
+                            std::shared_ptr<kvm::System> system, std::shared_ptr<Mailbox> mailbox) {
+                          return Machine::restore(std::move(system), path, std::move(mailbox), adjust);
+                        });
+  });
+}
+
+}  // namespace
+
+std::shared_ptr<MachineState> machine_state(const Napi::Value& handle) {
+  if (!handle.IsObject() ||
+      !handle.As<Napi::Object>().InstanceOf(env_data(handle.Env()).slot<Classes>().machine.Value()))
+    throw Error("EINVAL", "this must be a machine of hypertwin/machine");
+  return MachineHandle::Unwrap(handle.As<Napi::Object>())->state();
+}
+
+void init_machine(Napi::Env env, Napi::Object exports) {
+  env_data(env).slot<Classes>().machine = Napi::Persistent(MachineHandle::define(env));
+  Napi::Object machine = Napi::Object::New(env);
+  machine.Set("create", Napi::Function::New(env, create, "create"));
+  machine.Set("restore", Napi::Function::New(env, restore, "restore"));
+  exports.Set("machine", machine);
+}
+
+}  // namespace hypertwin::addon
