@@ -48,7 +48,7 @@ class VirtioBlkTest : public testing::Test {
 
 TEST_F(VirtioBlkTest, Configuration) {
   EXPECT_EQ(driver->device_config(0, 8), TestBoard::kDiskSize / 512);
-  EXPECT_EQ(driver->device_config(12, 4), 254u);
+  EXPECT_EQ(driver->device_config(12, 4), VirtioBlk::kMaxSegments);
   EXPECT_EQ(driver->device_config(20, 4), 512u);
   EXPECT_FALSE(driver->offered() & 1 << 5);
   EXPECT_TRUE(driver->offered() & 1 << 9);
@@ -90,6 +90,20 @@ TEST_F(VirtioBlkTest, ReadsWritesAndFlushesOutOfOrder) {
   EXPECT_FALSE(board.blk.complete(0, BlockStatus::kOk, {}));
   EXPECT_FALSE(board.blk.complete(99, BlockStatus::kOk, {}));
   EXPECT_TRUE(board.blk.in_flight().empty());
+}
+
+TEST_F(VirtioBlkTest, WritesAreDurableWhereTheGuestCannotFlush) {
+  for (bool flushes : {false, true}) {
+    start(board, flushes ? 1 << 9 : 0);
+    board.host.requests.clear();
+    request(1, 0, {{kData, 512}});
+    request(0, 0, {{kData, 512, true}});
+    driver->notify(0);
+    ASSERT_EQ(board.host.requests.size(), 2u);
+    EXPECT_EQ(board.host.requests[0].durable, !flushes);
+    EXPECT_EQ(board.blk.in_flight()[0].durable, !flushes);
+    EXPECT_FALSE(board.host.requests[1].durable);
+  }
 }
 
 TEST_F(VirtioBlkTest, BadRequestsEndAtOnce) {
