@@ -1,14 +1,13 @@
 // The load generator on its own: boots a mailroom, lets users work for a while, verifies all that was acknowledged.
 //   node scripts/load.mjs [--users 50] [--seconds 5] [--think MS] [--seed 1] [--memory 32MiB] [--disk IMAGE]
 //                         [--record FOLDER] [--json]
-// Exit code 1 when something acknowledged is not there.
+// After `npm run build`. Exit code 1 when something acknowledged is not there.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
-import { setup } from './setup.mjs'
 
 const { values } = parseArgs({
   options: {
@@ -22,7 +21,6 @@ const { values } = parseArgs({
     json: { type: 'boolean', default: false }
   }
 })
-setup()
 const { connectMailroom, createMailroom } = await import('../dist/cli/mailroom/boot.js')
 const { describe, MailLoad } = await import('../dist/cli/mailroom/load.js')
 const { Recording } = await import('../dist/eventlog/index.js')
