@@ -30,6 +30,11 @@ Board::Board(devices::Host& host, devices::GuestRam& ram, const MachineConfig& c
   map_ports(power_);
   map_ports(debug_);
   map_ports(pci_);
+  // As firmware does: PCI interrupts are level-triggered.
+  uint16_t level_triggered = 0;
+  for (uint8_t line : kPciIrqs) level_triggered = static_cast<uint16_t>(level_triggered | 1u << line);
+  pic_.port_write(0x4d0, 1, level_triggered & 0xff);
+  pic_.port_write(0x4d1, 1, level_triggered >> 8);
   size_t card = 0;
   auto irq = [&card] { return kPciIrqs[card++ % std::size(kPciIrqs)]; };
   for (size_t i = 0; i < config.nets.size(); ++i) {
