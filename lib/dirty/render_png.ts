@@ -41,7 +41,7 @@ export function drawPng(plot: Plot, width: number, height: number): Buffer {
   const scale = width >= 900 ? 2 : 1
   const letter = 7 * scale
   const left = textWidth(addressLabel(plot.address(plot.rows)), scale) + 14 * scale
-  const right = 46 * scale
+  const right = 54 * scale
   const top = 26 * scale
   const bottom = 28 * scale
   const plotWidth = Math.max(16, width - left - right)
@@ -72,7 +72,7 @@ export function drawPng(plot: Plot, width: number, height: number): Buffer {
     fill(left - 4 * scale, Math.min(y, top + plotHeight - 1), 4 * scale, 1, theme.faint)
     write(label, left - 6 * scale - textWidth(label, scale), y - Math.floor(letter / 2), scale, theme.faint)
   }
-  write('guest address', 4 * scale, 5 * scale, scale, theme.faint)
+  write('address', left - 6 * scale - textWidth('address', scale), 12 * scale, scale, theme.faint)
   const times = timeTicks(plot.seconds(plot.columns), Math.floor(plotWidth / (60 * scale)))
   for (const time of times) {
     const x = left + Math.round(timeToX(plot, time) * (plotWidth - 1))
@@ -95,6 +95,6 @@ export function drawPng(plot: Plot, width: number, height: number): Buffer {
     const y = top + Math.round((1 - level(share)) * (plotHeight - 1))
     write(percent(share), bar + 11 * scale, Math.max(top, Math.min(y - Math.floor(letter / 2), top + plotHeight - letter)), scale, theme.faint)
   }
-  write('dirty', bar, height - bottom + 6 * scale, scale, theme.faint)
+  write('dirty', bar, 15 * scale, scale, theme.faint)
   return PNG.sync.write(png)
 }

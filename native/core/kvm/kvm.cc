@@ -220,25 +220,32 @@ std::shared_ptr<Vcpu> Vm::create_vcpu(uint32_t id) {
 }
 
 void Vm::get_dirty_log(uint32_t slot, std::span<uint64_t> bitmap) const {
-  auto found = this->slot(slot);
-  if (!found) throw Error("EBADSLOT", "no slot " + std::to_string(slot) + " to read a dirty log from");
-  uint64_t words = (found->size / static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)) + 63) / 64;
+  // Held over the call: a larger slot in this one's place would overrun the bitmap. No message is made before
+  // it is needed, here and below: it would cost more than a small slot's log.
+  std::lock_guard lock(mutex_);
+  auto found = slots_.find(slot);
+  if (found == slots_.end())
+    throw Error("EBADSLOT", "no slot " + std::to_string(slot) + " to read a dirty log from");
+  uint64_t words = (found->second.size / static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)) + 63) / 64;
   if (bitmap.size() < words)
     throw Error("ERANGE", "a bitmap of " + std::to_string(bitmap.size()) + " words is too small for slot " +
                               std::to_string(slot) + ", which needs " + std::to_string(words));
   kvm_dirty_log log{};
   log.slot = slot;
   log.dirty_bitmap = bitmap.data();
-  do_ioctl(fd(), HT_KVM(KVM_GET_DIRTY_LOG), &log,
-           "reading the dirty log of slot " + std::to_string(slot) +
-               " (ENOENT: the slot lacks KVM_MEM_LOG_DIRTY_PAGES; ENXIO: the VM uses the dirty ring)");
+  if (try_ioctl(fd(), KVM_GET_DIRTY_LOG, &log) < 0)
+    throw_errno("KVM_GET_DIRTY_LOG",
+                "reading the dirty log of slot " + std::to_string(slot) +
+                    " (ENOENT: the slot lacks KVM_MEM_LOG_DIRTY_PAGES; ENXIO: the VM uses the dirty ring)");
 }
 
 void Vm::clear_dirty_log(uint32_t slot, uint64_t first_page, uint32_t num_pages,
                          std::span<const uint64_t> bitmap) const {
-  auto found = this->slot(slot);
-  if (!found) throw Error("EBADSLOT", "no slot " + std::to_string(slot) + " to clear a dirty log of");
-  uint64_t pages = found->size / static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  std::lock_guard lock(mutex_);
+  auto found = slots_.find(slot);
+  if (found == slots_.end())
+    throw Error("EBADSLOT", "no slot " + std::to_string(slot) + " to clear a dirty log of");
+  uint64_t pages = found->second.size / static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
   if (first_page % 64 != 0)
     throw Error("EALIGN", "first page " + std::to_string(first_page) + " is not a multiple of 64");
   if (first_page > pages || num_pages > pages - first_page)
@@ -254,9 +261,10 @@ void Vm::clear_dirty_log(uint32_t slot, uint64_t first_page, uint32_t num_pages,
   log.num_pages = num_pages;
   log.first_page = first_page;
   log.dirty_bitmap = const_cast<uint64_t*>(bitmap.data());
-  do_ioctl(fd(), HT_KVM(KVM_CLEAR_DIRTY_LOG), &log,
-           "clearing " + std::to_string(num_pages) + " pages of the dirty log of slot " +
-               std::to_string(slot) + " (needs KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)");
+  if (try_ioctl(fd(), KVM_CLEAR_DIRTY_LOG, &log) < 0)
+    throw_errno("KVM_CLEAR_DIRTY_LOG", "clearing " + std::to_string(num_pages) +
+                                           " pages of the dirty log of slot " + std::to_string(slot) +
+                                           " (needs KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)");
 }
 
 uint64_t Vm::reset_dirty_rings() const {
