@@ -14,7 +14,9 @@
 
 #include "base/error.h"
 #include "kvm/device.h"
+#include "kvm/dirty_ring.h"
 #include "kvm/stats.h"
+#include "kvm/vcpu_runner.h"
 
 namespace hypertwin::kvm {
 namespace {
@@ -290,6 +292,143 @@ TEST_F(Kvm, ThousandCyclesLeaveNoDescriptor) {
     guest.vcpu->run();
   }
   EXPECT_EQ(open_descriptors(), before);
+}
+
+// The pages are written at CPL 0, far fewer than the ring holds: an emulating host can overrun a full ring.
+TEST_F(Kvm, DirtyRingHasEachPageInOrder) {
+  auto vm = System::open()->create_vm();
+  if (vm->check_extension(KVM_CAP_DIRTY_LOG_RING) == 0)
+    GTEST_SKIP() << "this host has no KVM_CAP_DIRTY_LOG_RING";
+  vm->enable_cap(KVM_CAP_DIRTY_LOG_RING, 4096 * sizeof(kvm_dirty_gfn));
+  auto ram = memory(64 * 1024);
+  const uint8_t code[] = {0xa2, 0x00, 0x50, 0xa2, 0x00, 0x30, 0xf4};  // mov [0x5000],al; mov [0x3000],al; hlt
+  ram->write(0x1000, code);
+  vm->set_user_memory_region(
+      {.slot = 3, .guest_address = 0, .size = ram->size(), .flags = KVM_MEM_LOG_DIRTY_PAGES, .memory = ram});
+  auto vcpu = vm->create_vcpu(0);
+  kvm_sregs sregs = vcpu->get_sregs();
+  sregs.cs.base = 0;
+  sregs.cs.selector = 0;
+  vcpu->set_sregs(sregs);
+  kvm_regs regs{};
+  regs.rip = 0x1000;
+  regs.rflags = 2;
+  vcpu->set_regs(regs);
+  ASSERT_EQ(vcpu->run(), RunResult::kExit);
+  DirtyRing ring(vcpu);
+  EXPECT_EQ(ring.capacity(), 4096u);
+  std::vector<std::pair<uint32_t, uint64_t>> pages;
+  ring.harvest([&](uint32_t slot, uint64_t offset) { pages.emplace_back(slot, offset); });
+  ASSERT_EQ(pages.size(), 2u);
+  EXPECT_EQ(pages[0], std::make_pair(3u, uint64_t{5}));
+  EXPECT_EQ(pages[1], std::make_pair(3u, uint64_t{3}));
+  EXPECT_EQ(vm->reset_dirty_rings(), 2u);
+  EXPECT_EQ(ring.harvest([](uint32_t, uint64_t) {}), 0u);
+}
+
+TEST_F(Kvm, NoRingIsAnError) {
+  const uint8_t code[] = {0xf4};
+  Guest guest(code);
+  EXPECT_EQ(code_of([&] { DirtyRing ring(guest.vcpu); }), "ENORING");
+}
+
+TEST(KvmExitHandlers, AnswerWithinTheirRangeOnly) {
+  ExitHandlers handlers;
+  using Space = ExitHandler::Space;
+  auto constant = handlers.add({.space = Space::kPort,
+                                .address = 0x20,
+                                .length = 4,
+                                .action = ExitHandler::Action::kConstant,
+                                .value = 0x1234});
+  auto bytes = handlers.add(
+      {.space = Space::kMmio, .address = 0x1000, .length = 8, .action = ExitHandler::Action::kRam});
+  EXPECT_EQ(code_of([&] { handlers.add({.space = Space::kPort, .address = 0x23, .length = 1}); }),
+            "EOVERLAP");
+  EXPECT_EQ(code_of([&] { handlers.add({.space = Space::kPort, .address = 0, .length = 0}); }), "ERANGE");
+  EXPECT_EQ(code_of([&] { handlers.add({.space = Space::kPort, .address = 0xffff, .length = 2}); }),
+            "ERANGE");
+  EXPECT_EQ(code_of([&] { handlers.add({.space = Space::kMmio, .address = ~0ull, .length = 2}); }), "ERANGE");
+  EXPECT_EQ(handlers.find(Space::kPort, 0x20, 4), constant.get());
+  EXPECT_EQ(handlers.find(Space::kPort, 0x21, 4), nullptr);
+  EXPECT_EQ(handlers.find(Space::kPort, 0x1f, 1), nullptr);
+  EXPECT_EQ(handlers.find(Space::kMmio, 0x1001, 8), nullptr);
+  EXPECT_EQ(handlers.find(Space::kMmio, ~0ull, 8), nullptr);
+  uint8_t data[8] = {1, 2, 3, 4};
+  bytes->access(0x1004, true, data, 4);
+  uint8_t back[4];
+  bytes->read_ram(4, back);
+  EXPECT_EQ(std::memcmp(back, data, 4), 0);
+  constant->access(0x20, false, data, 2);
+  EXPECT_EQ(data[0] | data[1] << 8, 0x1234);
+  handlers.remove(constant);
+  EXPECT_EQ(handlers.find(Space::kPort, 0x20, 1), nullptr);
+}
+
+TEST_F(Kvm, RunnerAnswersAndHandsOver) {
+  const uint8_t code[] = {0xe4, 0x20, 0xe6, 0x21,
+                          0xf4, 0xe4, 0x22, 0xf4};  // in 0x20; out 0x21; hlt; in 0x22; hlt
+  Guest guest(code);
+  auto handlers = std::make_shared<ExitHandlers>();
+  handlers->add({.address = 0x20, .action = ExitHandler::Action::kConstant, .value = 9});
+  VcpuRunner runner(guest.vcpu, handlers);
+  ASSERT_EQ(runner.run(), RunResult::kExit);
+  kvm_run* page = guest.vcpu->run_page();
+  EXPECT_EQ(page->io.port, 0x21);
+  EXPECT_EQ(reinterpret_cast<uint8_t*>(page)[page->io.data_offset], 9);
+  const uint8_t answer[] = {5, 6};
+  EXPECT_EQ(code_of([&] { runner.respond(std::span(answer, 1)); }), "ENOINPUT");
+  runner.set_hlt_policy(VcpuRunner::HltPolicy::kResume);
+  ASSERT_EQ(runner.run(), RunResult::kExit);
+  EXPECT_EQ(page->io.port, 0x22);
+  EXPECT_EQ(code_of([&] { runner.respond(answer); }), "ERANGE");
+  runner.respond(std::span(answer, 1));
+  runner.set_hlt_policy(VcpuRunner::HltPolicy::kExit);
+  ASSERT_EQ(runner.run(), RunResult::kExit);
+  EXPECT_EQ(page->exit_reason, uint32_t{KVM_EXIT_HLT});
+  EXPECT_EQ(guest.vcpu->get_regs().rax & 0xff, 5u);
+  EXPECT_EQ(runner.handled(), 2u);
+  EXPECT_EQ(code_of([&] { runner.refuse_msr(); }), "ENOINPUT");
+}
+
+TEST_F(Kvm, RunnerClosesWhileTheGuestRuns) {
+  const uint8_t code[] = {0xeb, 0xfe};
+  for (int i = 0; i < 50; ++i) {
+    Guest guest(code);
+    VcpuRunner runner(guest.vcpu, std::make_shared<ExitHandlers>());
+    std::atomic<bool> ended{false};
+    runner.thread().post([&] {
+      EXPECT_EQ(runner.run(), RunResult::kInterrupted);
+      ended = true;
+    });
+    if (i % 2)
+      while (!guest.vcpu->running()) std::this_thread::yield();
+    runner.close();
+    runner.close();
+    EXPECT_TRUE(ended || i % 2 == 0);
+  }
+}
+
+// Kicks from two threads against a vCPU whose every run exits by itself: no kick is lost, none outlives its
+// run.
+TEST_F(Kvm, KicksRaceWithExits) {
+  const uint8_t code[] = {0xe6, 0x10, 0xeb, 0xfc};  // out 0x10, al; jmp back
+  Guest guest(code);
+  std::atomic<int> interrupted{0}, kicking{2};
+  std::vector<std::thread> kickers;
+  for (int i = 0; i < 2; ++i)
+    kickers.emplace_back([&] {
+      for (int kick = 0; kick < 200; ++kick) {
+        int before = interrupted;
+        guest.vcpu->kick();
+        while (interrupted == before) std::this_thread::yield();  // hangs when a kick is lost
+      }
+      --kicking;
+    });
+  while (kicking > 0)
+    if (guest.vcpu->run() == RunResult::kInterrupted) ++interrupted;
+  for (auto& kicker : kickers) kicker.join();
+  guest.vcpu->run();  // consumes what was left
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(guest.vcpu->run(), RunResult::kExit);
 }
 
 }  // namespace
