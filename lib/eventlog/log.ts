@@ -171,7 +171,7 @@ export class EventLog implements AsyncDisposable {
    *
    * @throws EventLogError with the errno of what failed, `CLOSED`
    */
-  verify(): Promise<VerifyReport> {
+  async verify(): Promise<VerifyReport> {
     return logErrors(() => this.#native.verify())
   }
 
@@ -180,7 +180,7 @@ export class EventLog implements AsyncDisposable {
    *
    * @throws EventLogError with the errno of what failed, `CLOSED`
    */
-  index(): Promise<LogBlock[]> {
+  async index(): Promise<LogBlock[]> {
     return logErrors(() => this.#native.index())
   }
 

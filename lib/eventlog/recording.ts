@@ -169,7 +169,7 @@ export class Recording implements AsyncDisposable {
    *
    * @throws EventLogError `NO_BOUNDARY`, `LOG_WRITE_FAILED`, `CLOSED`
    */
-  checkpoint(): Promise<StateDigest> {
+  async checkpoint(): Promise<StateDigest> {
     return logErrors(() => this.#native.checkpoint())
   }
 
@@ -179,7 +179,7 @@ export class Recording implements AsyncDisposable {
    *
    * @throws EventLogError `LOG_WRITE_FAILED` when it still fails, `CLOSED`
    */
-  retry(): Promise<void> {
+  async retry(): Promise<void> {
     return logErrors(() => this.#native.retry())
   }
 

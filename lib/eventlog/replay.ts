@@ -151,7 +151,7 @@ export class Replay implements AsyncDisposable {
         return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8')
       },
       registers: async () => decodeRegisters(await logErrors(() => native.registers())),
-      stateDigest: () => logErrors(() => native.stateDigest())
+      stateDigest: async () => logErrors(() => native.stateDigest())
     }
   }
 
@@ -184,7 +184,7 @@ export class Replay implements AsyncDisposable {
    * @throws EventLogError `ERANGE` when `to` lies behind (see {@link seek}), `BAD_STATE` while another run goes
    *   on, `CLOSED`
    */
-  run(options: RunOptions = {}): Promise<ReplayResult> {
+  async run(options: RunOptions = {}): Promise<ReplayResult> {
     return this.#run(options.to === undefined ? undefined : boundaryNumber(options.to, 'to'), options, false)
   }
 
@@ -193,7 +193,7 @@ export class Replay implements AsyncDisposable {
    *
    * @throws EventLogError `ERANGE` when it lies before the log's beginning, and as {@link run}
    */
-  seek(boundary: bigint, options: Omit<RunOptions, 'to'> = {}): Promise<ReplayResult> {
+  async seek(boundary: bigint, options: Omit<RunOptions, 'to'> = {}): Promise<ReplayResult> {
     return this.#run(boundaryNumber(boundary, 'the boundary'), options, true)
   }
 

@@ -272,7 +272,7 @@ export class Machine implements AsyncDisposable {
    *
    * @throws MachineError `BAD_STATE`, `CLOSED`
    */
-  start(): Promise<void> {
+  async start(): Promise<void> {
     return machineErrors(() => this.#native.start())
   }
 
@@ -282,7 +282,7 @@ export class Machine implements AsyncDisposable {
    *
    * @throws MachineError `BAD_STATE`, `CLOSED`
    */
-  pause(): Promise<void> {
+  async pause(): Promise<void> {
     return machineErrors(() => this.#native.pause())
   }
 
@@ -291,7 +291,7 @@ export class Machine implements AsyncDisposable {
    *
    * @throws MachineError `BAD_STATE`, `CLOSED`
    */
-  resume(): Promise<void> {
+  async resume(): Promise<void> {
     return machineErrors(() => this.#native.resume())
   }
 
@@ -301,7 +301,7 @@ export class Machine implements AsyncDisposable {
    *
    * @throws MachineError `CLOSED`
    */
-  stop(): Promise<void> {
+  async stop(): Promise<void> {
     return machineErrors(() => this.#native.stop())
   }
 
@@ -326,7 +326,7 @@ export class Machine implements AsyncDisposable {
    * @param path - replaced when it exists
    * @throws MachineError with the errno of what failed, `CLOSED`
    */
-  snapshot(path: string): Promise<void> {
+  async snapshot(path: string): Promise<void> {
     return machineErrors(() => this.#native.snapshot(text(path, 'path')))
   }
 
@@ -336,7 +336,7 @@ export class Machine implements AsyncDisposable {
    *
    * @throws MachineError `CLOSED`
    */
-  stateDigest(): Promise<StateDigest> {
+  async stateDigest(): Promise<StateDigest> {
     return machineErrors(() => this.#native.stateDigest())
   }
 
