@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "machine/memory_scan.h"
+#include "machine/quirks.h"
 #include "machine/snapshot.h"
 
 namespace hypertwin::machine {
@@ -148,6 +149,7 @@ Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config,
   cpuid_ = deterministic_cpuid(system->supported_cpuid());
   vcpu_->set_cpuid2(cpuid_);
   sync_regs_ = (system->check_extension(KVM_CAP_SYNC_REGS) & KVM_SYNC_X86_REGS) != 0;
+  exact_irq_window_ = kvm_quirks(system).exact_irq_window;
   if (sync_regs_) vcpu_->run_page()->kvm_valid_regs = KVM_SYNC_X86_REGS;
   board_ = std::make_unique<Board>(static_cast<devices::Host&>(*this), *ram_, config_,
                                    [this](uint32_t value) { marker(value); });
@@ -625,7 +627,8 @@ bool Machine::leave_boundary() {
     source_->wait(here, board_->deadline());
     return false;
   }
-  vcpu_->run_page()->request_interrupt_window = pic.interrupt_pending() && (inject || !possible);
+  vcpu_->run_page()->request_interrupt_window =
+      exact_irq_window_ && pic.interrupt_pending() && (inject || !possible);
   return true;
 }
 

@@ -218,6 +218,7 @@ class Machine final : private devices::Host {
   InputSource* source_ = &live_;
   RollingDigest rolling_;
   bool sync_regs_ = false;
+  bool exact_irq_window_ = false;
   kvm_regs fetched_regs_{};
   bool at_boundary_ = false;
   bool io_pending_ = false;  // an exit's access is not completed in the registers

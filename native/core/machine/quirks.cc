@@ -1,6 +1,8 @@
 #include "machine/quirks.h"
 
 #include <mutex>
+#include <optional>
+#include <span>
 
 #include "base/error.h"
 
@@ -8,38 +10,89 @@ namespace hypertwin::machine {
 
 namespace {
 
-std::string probe(const std::shared_ptr<kvm::System>& system) {
-  auto vm = system->create_vm();
-  auto memory = kvm::GuestMemory::allocate(4096, {});
-  constexpr uint64_t kCode = 0x1000;
-  const uint8_t code[] = {0xe6, 0x80, 0xf4};  // out 0x80, al; hlt
-  memory->write(0, code);
-  vm->set_user_memory_region({.slot = 0, .guest_address = kCode, .size = 4096, .memory = memory});
-  auto vcpu = vm->create_vcpu(0);
-  auto sregs = vcpu->get_sregs();
-  sregs.cs.base = 0;
-  sregs.cs.selector = 0;
-  vcpu->set_sregs(sregs);
-  kvm_regs regs{};
-  regs.rip = kCode;
-  regs.rflags = 2;
-  vcpu->set_regs(regs);
-  for (int tries = 0; tries < 100; ++tries) {
-    if (vcpu->run() != kvm::RunResult::kExit) continue;
-    if (vcpu->run_page()->exit_reason != KVM_EXIT_IO) break;
-    return vcpu->get_regs().rip == kCode ? "rip-at-pio=at" : "rip-at-pio=past";
+constexpr uint64_t kCode = 0x1000;
+// Often enough: a window that is found by chance is missed in nearly all of them.
+constexpr int kWindowTries = 16;
+
+// A VM with one page of real-mode code.
+class TinyVm {
+ public:
+  TinyVm(const std::shared_ptr<kvm::System>& system, std::span<const uint8_t> code) {
+    auto vm = system->create_vm();
+    auto memory = kvm::GuestMemory::allocate(4096, {});
+    memory->write(0, code);
+    vm->set_user_memory_region({.slot = 0, .guest_address = kCode, .size = 4096, .memory = memory});
+    vcpu_ = vm->create_vcpu(0);
+    auto sregs = vcpu_->get_sregs();
+    for (kvm_segment* segment : {&sregs.cs, &sregs.ss, &sregs.ds}) segment->base = segment->selector = 0;
+    vcpu_->set_sregs(sregs);
+    restart();
   }
-  throw Error("KVM_UNUSABLE", "this host's KVM did not run a two-instruction guest (see hypertwin doctor)");
+  void restart() {
+    kvm_regs regs{};
+    regs.rip = kCode;
+    regs.rsp = kCode + 4096 - 16;
+    regs.rflags = 2;
+    vcpu_->set_regs(regs);
+  }
+  // The exit's reason.
+  uint32_t run() {
+    for (int tries = 0; tries < 100; ++tries)
+      if (vcpu_->run() == kvm::RunResult::kExit) return vcpu_->run_page()->exit_reason;
+    throw Error("KVM_UNUSABLE", "this host's KVM does not get on with a tiny guest (see hypertwin doctor)");
+  }
+  kvm::Vcpu& vcpu() { return *vcpu_; }
+
+ private:
+  std::shared_ptr<kvm::Vcpu> vcpu_;
+};
+
+bool probe_rip_past(const std::shared_ptr<kvm::System>& system) {
+  const uint8_t code[] = {0xe6, 0x80, 0xf4};  // out 0x80, al; hlt
+  TinyVm vm(system, code);
+  if (vm.run() != KVM_EXIT_IO)
+    throw Error("KVM_UNUSABLE", "this host's KVM did not run a two-instruction guest (see hypertwin doctor)");
+  return vm.vcpu().get_regs().rip != kCode;
+}
+
+// The window is open for one instruction only: whoever does not look there misses it.
+bool probe_exact_window(const std::shared_ptr<kvm::System>& system) {
+  const uint8_t after_sti[] = {0xfb, 0x90, 0xfa, 0xf4};  // sti; nop; cli; hlt
+  const uint8_t after_iret[] = {
+      0x68, 0x02, 0x02,  // push 0x202 (IF)
+      0x6a, 0x00,        // push cs
+      0x68, 0x09, 0x10,  // push 0x1009
+      0xcf,              // iret
+      0xfa, 0xf4,        // 0x1009: cli; hlt
+  };
+  struct Case {
+    std::span<const uint8_t> code;
+    uint64_t window;  // where it opens
+  };
+  for (const Case& c : {Case{after_sti, kCode + 2}, Case{after_iret, kCode + 9}}) {
+    TinyVm vm(system, c.code);
+    for (int tries = 0; tries < kWindowTries; ++tries) {
+      vm.restart();
+      vm.vcpu().run_page()->request_interrupt_window = 1;
+      if (vm.run() != KVM_EXIT_IRQ_WINDOW_OPEN || vm.vcpu().get_regs().rip != c.window) return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace
 
-std::string kvm_quirks(const std::shared_ptr<kvm::System>& system) {
+std::string Quirks::text() const {
+  return std::string("rip-at-pio=") + (rip_past_port_io ? "past" : "at") +
+         " irq-window=" + (exact_irq_window ? "exact" : "unused");
+}
+
+Quirks kvm_quirks(const std::shared_ptr<kvm::System>& system) {
   static std::mutex mutex;
-  static std::string known;
+  static std::optional<Quirks> known;
   std::lock_guard lock(mutex);
-  if (known.empty()) known = probe(system);
-  return known;
+  if (!known) known = Quirks{probe_rip_past(system), probe_exact_window(system)};
+  return *known;
 }
 
 }  // namespace hypertwin::machine

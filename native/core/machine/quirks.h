@@ -8,7 +8,18 @@
 
 namespace hypertwin::machine {
 
-// "rip-at-pio=past" or "rip-at-pio=at": where the registers stand at a port-I/O exit.
-std::string kvm_quirks(const std::shared_ptr<kvm::System>& system);
+struct Quirks {
+  // At a port-I/O exit the registers stand past the instruction (else on it).
+  bool rip_past_port_io = false;
+  // KVM_EXIT_IRQ_WINDOW_OPEN comes at the very instruction before which an interrupt could be taken first.
+  // Where it does not (instructions emulated in batches), it may come anywhere later: not replayable, and the
+  // deterministic board then injects at the guest's other exits only.
+  bool exact_irq_window = false;
+
+  // As a log's header holds it.
+  std::string text() const;
+};
+
+Quirks kvm_quirks(const std::shared_ptr<kvm::System>& system);
 
 }  // namespace hypertwin::machine

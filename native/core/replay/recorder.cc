@@ -153,7 +153,7 @@ log::LogHeader log_header(machine::Machine& machine) {
          {entry.function, entry.index, entry.flags, entry.eax, entry.ebx, entry.ecx, entry.edx})
       features.u32(word);
   header.cpu_features = digest128(features.data());
-  header.kvm_quirks = machine::kvm_quirks(machine.vm()->system());
+  header.kvm_quirks = machine::kvm_quirks(machine.vm()->system()).text();
   header.board = machine::kBoardName;
   header.board_version = machine::kBoardVersion;
   header.memory_size = machine.config().memory_size;
