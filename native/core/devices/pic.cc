@@ -44,7 +44,12 @@ void Pic::changed(unsigned irq) {
   if (irq >= 8) cascade();
 }
 
-void Pic::cascade() { chips_[0].set_line(2, chips_[1].pending(false) >= 0); }
+void Pic::cascade() {
+  const bool request = chips_[1].pending(false) >= 0;
+  chips_[0].set_line(2, request);
+  // An edge latched earlier goes with the request, or each withdrawn one would end as a spurious IRQ15.
+  if (!request) chips_[0].irr &= static_cast<uint8_t>(~4u);
+}
 
 void Pic::Chip::set_line(unsigned bit, bool level) {
   uint8_t mask = static_cast<uint8_t>(1u << bit);
