@@ -9,6 +9,8 @@ import {
   type DirtyMode,
   type DirtySample
 } from '../../lib/dirty/index.js'
+import { guestPath } from '../../lib/index.js'
+import { Machine } from '../../lib/machine/index.js'
 import { dataAddress, pageSize, TinyGuest } from './tiny_guest.js'
 
 function reasonToSkip(): string | false {
@@ -202,3 +204,31 @@ t.test('wrong use', { skip }, async t => {
   await t.rejects(DirtyTracker.attach(guest.vm, { mode: 'manual' }), code('CLOSED'))
   t.ok(new DirtyError('x', { code: 'Y' }) instanceof Error)
 })
+
+for (const mode of ['manual', 'bitmap', 'ring'] as const)
+  t.test(`a machine's guest, devices and host: ${mode}`, { skip }, async t => {
+    const base = 16n << 20n
+    const machine = await Machine.create({
+      kernel: guestPath('dirtier'),
+      memory: '32MiB',
+      commandLine: 'pattern=list list=0,5,6,1023 rounds=1',
+      dirtyRing: mode === 'ring'
+    })
+    const tracker = await DirtyTracker.attach(machine, { mode })
+    await machine.start()
+    await machine.waitFor('stopped')
+    machine.memory.write(base + 2000n * 4096n - 1n, new Uint8Array(2))
+    const harvest = await tracker.harvest()
+    // What is below 16 MiB is the guest's own image.
+    t.strictSame(
+      [...harvest.ranges()].filter(({ address }) => address >= base),
+      [
+        { address: base, size: pageSize },
+        { address: base + 5n * 4096n, size: 2 * pageSize },
+        { address: base + 1023n * 4096n, size: pageSize },
+        { address: base + 1999n * 4096n, size: 2 * pageSize }
+      ]
+    )
+    await tracker.close()
+    await machine.close()
+  })
