@@ -3,6 +3,11 @@ import { Parser } from 'tap-parser'
 import t from 'tap'
 import { Results, countTap } from '../../scripts/results.mjs'
 
+// What is printed for the failures in the samples would read as failures of this run.
+t.beforeEach(t => {
+  t.capture(console, 'error')
+})
+
 function count(tap: string): { passed: number; failures: string[]; skipped: string[] } {
   const results = new Results()
   const parser = new Parser()
