@@ -7,6 +7,7 @@
 #include <atomic>
 #include <thread>
 
+#include "dirty/tracker.h"
 #include "machine_util.h"
 #include "mail_client.h"
 #include "replay/recorder.h"
@@ -136,6 +137,39 @@ TEST(Replay, MailroomUnderLoad) {
   EXPECT_TRUE(replayed.complete);
   EXPECT_EQ(replayed.state.combined(), recorded.state->combined());
   EXPECT_GT(replayed.checks, 1u);
+}
+
+// Write faults interrupt the guest anywhere; nothing of that may show.
+TEST(Replay, DirtyTrackingWhileRecordingDoesNotShow) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::boot(system_, dir);
+  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  dirty::Tracker tracker(
+      {.vm = room->machine->vm(), .vcpus = {room->machine->vcpu()}, .ram = room->machine->ram()},
+      {.mode = dirty::Mode::kBitmap});
+  tracker.start();
+  std::atomic<bool> done{false};
+  uint64_t pages = 0;
+  std::thread harvester([&] {
+    dirty::Harvest harvest;
+    while (!done.load()) {
+      tracker.harvest(harvest);
+      pages += harvest.pages;
+    }
+  });
+  room->users(4);
+  EXPECT_TRUE(room->wait_answers(4000));
+  done.store(true);
+  harvester.join();
+  auto recorded = recording->stop();
+  EXPECT_GT(pages, 100u);
+  auto replayed = replay_all(system_, dir.file("log"));
+  EXPECT_EQ(replayed.stop, ReplayStop::kLogEnd)
+      << (replayed.divergence ? replayed.divergence->kind + ": " + replayed.divergence->message
+                              : replayed.message);
+  EXPECT_EQ(replayed.state, *recorded.state);
 }
 
 TEST(Replay, BeginsInTheMiddle) {

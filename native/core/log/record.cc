@@ -76,7 +76,18 @@ size_t encoded_bound(const Body& body) {
                     body);
 }
 
+namespace {
+// Packets come in bursts: one after another at the same boundary leaves out what it shares.
+bool is_compact(const PacketRx& packet, uint64_t boundary, const Cursor& cursor) {
+  return boundary == cursor.boundary && packet.device < kCompactDevices;
+}
+}  // namespace
+
 uint8_t* encode_record(uint8_t* out, uint64_t boundary, const Body& body, Cursor* cursor) {
+  if (const auto* packet = std::get_if<PacketRx>(&body); packet && is_compact(*packet, boundary, *cursor)) {
+    *out++ = static_cast<uint8_t>(kFirstCompactPacket + packet->device);
+    return put_blob(out, packet->bytes);
+  }
   out = put_varint(out, kind_of(body));
   out = put_varint(out, boundary - cursor->boundary);
   cursor->boundary = boundary;
@@ -121,6 +132,11 @@ uint8_t* encode_record(uint8_t* out, uint64_t boundary, const Body& body, Cursor
 
 void decode_record(ByteReader& in, Cursor* cursor, std::vector<uint16_t>* scratch, Record* out) {
   uint64_t kind = in.varint();
+  if (kind >= kFirstCompactPacket && kind < kFirstCompactPacket + kCompactDevices) {
+    out->boundary = cursor->boundary;
+    out->body = PacketRx{kind - kFirstCompactPacket, in.blob(kMaxRecordBytes)};
+    return;
+  }
   uint64_t delta = in.varint();
   if (delta > UINT64_MAX - cursor->boundary) in.corrupt("a boundary over 64 bits");
   cursor->boundary += delta;
@@ -135,8 +151,11 @@ void decode_record(ByteReader& in, Cursor* cursor, std::vector<uint16_t>* scratc
       out->body = Time{cursor->time_ns};
       return;
     case RecordKind::kPacketRx: {
-      uint64_t device = in.varint();
-      out->body = PacketRx{device, in.blob(kMaxRecordBytes)};
+      PacketRx packet{in.varint(), {}};
+      if (delta == 0 && packet.device < kCompactDevices)
+        in.corrupt("a packet that is not in its compact form");
+      packet.bytes = in.blob(kMaxRecordBytes);
+      out->body = packet;
       return;
     }
     case RecordKind::kConsoleRx: {

@@ -30,6 +30,10 @@ enum class RecordKind : uint64_t {
 // Kinds from here on carry a length and are skipped by readers that do not know them.
 inline constexpr uint64_t kFirstOptionalKind = 128;
 
+// 64 + device in a file: a packet_rx of a device below 8 whose boundary is that of the record before.
+inline constexpr uint64_t kFirstCompactPacket = 64;
+inline constexpr uint64_t kCompactDevices = 8;
+
 // The guest's clock moved to `ns` (absolute; stored as the difference to the last Time).
 struct Time {
   static constexpr RecordKind kKind = RecordKind::kTime;
