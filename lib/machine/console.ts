@@ -93,7 +93,7 @@ export class Console {
 
   /** Returns the text. @internal */
   push(bytes: Uint8Array): string {
-    const text = this.#decoder.write(bytes as Buffer)
+    const text = this.#decoder.write(bytes)
     this.#text += text
     if (this.#text.length > 2 * keptCharacters) this.#text = this.#text.slice(-keptCharacters)
     if (text !== '') for (const stream of this.#streams) stream.push(text)

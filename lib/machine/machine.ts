@@ -406,7 +406,7 @@ export class Machine implements AsyncDisposable {
     options: { signal?: AbortSignal } = {}
   ): Promise<MachineState> {
     const wanted: readonly string[] = typeof state === 'string' ? [state] : state
-    if (!Array.isArray(wanted) || wanted.length === 0 || wanted.some(name => !states.includes(name)))
+    if (!Array.isArray(wanted) || wanted.length === 0 || wanted.some((name: string) => !states.includes(name)))
       throw invalid(`a state is one of ${states.join(', ')}, not ${describe(state)}`)
     options.signal?.throwIfAborted()
     for await (const event of this.events(options)) {

@@ -1,5 +1,13 @@
 // A log replays to the identical state; what is wrong with one is found and named.
-import { appendFileSync, copyFileSync, readFileSync, readdirSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  appendFileSync,
+  copyFileSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  truncateSync,
+  writeFileSync
+} from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
 import { connectMailroom, createMailroom } from '../../lib/cli/mailroom/boot.js'
@@ -207,6 +215,34 @@ t.test('a torn log replays to its last whole record', { skip }, async t => {
   t.match(await replayed(directory), { stop: 'log-end', complete: false, divergence: undefined })
 })
 
+t.test('a log that cannot be written pauses the machine, and nothing is lost', { skip }, async t => {
+  const folder = scratch(t)
+  const directory = path.join(folder, 'log')
+  const machine = await guest(t, 'hello', 'ticks=300 hz=1000')
+  await using recording = await Recording.start(machine, directory, { segmentSize: 600, commitLatencyUs: 0 })
+  const told: EventLogError[] = []
+  recording.onFailure(error => told.push(error))
+  // The next segment file cannot be made.
+  renameSync(directory, path.join(folder, 'away'))
+  await machine.start()
+  await machine.waitFor('paused')
+  t.equal(machine.reason, 'capture-failed')
+  t.match(recording.failure, { code: 'LOG_WRITE_FAILED', errno: 2 })
+  await t.rejects(recording.stop(), code('LOG_WRITE_FAILED'))
+  await t.rejects(recording.retry(), code('LOG_WRITE_FAILED'))
+  renameSync(path.join(folder, 'away'), directory)
+  await recording.retry()
+  t.equal(recording.failure, undefined)
+  t.match(told[0], code('LOG_WRITE_FAILED'))
+  await machine.resume()
+  await machine.waitFor('stopped')
+  const result = await recording.stop()
+  t.ok(result.stats.segments > 1n)
+  const again = await replayed(directory)
+  t.match(again, { stop: 'log-end', complete: true, divergence: undefined })
+  t.strictSame(again.state, result.state)
+})
+
 t.test('what does not belong together is refused', { skip }, async t => {
   const folder = scratch(t)
   const one = path.join(folder, 'one')
@@ -252,7 +288,7 @@ t.test('wrong arguments', { skip }, async t => {
     { commitLatencyUs: 1.5 }
   ])
     await t.rejects(Recording.start(machine, path.join(folder, 'x'), options as never), code('EINVAL'))
-  await t.rejects(Recording.start(machine, '' as never), code('EINVAL'))
+  await t.rejects(Recording.start(machine, ''), code('EINVAL'))
   await t.rejects(Recording.start(machine, '/proc/nowhere'), { code: /EACCES|ENOENT|EPERM/ })
   await t.rejects(EventLog.open(7 as never), code('EINVAL'))
   await t.rejects(Replay.open(''), code('EINVAL'))
