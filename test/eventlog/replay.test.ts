@@ -2,9 +2,10 @@
 import {
   appendFileSync,
   copyFileSync,
+  mkdirSync,
   readFileSync,
   readdirSync,
-  renameSync,
+  rmdirSync,
   truncateSync,
   writeFileSync
 } from 'node:fs'
@@ -223,14 +224,15 @@ t.test('a log that cannot be written pauses the machine, and nothing is lost', {
   const told: EventLogError[] = []
   recording.onFailure(error => told.push(error))
   // The next segment file cannot be made.
-  renameSync(directory, path.join(folder, 'away'))
+  const inTheWay = path.join(directory, '00000002.htlog.new')
+  mkdirSync(inTheWay)
   await machine.start()
   await machine.waitFor('paused')
   t.equal(machine.reason, 'capture-failed')
-  t.match(recording.failure, { code: 'LOG_WRITE_FAILED', errno: 2 })
+  t.match(recording.failure, { code: 'LOG_WRITE_FAILED', errno: Number })
   await t.rejects(recording.stop(), code('LOG_WRITE_FAILED'))
   await t.rejects(recording.retry(), code('LOG_WRITE_FAILED'))
-  renameSync(path.join(folder, 'away'), directory)
+  rmdirSync(inTheWay)
   await recording.retry()
   t.equal(recording.failure, undefined)
   t.match(told[0], code('LOG_WRITE_FAILED'))
