@@ -79,7 +79,10 @@ export interface ReplayOptions {
 export interface RunOptions {
   /** Stop at this boundary, its inputs applied. Default: the log's end. */
   to?: bigint
-  /** Ends the replay where it is: the result's `stop` is `'cancelled'`, and run() can go on from there. */
+  /**
+   * Ends the replay where it is: the result's `stop` is `'cancelled'`. The machine can be looked at there; only
+   * seek() goes on, from the start again.
+   */
   signal?: AbortSignal
   /** Called about every `progressMs` (default 100) while it runs. */
   onProgress?: (progress: ReplayProgress) => void

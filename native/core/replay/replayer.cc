@@ -304,6 +304,7 @@ std::unique_ptr<Replay> Replay::open(std::shared_ptr<kvm::System> system, const 
 Replay::~Replay() { cancel(); }
 
 void Replay::rewind() {
+  cancelled_.store(false);
   auto reader = log::Reader::open(directory_, {.follow = options_.follow});
   header_ = reader->header();
   auto watch = std::make_shared<Watch>(listener_);
@@ -365,10 +366,12 @@ ReplayResult Replay::run(std::optional<uint64_t> to) {
   if (to && *to < boundary())
     throw Error("ERANGE",
                 "the replay is at boundary " + std::to_string(boundary()) + " already; seek() goes back");
-  if (!replayer_->divergence() && machine_->state() == State::kPaused && !(to && *to == boundary())) {
+  if (!replayer_->divergence() && !cancelled_.load() && machine_->state() == State::kPaused && !(to && *to == boundary())) {
     machine_->call(machine::At::kAnywhere, [&] { machine_->pause_at(to.value_or(~uint64_t{0})); });
     watch_->expect_running();
     machine_->resume();
+    // A cancel() that came before had nothing to pause.
+    if (cancelled_.load()) machine_->call(machine::At::kAnywhere, [this] { machine_->pause_here(); });
     uint64_t seen = boundary();
     auto patience = options_.stall;
     while (!watch_->wait_stopped(patience)) {
@@ -399,12 +402,13 @@ ReplayResult Replay::run(std::optional<uint64_t> to) {
     result.stop = ReplayStop::kDiverged;
   } else if (state == State::kFailed) {
     result.stop = ReplayStop::kFailed;
+  } else if (cancelled_.load() && !replayer_->ended() && !(to && result.boundary == *to)) {
+    // A reader that was cancelled is at its end too.
+    result.stop = ReplayStop::kCancelled;
   } else if (replayer_->log_done()) {
     result.stop = ReplayStop::kLogEnd;
   } else if (to && result.boundary == *to) {
     result.stop = ReplayStop::kBoundary;
-  } else if (cancelled_.load()) {
-    result.stop = ReplayStop::kCancelled;
   } else {
     result.stop = ReplayStop::kFailed;
     if (result.message.empty()) result.message = "the machine stopped before the log ended";
@@ -416,7 +420,7 @@ ReplayResult Replay::run(std::optional<uint64_t> to) {
 ReplayResult Replay::seek(uint64_t to) {
   if (to < first_boundary_)
     throw Error("ERANGE", "the log begins at boundary " + std::to_string(first_boundary_));
-  if (to < boundary() || replayer_->divergence()) rewind();
+  if (to < boundary() || replayer_->divergence() || cancelled_.load()) rewind();
   return run(to);
 }
 

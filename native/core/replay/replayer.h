@@ -117,9 +117,10 @@ class Replay {
                                       ReplayOptions options = {});
   ~Replay();
 
-  // Replays until boundary `to` (its inputs applied), the log's end, a divergence, or cancel().
+  // Replays until boundary `to` (its inputs applied), the log's end, a divergence, or cancel(); after that
+  // only seek() goes on.
   ReplayResult run(std::optional<uint64_t> to = std::nullopt);
-  // As run(to), from the initial state again when `to` lies behind.
+  // As run(to), from the initial state again when `to` lies behind, or after cancel().
   ReplayResult seek(uint64_t to);
   void cancel();
 
