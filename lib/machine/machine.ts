@@ -273,7 +273,7 @@ export class Machine implements AsyncDisposable {
    * @throws MachineError `BAD_STATE`, `CLOSED`
    */
   async start(): Promise<void> {
-    return machineErrors(() => this.#native.start())
+    return this.#toRunning(() => this.#native.start())
   }
 
   /**
@@ -292,7 +292,7 @@ export class Machine implements AsyncDisposable {
    * @throws MachineError `BAD_STATE`, `CLOSED`
    */
   async resume(): Promise<void> {
-    return machineErrors(() => this.#native.resume())
+    return this.#toRunning(() => this.#native.resume())
   }
 
   /**
@@ -434,6 +434,16 @@ export class Machine implements AsyncDisposable {
     this.#referenced = false
     this.#native.hold(false)
     return this
+  }
+
+  /** A machine that begins to run must not be collected before its state event arrives. */
+  async #toRunning(begin: () => Promise<void>): Promise<void> {
+    running.add(this)
+    try {
+      await machineErrors(begin)
+    } finally {
+      if (this.state !== 'running') running.delete(this)
+    }
   }
 
   #notified(what: number): void {
