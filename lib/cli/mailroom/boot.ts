@@ -15,6 +15,8 @@ export interface BootOptions {
   memory?: Size
   /** Bytes of a new disk image. Default 64 MiB. */
   diskSize?: number
+  /** A tap interface in place of the in-process queue. */
+  tap?: string
   /** Entries of a dirty ring, when one is wanted. */
   dirtyRing?: boolean | number
   /** The KVM device. */
@@ -33,7 +35,7 @@ export async function createMailroom(options: BootOptions): Promise<Machine> {
     kernel: guestPath('mailroom'),
     memory: options.memory ?? '32MiB',
     disks: [{ path: options.disk }],
-    nets: [{}],
+    nets: [options.tap === undefined ? {} : { backend: { tap: options.tap } }],
     ...(options.dirtyRing === undefined ? {} : { dirtyRing: options.dirtyRing }),
     ...(options.device === undefined ? {} : { device: options.device })
   })
