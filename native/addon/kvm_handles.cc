@@ -275,8 +275,7 @@ class VmHandle : public Napi::ObjectWrap<VmHandle> {
          InstanceMethod<&VmHandle::create_vcpu>("createVcpu"), InstanceMethod<&VmHandle::harvest>("harvest"),
          InstanceMethod<&VmHandle::add_handler>("addHandler"),
          InstanceMethod<&VmHandle::remove_handler>("removeHandler"),
-         InstanceMethod<&VmHandle::dirty_target>("dirtyTarget"),
-         InstanceMethod<&VmHandle::close>("close")});
+         InstanceMethod<&VmHandle::dirty_target>("dirtyTarget"), InstanceMethod<&VmHandle::close>("close")});
   }
 
  private:

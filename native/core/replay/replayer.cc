@@ -366,7 +366,8 @@ ReplayResult Replay::run(std::optional<uint64_t> to) {
   if (to && *to < boundary())
     throw Error("ERANGE",
                 "the replay is at boundary " + std::to_string(boundary()) + " already; seek() goes back");
-  if (!replayer_->divergence() && !cancelled_.load() && machine_->state() == State::kPaused && !(to && *to == boundary())) {
+  if (!replayer_->divergence() && !cancelled_.load() && machine_->state() == State::kPaused &&
+      !(to && *to == boundary())) {
     machine_->call(machine::At::kAnywhere, [&] { machine_->pause_at(to.value_or(~uint64_t{0})); });
     watch_->expect_running();
     machine_->resume();
