@@ -448,6 +448,7 @@ void Machine::step() {
     if (!leave_boundary()) return;
     at_boundary_ = false;
     halted_ = false;
+    if (state() != State::kRunning) return;
   }
   auto result = vcpu_->run();
   io_pending_ = false;
@@ -619,6 +620,8 @@ bool Machine::leave_boundary() {
     vcpu_->interrupt(vector);
     bump(counters_.interrupts);
     source_->injected(here, vector);
+    // What the guest does next is no longer in the log.
+    if (source_->end(here) == SourceEnd::kLogEnd) set_state(State::kPaused, Reason::kLogEnd);
   } else if (halted_) {
     if (!interrupts_on_) {
       set_state(State::kStopped, Reason::kHalted, "the guest halted with interrupts off");
