@@ -5,7 +5,7 @@ import path from 'node:path'
 import { Recording, Replay, type RecordingResult, type ReplayResult } from '../eventlog/index.js'
 import type { DirtyMode } from '../dirty/index.js'
 import type { Machine } from '../machine/index.js'
-import { bytes, count, Exit, interruption, sleep, toJson, Ui, usage } from './common.js'
+import { bytes, CliError, count, Exit, interruption, sleep, toJson, Ui, usage } from './common.js'
 import { checkKvm } from './kvm.js'
 import { connectMailroom, createMailroom } from './mailroom/boot.js'
 import type { MailroomClient } from './mailroom/client.js'
@@ -107,7 +107,7 @@ export async function demo(options: DemoOptions): Promise<number> {
     await machine.close()
     if (!options.keep) await rm(disk, { force: true })
   }
-  if (!recorded) {
+  if (!recorded || signal.aborted) {
     ui.say(`Interrupted. The log is whole: ${files.log}`)
     return Exit.interrupted
   }
@@ -138,20 +138,28 @@ async function recordLoad(
   signal: AbortSignal
 ): Promise<Recorded | undefined> {
   await using recording = await Recording.start(machine, log)
+  // What ends the load before its time: Ctrl-C, a log that cannot be written, a guest that dies.
+  const broken = new AbortController()
+  recording.onFailure(error => broken.abort(error))
+  void watchGuest(machine, broken)
+  const early = AbortSignal.any([signal, broken.signal])
   const begun = performance.now()
   let client: MailroomClient | undefined
   try {
     await machine.start()
-    client = await connectMailroom(machine, { signal })
+    client = await connectMailroom(machine, { signal: early })
+    // Who waits for an answer is told that none will come.
+    broken.signal.addEventListener('abort', () => client?.close())
     const load = new MailLoad(client, { users: options.users, seed: options.seed })
     await load.login()
     ui.say(`The mailroom is up. ${options.users} users for ${options.seconds} s; recording to ${log}`)
     const loadBegun = performance.now()
     const idle = performance.eventLoopUtilization()
     load.start()
-    await watch(load, tracking, recording, options.seconds, ui, signal)
+    await watch(load, tracking, recording, options.seconds, ui, early)
     const javascriptBusy = performance.eventLoopUtilization(idle).utilization
     await load.stop()
+    broken.signal.throwIfAborted()
     const loadSeconds = (performance.now() - loadBegun) / 1000
     if (signal.aborted) {
       await recording.stop()
@@ -169,12 +177,25 @@ async function recordLoad(
       javascriptBusy
     }
   } catch (error) {
+    broken.signal.throwIfAborted()
     if (!signal.aborted) throw error
     await recording.stop()
     return undefined
   } finally {
     client?.close()
   }
+}
+
+/** Aborts when the machine stops by itself. */
+async function watchGuest(machine: Machine, broken: AbortController): Promise<void> {
+  for await (const event of machine.events())
+    if (event.type === 'state' && event.reason !== 'requested' && event.reason !== 'none') {
+      const said = machine.console.text.trimEnd().split('\n').at(-1) ?? ''
+      broken.abort(
+        new CliError(`The mailroom ended by ${event.reason}: ${[said, event.message].filter(Boolean).join('; ')}`)
+      )
+      return
+    }
 }
 
 /** The live line, once a second (on a terminal four times), until time is up. */

@@ -1,6 +1,6 @@
 // The hypertwin command as its users run it: a process, its arguments, its output, its exit code.
 import { spawn, spawnSync, type SpawnSyncReturns } from 'node:child_process'
-import { accessSync, constants, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { accessSync, constants, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import { createInterface } from 'node:readline'
@@ -230,6 +230,41 @@ t.test('a guest that cannot be, and one that dies', { skip: noKvm }, async t => 
   t.equal(died.status, 1)
   t.match(json(died), { reason: 'halted' })
   t.equal(hypertwin('replay', log).status, 0)
+})
+
+const noMount =
+  noKvm ||
+  (spawnSync('unshare', ['-m', 'true']).status === 0 ? false : 'no permission to mount a small file system')
+
+t.test('a full disk', { skip: noMount }, async t => {
+  const folder = t.testdir({})
+  const full = (size: string, ...args: string[]) =>
+    spawnSync(
+      'unshare',
+      [
+        '-m',
+        'sh',
+        '-c',
+        `mount -t tmpfs -o size=${size} tmpfs "$0" && "$@"; rc=$?; cp -r "$0"/log ${folder}.log; exit $rc`,
+        folder,
+        process.execPath,
+        command,
+        ...args,
+        ...['--memory', '16MiB', '--json']
+      ],
+      { encoding: 'utf8', timeout: 60_000 }
+    )
+  const log = `${folder}.log`
+  t.teardown(() => rmSync(log, { recursive: true, force: true }))
+  const record = full('300k', 'record', 'exits', '--append', 'count=100000000', '--out', path.join(folder, 'log'))
+  t.equal(record.status, 1)
+  t.match(json(record), { error: { code: 'LOG_WRITE_FAILED', message: /ENOSPC/ } })
+  t.match(json(hypertwin('log', 'verify', log, '--json')), { ok: true, ended: false })
+  t.match(json(hypertwin('replay', log, '--json')), { stop: 'log-end', complete: false, diverged: false })
+  // Disk image and log are on the same full file system here: the guest or the recorder gives up first.
+  const demo = full('3m', 'demo', '--seconds', '60', '--out', path.join(folder, 'log'))
+  t.equal(demo.status, 1)
+  t.match(json(demo), { error: { code: String } })
 })
 
 t.test('a damaged log', { skip: noKvm }, async t => {

@@ -125,6 +125,19 @@ t.test('an operation given up leaves either outcome right', async t => {
   t.match(await load.verify(), { lost: 0, surplus: 0, problems: [] })
 })
 
+t.test('a client that is closed ends the load', async t => {
+  let dead = false
+  const { client } = await connect(t, { dropReply: () => dead }, { timeout: 60_000 })
+  const load = await run(client, 100)
+  dead = true
+  load.start()
+  setImmediate(() => client.close())
+  while (load.stats().unanswered < 8) await new Promise(resolve => setImmediate(resolve))
+  await load.stop()
+  t.equal(load.stats().unanswered, 8)
+  await t.rejects(load.verify(), { code: 'NO_ANSWER' })
+})
+
 t.test('the same seed draws the same', async t => {
   const draw = async (seed: number) => {
     const { client, room } = await connect(t)

@@ -79,7 +79,8 @@ export class MailroomUser {
     this.done = done
     this.attempts = 0
     this.busy = true
-    this.client.transmit(this)
+    if (this.client.closed) this.client.finish(this, null)
+    else this.client.transmit(this)
   }
 
   /** Begins a session; ends the one before. */
@@ -168,6 +169,8 @@ export class MailroomClient {
   retransmissions = 0
   /** Datagrams that were no whole reply, or to nothing that was asked. */
   ignored = 0
+  /** Every request is then told at once that no answer comes. */
+  closed = false
 
   readonly #link: Link
   readonly #timeout: number
@@ -208,10 +211,12 @@ export class MailroomClient {
 
   /** What waits for an answer is told that none came. The link is closed too. */
   close(): void {
+    if (this.closed) return
+    this.closed = true
     clearInterval(this.#sweep)
     this.#link.onPayload = () => {}
     this.#link.close()
-    for (const user of [...this.#waiting]) this.#finish(user, null)
+    for (const user of [...this.#waiting]) this.finish(user, null)
   }
 
   /** @internal */
@@ -228,7 +233,7 @@ export class MailroomClient {
     for (const user of this.#waiting) {
       if (now - user.sentAt < this.#timeout) continue
       if (user.attempts >= this.#attempts) {
-        this.#finish(user, null)
+        this.finish(user, null)
         continue
       }
       this.retransmissions++
@@ -236,7 +241,8 @@ export class MailroomClient {
     }
   }
 
-  #finish(user: MailroomUser, reply: Reply | null): void {
+  /** @internal */
+  finish(user: MailroomUser, reply: Reply | null): void {
     this.#waiting.delete(user)
     user.busy = false
     user.done(reply)
@@ -248,6 +254,6 @@ export class MailroomClient {
     const user = reply.op === Op.digest || reply.op === Op.stats ? this.#query : this.#users.get(reply.user)
     // An answer that comes twice, because the request did, is to nothing that waits.
     if (!user?.busy || reply.seq !== user.seq || reply.op !== user.op) return void this.ignored++
-    this.#finish(user, reply)
+    this.finish(user, reply)
   }
 }

@@ -410,7 +410,7 @@ export class MailLoad {
 
   #after(user: LoadUser): void {
     this.#active--
-    if (!this.#running) {
+    if (!this.#running || this.#client.closed) {
       if (this.#active === 0) this.#idle?.()
       return
     }
