@@ -1,8 +1,6 @@
 // The cost of a harvest against the bare ioctls on the same VM, in turns (ABAB...), for each mode; and of the
-// bitmap scans against reading and copying the same bytes. Prints one JSON object a line: {name, value, unit,
-// baseline, ratio}. With --quick: 64 MiB only.
+// bitmap scans against reading and copying the same bytes. With --quick: 64 MiB only.
 #include <sys/ioctl.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -11,10 +9,12 @@
 #include <vector>
 
 #include "base/error.h"
+#include "bench.h"
 #include "dirty/tiny_guest.h"
 #include "dirty/tracker.h"
 
 using namespace hypertwin;
+using bench::now;
 using namespace hypertwin::dirty;
 
 namespace {
@@ -22,21 +22,8 @@ namespace {
 constexpr uint64_t kPage = devices::kPageSize;
 constexpr uint32_t kRingBytes = 1 << 20;  // 65,536 entries: the most there can be
 
-double now() {
-  timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) / 1e9;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 void print(const std::string& name, double value, const char* unit, double baseline) {
-  std::printf("{\"name\":\"%s\",\"value\":%.4g,\"unit\":\"%s\",\"baseline\":%.4g,\"ratio\":%.4g}\n",
-              name.c_str(), value, unit, baseline, value / baseline);
-  std::fflush(stdout);
+  bench::print(name, value, unit, baseline, value / baseline);
 }
 
 // What a program without hypertwin would do.
@@ -115,7 +102,9 @@ void harvests(const std::shared_ptr<kvm::System>& system, Mode mode, uint64_t si
         throw Error("BENCH", where + ": " + std::to_string(harvest.pages) + " pages harvested of " +
                                  std::to_string(count));
     }
-    print("dirty/harvest/" + where + "/" + percent, median(ours), "us", median(theirs));
+    bench::Pairs both;
+    for (size_t i = 0; i < pairs; ++i) both.add(ours[i], theirs[i]);
+    both.print("dirty/harvest/" + where + "/" + percent, "us");
   }
 }
 

@@ -1,31 +1,20 @@
 // The cost of an exit: VcpuRunner's loop against a bare ioctl loop, on one vCPU, in turns (ABAB...).
-// Prints one JSON object a line: {name, value, unit, baseline, ratio}.
+// With --quick fewer turns.
 #include <sys/ioctl.h>
-#include <time.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <vector>
+#include <cstring>
 
 #include "base/error.h"
+#include "bench.h"
 #include "kvm/vcpu_runner.h"
 
 using namespace hypertwin;
+using namespace hypertwin::bench;
 using namespace hypertwin::kvm;
 
 namespace {
-
-double now() {
-  timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) / 1e9;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 struct Bench {
   std::shared_ptr<GuestMemory> ram = GuestMemory::allocate(64 * 1024, {});
@@ -76,7 +65,7 @@ void measure(const char* name, std::span<const uint8_t> code, unsigned rounds, u
   VcpuRunner runner(bench.vcpu, handlers);
   runner.set_hlt_policy(VcpuRunner::HltPolicy::kResume);
   volatile uint64_t sunk = 0;
-  std::vector<double> ours, theirs, ratios;
+  Pairs pairs;
   for (unsigned turn = 0; turn <= turns; ++turn) {
     bench.restart(rounds);
     double start = now();
@@ -87,18 +76,15 @@ void measure(const char* name, std::span<const uint8_t> code, unsigned rounds, u
     if (runner.run() != RunResult::kExit) std::abort();
     double value = (now() - start) / rounds;
     if (turn == 0) continue;  // warm-up
-    ours.push_back(value);
-    theirs.push_back(baseline);
-    ratios.push_back(value / baseline);
+    pairs.add(value, baseline);
   }
-  std::printf("{\"name\":\"kvm.exit.%s\",\"value\":%.3f,\"unit\":\"us\",\"baseline\":%.3f,\"ratio\":%.4f}\n",
-              name, median(ours) * 1e6, median(theirs) * 1e6, median(ratios));
+  pairs.print(std::string("exit/runner/") + name, "us", 1e6);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) try {
-  unsigned turns = argc > 1 ? static_cast<unsigned>(std::atoi(argv[1])) : 41;
+  const unsigned turns = argc > 1 && std::strcmp(argv[1], "--quick") == 0 ? 11 : 41;
   const uint8_t port[] = {0xe6, 0x10, 0xe2, 0xfc, 0xe6, 0x99};  // out 0x10, al; loop; out 0x99, al
   const uint8_t hlt[] = {0xf4, 0xe2, 0xfd, 0xe6, 0x99};         // hlt; loop; out 0x99, al
   measure("port-out", port, 1000, turns);

@@ -1,0 +1,111 @@
+// The benchmarks: sets up, builds native/bench into build/bench, runs all or those that are named.
+//   npm run bench -- [exit] [dirty] [mailroom] [log] [snapshot] [--quick] [--json]
+// Prints a figure a line, as JSON with --json or where stdout is no terminal: {name, value, unit}, with {baseline,
+// ratio} where it is compared with something in the same run, and {goal, met} where there is a goal. Progress goes to
+// stderr. Exit code 1 when a benchmark fails; a goal that is not met is a figure, not a failure.
+import { spawn } from 'node:child_process'
+import { accessSync, constants } from 'node:fs'
+import path from 'node:path'
+import process from 'node:process'
+import { createInterface } from 'node:readline'
+import { parseArgs } from 'node:util'
+import { setup } from './setup.mjs'
+import { ccache, must, root } from './support.mjs'
+
+const benchmarks = {
+  exit: { kvm: true, native: ['kvm_exit_bench', 'machine_exit_bench'], scripts: [] },
+  dirty: { kvm: true, native: ['dirty_bench'], scripts: ['dirty.mjs'] },
+  mailroom: { kvm: true, native: ['mailroom_bench'], scripts: ['mailroom.mjs'] },
+  log: { kvm: false, native: ['log_bench'], scripts: [] },
+  snapshot: { kvm: true, native: ['snapshot_bench'], scripts: [] }
+}
+
+// Of the figures whose names match: what their ratio should be.
+const goals = [
+  { name: /^exit\//, most: 1.05 },
+  { name: /^dirty\/harvest\//, most: 1.05 },
+  { name: /^capture\/.*\/operations$/, least: 0.97 },
+  { name: /^replay\/idle.*\/replay-vs-recording$/, most: 1 },
+  { name: /^replay\/mailroom\/replay-vs-recording$/, most: 1.11 },
+  { name: /\/bytes-vs-allowed$/, most: 1 }
+]
+
+const { values, positionals } = parseArgs({
+  options: { quick: { type: 'boolean', default: false }, json: { type: 'boolean', default: false } },
+  allowPositionals: true
+})
+const chosen = positionals.length > 0 ? positionals : Object.keys(benchmarks)
+for (const name of chosen)
+  if (!Object.hasOwn(benchmarks, name)) {
+    console.error(`bench: there is no benchmark ${name}, but ${Object.keys(benchmarks).join(', ')}`)
+    process.exit(2)
+  }
+const json = values.json || !process.stdout.isTTY
+const build = path.join(root, 'build/bench')
+const tally = { met: 0, missed: [], skipped: 0, failed: 0 }
+
+function show(figure) {
+  const goal = figure.ratio === undefined ? undefined : goals.find(({ name }) => name.test(figure.name))
+  if (goal) {
+    figure.goal = goal.most === undefined ? `ratio >= ${goal.least}` : `ratio <= ${goal.most}`
+    figure.met = goal.most === undefined ? figure.ratio >= goal.least : figure.ratio <= goal.most
+    if (figure.met) tally.met++
+    else tally.missed.push(figure.name)
+  }
+  if (json) return console.log(JSON.stringify(figure))
+  const number = value => (value === undefined ? '' : String(Number(value.toPrecision(4))))
+  const ratio = figure.ratio === undefined ? '' : figure.ratio.toFixed(3)
+  const verdict = goal ? `${figure.goal}: ${figure.met ? 'met' : 'NOT MET'}` : ''
+  console.log(
+    `${figure.name.padEnd(52)} ${number(figure.value).padStart(10)} ${figure.unit.padEnd(18)}` +
+      ` ${number(figure.baseline).padStart(10)} ${ratio.padStart(8)}  ${verdict}`.trimEnd()
+  )
+}
+
+/** Runs a program and shows the figures that it prints; false when it fails. */
+async function measure(command, args) {
+  const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'] })
+  const ended = new Promise(resolve => {
+    child.once('error', error => resolve(error.message))
+    child.once('close', (code, signal) => resolve(code === 0 ? undefined : `it ended with ${signal ?? code}`))
+  })
+  for await (const line of createInterface({ input: child.stdout })) {
+    try {
+      show(JSON.parse(line))
+    } catch {
+      process.stderr.write(`${line}\n`)
+    }
+  }
+  const problem = await ended
+  if (problem === undefined) return
+  console.error(`bench: FAILED: ${path.basename(args[0] ?? command)}: ${problem}`)
+  tally.failed++
+}
+
+setup()
+must('cmake', ['-S', root, '-B', build, '-DCMAKE_BUILD_TYPE=Release', '-DBUILD_ADDON=OFF', '-DBUILD_BENCH=ON', ...ccache])
+must('cmake', ['--build', build, '-j2'])
+
+let noKvm
+try {
+  accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
+} catch (error) {
+  noKvm = `/dev/kvm cannot be used (${error.code}): \`npx hypertwin doctor\` says what to do`
+}
+const options = values.quick ? ['--quick'] : []
+for (const name of chosen) {
+  const { kvm, native, scripts } = benchmarks[name]
+  if (kvm && noKvm !== undefined) {
+    console.error(`bench: skipped: ${name}: ${noKvm}`)
+    tally.skipped++
+    continue
+  }
+  console.error(`bench: ${name}`)
+  for (const program of native) await measure(path.join(build, program), options)
+  for (const script of scripts) await measure(process.execPath, [path.join(root, 'bench', script), ...options])
+}
+console.error(
+  `bench: ${tally.met} goals met, ${tally.missed.length} not met` +
+    `${tally.missed.length > 0 ? ` (${tally.missed.join(', ')})` : ''}, ${tally.skipped} skipped, ${tally.failed} failed`
+)
+if (tally.failed > 0) process.exitCode = 1
