@@ -9,6 +9,8 @@ namespace hypertwin::devices {
 namespace {
 
 constexpr uint64_t kSecond = 1000000000;
+// More than 64 bits of nanoseconds hold.
+constexpr uint64_t kMaxClocks = uint64_t{1} << 55;
 
 bool periodic(unsigned mode) { return mode == 2 || mode == 3; }
 bool triggered(unsigned mode) { return mode == 1 || mode == 5; }
@@ -241,7 +243,8 @@ void Pit::load(ByteReader& in) {
     c.start = in.u64();
     c.held = in.u64();
     c.edges = in.u64();
-    if (c.mode > 5 || c.access < 1 || c.access > 3 || c.reload < 1 || c.reload > 0x10000 || port61_ > 0x0f)
+    if (c.mode > 5 || c.access < 1 || c.access > 3 || c.reload < 1 || c.reload > 0x10000 || port61_ > 0x0f ||
+        c.held > kMaxClocks || c.edges > kMaxClocks)
       in.corrupt("a PIT register is out of range");
   }
 }

@@ -8,6 +8,8 @@
 namespace hypertwin::machine {
 
 namespace {
+constexpr uint64_t kLongestWait = 3'600'000'000'000;  // nanoseconds
+
 uint64_t host_now() {
   timespec ts;
   clock_gettime(CLOCK_MONOTONIC, &ts);
@@ -86,7 +88,9 @@ Wait LiveInputs::wait(uint64_t, std::optional<uint64_t> deadline) {
     wake_.wait(lock, ready);
   } else {
     uint64_t now = virtual_now();
-    if (*deadline > now) wake_.wait_for(lock, std::chrono::nanoseconds(*deadline - now), ready);
+    // Woken too early it is asked again.
+    if (*deadline > now)
+      wake_.wait_for(lock, std::chrono::nanoseconds(std::min(*deadline - now, kLongestWait)), ready);
   }
   return control_.load(std::memory_order_relaxed) ? Wait::kControl : Wait::kInput;
 }
