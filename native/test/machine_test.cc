@@ -149,6 +149,69 @@ TEST(Machine, ManyThreadsMayCallIt) {
   EXPECT_TRUE(listener->wait_state(State::kStopped)) << listener->last_message_;
 }
 
+TEST(Machine, AMachineThatTheGuestEndedEndsAgainWhenRestored) {
+  NEED_KVM();
+  TempDir dir;
+  auto listener = std::make_shared<TestListener>();
+  auto machine = small_machine(system_, listener);
+  machine->start();
+  ASSERT_TRUE(listener->wait_state(State::kStopped));
+  ASSERT_EQ(machine->reason(), Reason::kPowerOff);
+  machine->snapshot(dir.file("snap"));
+  auto again = std::make_shared<TestListener>();
+  auto twin = Machine::restore(system_, dir.file("snap"), again);
+  twin->resume();
+  ASSERT_TRUE(again->wait_state(State::kStopped)) << again->last_message_;
+  EXPECT_EQ(twin->reason(), Reason::kPowerOff);
+  EXPECT_EQ(twin->boundary(), machine->boundary()) << "the guest does not go on";
+}
+
+// The caller's frame, to which the task refers, is gone by then.
+TEST(Machine, ATaskThatIsGivenUpNeverRuns) {
+  NEED_KVM();
+  for (int round = 0; round < 5; ++round) {
+    auto listener = std::make_shared<TestListener>();
+    auto machine = small_machine(system_, listener);
+    machine->start();
+    ASSERT_TRUE(listener->wait_console("hello"));
+    machine->pause();
+    const uint64_t rip = machine->vcpu_state().regs.rip;
+    uint8_t code[2];
+    machine->read_memory(rip, code);
+    const uint8_t spin[] = {0xeb, 0xfe};
+    machine->write_memory(rip, spin);
+    machine->resume();
+    // Until it spins.
+    while (code_of([&] {
+             machine->call(
+                 At::kBoundary, [] {}, std::chrono::milliseconds(50));
+           }) == "none") {
+    }
+
+    std::atomic<bool> waits{false}, given_up{false}, ran_after{false};
+    std::thread waiter([&] {
+      waits.store(true);
+      EXPECT_EQ(code_of([&] {
+                  machine->call(
+                      At::kBoundary, [&] { ran_after.store(given_up.load()); },
+                      std::chrono::milliseconds(100));
+                }),
+                "NO_BOUNDARY");
+      given_up.store(true);
+    });
+    while (!waits.load()) std::this_thread::yield();
+    // Comes behind the waiter's, most times, and is under way when that is given up.
+    machine->call(At::kAnywhere, [] {});
+    machine->call(At::kAnywhere, [&] {
+      while (!given_up.load()) std::this_thread::yield();
+    });
+    waiter.join();
+    machine->write_memory(rip, code);
+    EXPECT_TRUE(listener->wait_state(State::kStopped)) << listener->last_message_;
+    EXPECT_FALSE(ran_after.load());
+  }
+}
+
 TEST(Machine, GoesAwayInEachState) {
   NEED_KVM();
   for (int step = 0; step < 5; ++step) {

@@ -96,9 +96,10 @@ Digest128 StateDigest::combined() const {
 }
 
 struct Machine::Task {
-  At at = At::kAnywhere;  // guarded by Machine::mutex_, as the next two
+  At at = At::kAnywhere;  // guarded by Machine::mutex_, as the next three
   bool taken = false;
   bool done = false;
+  bool given_up = false;  // its caller waits no more, and what it refers to may be gone
   std::function<void()> run;
   std::exception_ptr error;
   std::condition_variable finished;
@@ -159,9 +160,14 @@ Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config,
       taps_.push_back(nullptr);
       continue;
     }
-    taps_.push_back(std::make_unique<backends::Tap>(
-        config_.nets[i].tap,
-        [this, i](std::span<const uint8_t> packet) { send_packet(static_cast<uint32_t>(i), packet); }));
+    taps_.push_back(
+        std::make_unique<backends::Tap>(config_.nets[i].tap, [this, i](std::span<const uint8_t> packet) {
+          try {
+            send_packet(static_cast<uint32_t>(i), packet);
+          } catch (const std::exception&) {
+            // No frame that the device takes, or no memory for it: lost, as on a wire.
+          }
+        }));
   }
 }
 
@@ -196,6 +202,8 @@ std::unique_ptr<Machine> Machine::restore(std::shared_ptr<kvm::System> system, c
   machine->can_inject_ = flags & 4;
   machine->interrupts_on_ = flags & 8;
   machine->vcpu_->run_page()->request_interrupt_window = (flags >> 4) & 1;
+  if (flags >> 5 > static_cast<uint8_t>(devices::PowerEvent::kReset)) in.corrupt("an unknown flag");
+  if (flags >> 5) machine->power_event_ = static_cast<devices::PowerEvent>(flags >> 5);
   ByteReader vcpu_bytes(in.blob(2u << 20), "the snapshot's vCPU state");
   VcpuState::load(vcpu_bytes).give(*machine->vcpu_);
   ByteReader board_bytes(in.blob(), "the snapshot's device state");
@@ -296,6 +304,7 @@ void Machine::call(At at, std::function<void()> run, std::chrono::milliseconds p
     vcpu_->kick();
     task->finished.wait(lock, [&] { return task->done; });
   } else if (!task->finished.wait_for(lock, patience, [&] { return task->done || task->taken; })) {
+    task->given_up = true;
     std::erase(tasks_, task);
     throw Error("NO_BOUNDARY", "the guest reached no boundary within " + std::to_string(patience.count()) +
                                    " ms: it runs without any exit");
@@ -313,6 +322,7 @@ void Machine::run_tasks() {
   while (!tasks_.empty()) {
     auto task = tasks_.front();
     tasks_.pop_front();
+    if (task->given_up) continue;
     const State state = this->state();
     if (task->at == At::kBoundary && !at_boundary_) {
       if (state == State::kRunning) {
@@ -331,6 +341,11 @@ void Machine::run_tasks() {
     lock.unlock();
     try {
       settle();
+    } catch (const std::exception& error) {
+      // The guest's failure, not the task's.
+      fail(error);
+    }
+    try {
       task->run();
     } catch (...) {
       task->error = std::current_exception();
@@ -359,7 +374,7 @@ void Machine::set_state(State state, Reason reason, std::string message) {
   if (listener_) listener_->on_state(state, reason, message);
 }
 
-void Machine::fail(const Error& error) { set_state(State::kFailed, Reason::kError, error.what()); }
+void Machine::fail(const std::exception& error) { set_state(State::kFailed, Reason::kError, error.what()); }
 
 std::string Machine::message() const {
   std::lock_guard lock(mutex_);
@@ -411,7 +426,10 @@ void Machine::stop() {
   });
 }
 
-void Machine::use_source(InputSource& source) { source_ = &source; }
+void Machine::use_source(InputSource& source) {
+  source_ = &source;
+  recorded_.store(source_ != &live_, std::memory_order_release);
+}
 
 // ---- The vCPU's thread
 
@@ -423,10 +441,8 @@ void Machine::thread_main() {
       try {
         step();
         continue;
-      } catch (const Error& error) {
-        fail(error);
       } catch (const std::exception& error) {
-        fail(Error("INTERNAL", error.what()));
+        fail(error);
       }
     }
     std::unique_lock lock(mutex_);
@@ -584,7 +600,11 @@ void Machine::settle() {
 bool Machine::leave_boundary() {
   const uint64_t here = ordinal_.load(std::memory_order_relaxed);
   Input input;
-  while (source_->next(here, board_->deadline(), input)) apply(input);
+  while (source_->next(here, board_->deadline(), input)) {
+    apply(input);
+    // However fast inputs come, a task gets its turn.
+    if (control_.load(std::memory_order_relaxed)) return false;
+  }
 
   if (power_event_) {
     bool off = *power_event_ == devices::PowerEvent::kPowerOff;
@@ -734,6 +754,8 @@ void Machine::read_memory(uint64_t address, std::span<uint8_t> into) const {
 }
 
 void Machine::write_memory(uint64_t address, std::span<const uint8_t> from) {
+  if (recorded())
+    throw Error("BAD_STATE", "no log holds what is written from outside: not while the machine is recorded");
   if (!ram_->write(address, from))
     throw Error("ERANGE", std::to_string(from.size()) + " bytes at " + hex(address) + " are not all RAM");
 }
@@ -784,8 +806,14 @@ StateDigest Machine::write_snapshot(const std::string& path) {
   state.blob(part.data());
   state.u64(ordinal_.load(std::memory_order_relaxed));
   state.u64(virtual_now_);
+  // A machine that the guest has ended ends again when it is restored and resumed.
+  auto power = power_event_;
+  if (this->state() == State::kStopped && reason() == Reason::kPowerOff)
+    power = devices::PowerEvent::kPowerOff;
+  if (this->state() == State::kStopped && reason() == Reason::kReset) power = devices::PowerEvent::kReset;
   state.u8(static_cast<uint8_t>(at_boundary_ | halted_ << 1 | can_inject_ << 2 | interrupts_on_ << 3 |
-                                (vcpu_->run_page()->request_interrupt_window & 1) << 4));
+                                (vcpu_->run_page()->request_interrupt_window & 1) << 4 |
+                                (power ? static_cast<int>(*power) : 0) << 5));
   ByteWriter vcpu;
   VcpuState::take(*vcpu_).save(vcpu);
   state.blob(vcpu.data());

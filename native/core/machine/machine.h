@@ -130,7 +130,9 @@ class Machine final : private devices::Host {
   VcpuState vcpu_state();
   // Copies; the machine need not be paused. Throw Error("ERANGE").
   void read_memory(uint64_t address, std::span<uint8_t> into) const;
+  // Also throws Error("BAD_STATE") while another source than live_inputs() is used.
   void write_memory(uint64_t address, std::span<const uint8_t> from);
+  bool recorded() const { return recorded_.load(std::memory_order_acquire); }
 
   Counters counters() const;
   uint64_t boundary() const { return ordinal_.load(std::memory_order_acquire); }
@@ -146,7 +148,6 @@ class Machine final : private devices::Host {
   LiveInputs& live_inputs() { return live_; }
   // The source must outlive its being used; live_inputs() takes the former one's place.
   void use_source(InputSource& source);
-  bool recorded() const { return source_ != &live_; }
   RollingDigest& rolling() { return rolling_; }
   // As snapshot(), state_digest(), from the vCPU's thread. write_snapshot gives the digest it holds.
   StateDigest write_snapshot(const std::string& path);
@@ -186,7 +187,7 @@ class Machine final : private devices::Host {
   bool leave_boundary();
   void apply(Input& input);
   void settle();
-  void fail(const Error& error);
+  void fail(const std::exception& error);
   void set_state(State state, Reason reason, std::string message = {});
   [[noreturn]] void bad_state(const char* verb) const;
   const kvm_regs& exit_regs();
@@ -239,6 +240,7 @@ class Machine final : private devices::Host {
   } counters_;
   std::atomic<State> state_{State::kCreated};
   std::atomic<Reason> reason_{Reason::kNone};
+  std::atomic<bool> recorded_{false};  // source_ is not live_
 
   mutable std::mutex mutex_;  // guards tasks_, message_
   std::condition_variable wake_;
