@@ -8,6 +8,8 @@
 #include <thread>
 
 #include "dirty/tracker.h"
+#include "log/source.h"
+#include "log_fixtures.h"
 #include "machine_util.h"
 #include "mail_client.h"
 #include "replay/recorder.h"
@@ -363,7 +365,159 @@ TEST(Replay, RefusesAnotherMachinesSnapshot) {
   }
 }
 
+TEST(Replay, AMachineThatOutlivesItsReplayIsStopped) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::boot(system_, dir);
+  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  room->users(2);
+  ASSERT_TRUE(room->wait_answers(100));
+  auto recorded = recording->stop();
+  auto replay = Replay::open(system_, dir.file("log"), nullptr);
+  const uint64_t middle = (recorded.first_boundary + recorded.last_boundary) / 2;
+  auto there = replay->run(middle);
+  auto machine = replay->machine();
+  replay.reset();
+  EXPECT_EQ(machine->state(), State::kStopped);
+  EXPECT_THROW(machine->resume(), Error);
+  EXPECT_EQ(machine->state_digest(), there.state);
+}
+
+// The log of a guest that spins in an interrupt's handler ends so; a crash may leave such a log too.
+TEST(Replay, NothingIsExpectedBehindAnInterruptThatEndsTheLog) {
+  NEED_KVM();
+  TempDir dir;
+  auto listener = std::make_shared<TestListener>();
+  MachineConfig config;
+  config.memory_size = 16u << 20;
+  std::shared_ptr<Machine> machine = Machine::create(system_, config, guest_image("hello"), listener);
+  auto recording = Recording::start(machine, dir.file("log"));
+  machine->start();
+  ASSERT_TRUE(listener->wait_state(State::kStopped));
+  recording->stop();
+  for (bool end : {true, false}) {
+    const std::string cut = dir.file(end ? "ended" : "torn");
+    std::filesystem::create_directory(cut);
+    std::filesystem::copy(dir.file("log/initial.htsnap"), cut + "/initial.htsnap");
+    auto reader = log::Reader::open(dir.file("log"));
+    auto writer = log::Writer::create(cut, reader->header());
+    uint64_t boundary = 0;
+    for (int interrupts = 0; interrupts < 3;) {
+      auto record = reader->next();
+      ASSERT_TRUE(record);
+      boundary = record->boundary;
+      writer->append(boundary, record->body);
+      if (record->as<log::Interrupt>()) ++interrupts;
+    }
+    if (end) writer->append(boundary, log::End{1});
+    writer->close();
+    auto replayed = replay_all(system_, cut);
+    EXPECT_EQ(replayed.stop, ReplayStop::kLogEnd)
+        << (replayed.divergence ? replayed.divergence->message : replayed.message);
+    EXPECT_EQ(replayed.boundary, boundary);
+    EXPECT_EQ(replayed.complete, end);
+  }
+}
+
+TEST(Recording, RefusesWhatNoLogHolds) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::boot(system_, dir, false);
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  const uint8_t byte[] = {1};
+  EXPECT_THROW(room->machine->write_memory(0x100000, byte), Error);
+  recording->stop();
+  EXPECT_THROW(recording->checkpoint(), Error);
+  room->machine->write_memory(0x100000, byte);
+}
+
+TEST(Recording, AStartThatFailsLeavesNothingBehind) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::boot(system_, dir, false);
+  std::filesystem::create_directory(dir.file("log"));
+  const std::string segment = dir.file("log/" + log::segment_name(1));
+  std::filesystem::create_symlink("nowhere", segment);
+  EXPECT_THROW(Recording::start(room->machine, dir.file("log")), Error);
+  std::filesystem::remove(segment);
+  Recording::start(room->machine, dir.file("log"))->stop();
+}
+
 // ---- A log that cannot be written
+
+// Blocks, and then fails, as long as the test says so.
+class StuckSink final : public log::MemorySink {
+ public:
+  struct Control {
+    std::mutex mutex;  // guards all below
+    std::condition_variable changed;
+    bool stuck = false;
+    bool fails = false;
+    void set(bool now_stuck, bool now_fails) {
+      std::lock_guard lock(mutex);
+      stuck = now_stuck;
+      fails = now_fails;
+      changed.notify_all();
+    }
+  };
+  StuckSink(std::shared_ptr<log::MemoryLog> log, std::shared_ptr<Control> control)
+      : MemorySink(std::move(log)), control_(std::move(control)) {}
+  void write(uint64_t offset, std::span<const uint8_t> bytes) override {
+    {
+      std::unique_lock lock(control_->mutex);
+      control_->changed.wait(lock, [&] { return !control_->stuck; });
+      if (control_->fails) throw Error::system(EIO, "pwrite", "testing");
+    }
+    MemorySink::write(offset, bytes);
+  }
+
+ private:
+  std::shared_ptr<Control> control_;
+};
+
+TEST(Recorder, WhatTheLogDoesNotTakeIsKeptAndGivenToItLater) {
+  for (auto policy : {log::FullPolicy::kFail, log::FullPolicy::kWait}) {
+    auto memory = std::make_shared<log::MemoryLog>();
+    auto control = std::make_shared<StuckSink::Control>();
+    log::WriterOptions options;
+    options.full = policy;
+    log::Writer writer(std::make_unique<StuckSink>(memory, control), log::sample_header(), options);
+    machine::LiveInputs live{{.packets = 4096, .bytes = 64u << 20}};
+    Recorder recorder(live, writer, {});
+    control->set(policy == log::FullPolicy::kFail, policy == log::FullPolicy::kWait);
+    uint64_t applied = 0, boundary = 0;
+    while (recorder.end(boundary) == machine::SourceEnd::kNone) {
+      recorder.boundary(++boundary, RollingDigest({boundary, 0}));
+      machine::Input given;
+      given.kind = machine::InputKind::kPacket;
+      given.bytes.assign(1u << 20, static_cast<uint8_t>(boundary));
+      ASSERT_TRUE(live.push(std::move(given)));
+      machine::Input input;
+      while (recorder.next(boundary, std::nullopt, input)) ++applied;
+    }
+    if (policy == log::FullPolicy::kFail) {
+      ASSERT_TRUE(recorder.refusal());
+      EXPECT_EQ(recorder.refusal()->code(), "LOG_BUFFER_FULL");
+    }
+    // Whatever comes until the machine stands still.
+    recorder.clock(boundary);
+    recorder.finish(boundary, std::nullopt, EndReason::kStopped);
+    control->set(false, false);
+    recorder.retry();
+    EXPECT_FALSE(recorder.refusal());
+    writer.close();
+    log::Reader reader(log::memory_source(memory->segments), {});
+    uint64_t packets = 0, times = 0;
+    while (auto record = reader.next()) {
+      if (record->as<log::PacketRx>()) ++packets;
+      if (record->as<log::Time>()) ++times;
+    }
+    EXPECT_EQ(packets, applied);
+    EXPECT_EQ(times, 1u);
+    EXPECT_EQ(reader.stop(), log::Stop::kEnd);
+  }
+}
 
 // A file system of its own that can be full; goes with the test.
 class SmallDisk {

@@ -29,8 +29,9 @@ void Recorder::put(uint64_t ordinal, const log::Body& body) {
     try {
       writer_.append(ordinal, body);
       return;
-    } catch (const Error&) {
-      // The writer holds the error; end() looks there.
+    } catch (const Error& error) {
+      std::lock_guard lock(refusal_mutex_);
+      refusal_ = error;
     }
   }
   Kept kept{ordinal, body, {}, {}};
@@ -131,10 +132,27 @@ void Recorder::finish(uint64_t ordinal, const std::optional<machine::StateDigest
 
 void Recorder::retry() {
   writer_.retry();
+  hand_over();
+}
+
+void Recorder::hand_over() {
   while (!kept_.empty()) {
-    writer_.append(kept_.front().boundary, kept_.front().body);
+    try {
+      writer_.append(kept_.front().boundary, kept_.front().body);
+    } catch (const Error& error) {
+      if (error.code() != "LOG_BUFFER_FULL") throw;
+      writer_.flush();
+      continue;
+    }
     kept_.pop_front();
   }
+  std::lock_guard lock(refusal_mutex_);
+  refusal_.reset();
+}
+
+std::optional<Error> Recorder::refusal() const {
+  std::lock_guard lock(refusal_mutex_);
+  return refusal_;
 }
 
 // ---- Recording
@@ -184,7 +202,12 @@ std::unique_ptr<Recording> Recording::start(std::shared_ptr<machine::Machine> ma
     if (machine->recorded()) throw Error("BAD_STATE", "the machine is being recorded already");
     auto state = machine->write_snapshot((fs::path(directory) / kInitialSnapshot).string());
     header.initial_state = state.combined();
-    recording->writer_ = log::Writer::create(directory, header, std::move(options));
+    try {
+      recording->writer_ = log::Writer::create(directory, header, std::move(options));
+    } catch (...) {
+      fs::remove(fs::path(directory) / kInitialSnapshot, failed);
+      throw;
+    }
     recording->recorder_ = std::make_unique<Recorder>(machine->live_inputs(), *recording->writer_, faults);
     recording->first_boundary_ = state.boundary;
     recording->suspects_ = suspects_near(*machine->ram(), machine->vcpu_state_here().regs.rip, 1u << 20, 16);
@@ -192,6 +215,11 @@ std::unique_ptr<Recording> Recording::start(std::shared_ptr<machine::Machine> ma
     machine->use_source(*recording->recorder_);
   });
   return recording;
+}
+
+std::optional<Error> Recording::failure() const {
+  auto error = writer_->error();
+  return error ? error : recorder_->refusal();
 }
 
 Recording::~Recording() {
@@ -204,6 +232,8 @@ Recording::~Recording() {
 }
 
 machine::StateDigest Recording::checkpoint() {
+  std::lock_guard lock(mutex_);
+  if (ended_) throw Error("BAD_STATE", "the recording has ended");
   machine::StateDigest state;
   machine_->call(machine::At::kBoundary, [&] {
     state = machine_->digest_here();
@@ -214,7 +244,8 @@ machine::StateDigest Recording::checkpoint() {
 
 void Recording::retry() {
   std::lock_guard lock(mutex_);
-  if (ended_) return writer_->retry();
+  // The machine no longer uses the recorder then.
+  if (ended_) return recorder_->retry();
   machine_->call(machine::At::kAnywhere, [this] { recorder_->retry(); });
 }
 
@@ -241,6 +272,9 @@ RecordingResult Recording::stop() {
     result.first_boundary = first_boundary_;
     pending_ = result;
   }
+  // The log may have failed since.
+  if (writer_->failed()) throw *writer_->error();
+  recorder_->hand_over();
   writer_->close();
   result = *pending_;
   result.log = writer_->stats();

@@ -52,6 +52,10 @@ class Recorder final : public machine::InputSource {
   void checkpoint(uint64_t ordinal, const machine::StateDigest& state);
   // After a failure: gives the log what is kept here. Throws as Writer::append does.
   void retry();
+  // The same where the log can be written.
+  void hand_over();
+  // Why the log did not take a record that is kept here. Any thread.
+  std::optional<Error> refusal() const;
 
  private:
   // A record that owns its bytes.
@@ -72,6 +76,8 @@ class Recorder final : public machine::InputSource {
   RollingDigest latest_;
   std::vector<uint16_t> prefixes_;
   std::deque<Kept> kept_;
+  mutable std::mutex refusal_mutex_;  // guards refusal_
+  std::optional<Error> refusal_;
 };
 
 struct RecordingResult {
@@ -103,7 +109,8 @@ class Recording {
   machine::StateDigest checkpoint();
 
   log::WriterStats stats() const { return writer_->stats(); }
-  std::optional<Error> failure() const { return writer_->error(); }
+  // Why the machine is paused with kCaptureFailed: LOG_WRITE_FAILED, LOG_BUFFER_FULL.
+  std::optional<Error> failure() const;
   uint64_t first_boundary() const { return first_boundary_; }
   // Instructions in the guest's memory near its start that no log can hold.
   const std::vector<Suspect>& suspects() const { return suspects_; }
@@ -117,7 +124,7 @@ class Recording {
   std::unique_ptr<Recorder> recorder_;
   std::vector<Suspect> suspects_;
   uint64_t first_boundary_ = 0;
-  std::mutex mutex_;                        // guards the results and the order of stop(), retry()
+  std::mutex mutex_;  // guards the results and the order of stop(), retry(), checkpoint()
   std::optional<RecordingResult> pending_;  // ended, perhaps not yet all on disk
   std::optional<RecordingResult> result_;
   bool ended_ = false;  // finish() was called; the machine no longer uses the recorder

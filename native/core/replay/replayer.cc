@@ -234,6 +234,19 @@ machine::Wait Replayer::wait(uint64_t ordinal, std::optional<uint64_t>) {
 SourceEnd Replayer::end(uint64_t ordinal) {
   if (divergence_) return SourceEnd::kDiverged;
   look_ahead(ordinal);
+  // Behind this boundary's interrupt, if the guest reached no other one.
+  while (!ahead_.empty() && ahead_.front().boundary == ordinal) {
+    const log::Body& body = ahead_.front().body;
+    if (const auto* check = std::get_if<log::Check>(&body)) {
+      if (!compare_check(ordinal, *check)) return SourceEnd::kDiverged;
+    } else if (std::holds_alternative<log::End>(body)) {
+      ended_ = true;
+    } else {
+      break;
+    }
+    drop_front();
+    look_ahead(ordinal);
+  }
   return exhausted_ && ahead_.empty() ? SourceEnd::kLogEnd : SourceEnd::kNone;
 }
 
@@ -301,12 +314,27 @@ std::unique_ptr<Replay> Replay::open(std::shared_ptr<kvm::System> system, const 
   return replay;
 }
 
-Replay::~Replay() { cancel(); }
+Replay::~Replay() {
+  cancel();
+  retire();
+}
+
+// Whoever still holds the machine cannot make it use what goes now.
+void Replay::retire() {
+  if (!machine_) return;
+  try {
+    machine_->call(machine::At::kAnywhere, [this] { machine_->use_source(machine_->live_inputs()); });
+    machine_->stop();
+  } catch (const Error&) {
+    // Closed: its thread no longer runs.
+  }
+}
 
 void Replay::rewind() {
   cancelled_.store(false);
   auto reader = log::Reader::open(directory_, {.follow = options_.follow});
-  header_ = reader->header();
+  // Read by other threads from then on.
+  if (!machine_) header_ = reader->header();
   auto watch = std::make_shared<Watch>(listener_);
   std::shared_ptr<machine::Machine> machine = machine::Machine::restore(
       system_, (std::filesystem::path(directory_) / kInitialSnapshot).string(), watch, {},
@@ -329,6 +357,8 @@ void Replay::rewind() {
     machine->rolling() = RollingDigest(header_.initial_state);
     machine->use_source(*replayer);
   });
+  if (!machine_) first_boundary_ = machine->boundary();
+  retire();
   {
     std::lock_guard lock(mutex_);
     // The old machine goes before the source and the reader that it uses.
@@ -338,7 +368,6 @@ void Replay::rewind() {
     machine_ = std::move(machine);
     watch_ = std::move(watch);
   }
-  first_boundary_ = machine_->boundary();
 }
 
 std::shared_ptr<machine::Machine> Replay::machine() const {
@@ -383,6 +412,7 @@ ReplayResult Replay::run(std::optional<uint64_t> to) {
         continue;
       }
       machine_->call(machine::At::kAnywhere, [&] {
+        if (boundary() != now) return;  // it moved while this waited
         machine_->pause_here();
         auto next = replayer_->next_boundary();
         replayer_->diverge(now + 1, "stall",

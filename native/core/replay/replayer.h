@@ -127,13 +127,14 @@ class Replay {
   uint64_t boundary() const;
   uint64_t first_boundary() const { return first_boundary_; }
   const log::LogHeader& header() const { return header_; }
-  // Changes with a seek() backwards.
+  // Changes with a seek() backwards; the former one, and the last one with the replay's end, is stopped.
   std::shared_ptr<machine::Machine> machine() const;
 
  private:
   class Watch;
   Replay() = default;
   void rewind();
+  void retire();
 
   std::shared_ptr<kvm::System> system_;
   std::string directory_;
