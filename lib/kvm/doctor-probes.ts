@@ -117,6 +117,19 @@ export const probes: readonly Probe[] = [
     }
   },
   {
+    id: 'irq-window',
+    title: 'Interrupt window, exact',
+    async run(kvm) {
+      // sti; nop; cli; hlt: open for one instruction only.
+      await using g = await probeGuest(kvm, [0xfb, 0x90, 0xfa, hlt], { mode: 'cpl0' })
+      await g.vcpu.requestInterruptWindow(true)
+      const exit = await g.vcpu.run()
+      if (exit.reason !== 'irq-window-open') return fails('noticed late or not at all: KVM emulates instructions in batches')
+      const { rip } = await g.vcpu.getRegs()
+      return rip === 0x1002n ? works() : fails(`opened at 0x${rip.toString(16)}, not where the guest could first be interrupted`)
+    }
+  },
+  {
     id: 'mmio',
     title: 'MMIO',
     async run(kvm) {

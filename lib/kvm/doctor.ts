@@ -216,8 +216,9 @@ function judge(results: readonly ProbeResult[], problem: string | null, mend: st
   const otherMode = 'use another dirty mode: hypertwin chooses one that works'
   const newerKernel = 'use a newer kernel on the host'
   const bits: string[] = []
-  if (!ok('rdtsc-trap')) bits.push('RDTSC in user space is not trapped')
-  if (!ok('cpuid-mask')) bits.push('CPUID masks are not honoured')
+  if (!ok('rdtsc-trap')) bits.push('guests that execute RDTSC stray, and are told so')
+  if (!ok('cpuid-mask')) bits.push('so do those that ask CPUID at CPL 3 for what differs between cores')
+  if (!ok('irq-window')) bits.push('guests are interrupted at their own exits only')
   return [
     ability('machine', 'Run a machine', ['cpl0', 'mmio'], 'deterministic board'),
     ability('standard', 'In-kernel interrupts, several vCPUs', ['irqchip', 'eventfd'], 'irqchip, PIT, irqfd, ioeventfd', newerKernel),
@@ -228,12 +229,11 @@ function judge(results: readonly ProbeResult[], problem: string | null, mend: st
       'eventlog',
       'Capture and replay the event log',
       ['cpl0', 'port-rip', 'mmio'],
-      bits.length === 0 ? 'replay exact' : `${bits.join(', ')}: guests that use it are captured by checkpoints`
+      ['exact', ...bits].join('; ')
     ),
-    ability('migrate', 'Migrate: pre-copy', ['dirty-bitmap'], 'by the dirty log', newerKernel),
     ability(
-      'lazy',
-      'Migrate: post-copy; restore lazily',
+      'userfaultfd',
+      'Serve memory on demand',
       ['userfaultfd'],
       found('userfaultfd')?.detail ?? '',
       'sudo sysctl vm.unprivileged_userfaultfd=1, or run with CAP_SYS_PTRACE'
