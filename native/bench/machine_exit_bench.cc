@@ -99,7 +99,7 @@ void measure(const std::shared_ptr<kvm::System>& system, const std::string& name
 
 int main(int argc, char** argv) try {
   const bool quick = argc > 1 && std::strcmp(argv[1], "--quick") == 0;
-  const unsigned turns = quick ? 7 : 41;
+  const unsigned turns = quick ? 15 : 61;
   auto system = kvm::System::open();
   const struct {
     const char* name;
