@@ -1,6 +1,6 @@
 // The hypertwin command as its users run it: a process, its arguments, its output, its exit code.
 import { spawn, spawnSync, type SpawnSyncReturns } from 'node:child_process'
-import { accessSync, constants, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import { createInterface } from 'node:readline'
@@ -8,16 +8,9 @@ import t from 'tap'
 import { guestPath } from '../../lib/index.js'
 import { Recording } from '../../lib/eventlog/index.js'
 import { Machine } from '../../lib/machine/index.js'
+import { noKvm } from '../no_kvm.js'
 
 const command = path.resolve('dist/cli/main.js')
-const noKvm = (() => {
-  try {
-    accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
-    return false
-  } catch (error) {
-    return `no usable /dev/kvm: ${(error as Error).message}`
-  }
-})()
 
 function hypertwin(...args: string[]): SpawnSyncReturns<string> {
   return spawnSync(process.execPath, [command, ...args], { encoding: 'utf8', timeout: 120_000 })

@@ -1,18 +1,11 @@
 // The README's program does what the README says.
 import { spawnSync } from 'node:child_process'
-import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import t from 'tap'
+import { noKvm } from '../no_kvm.js'
 
-const noKvm = (() => {
-  try {
-    accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
-    return false
-  } catch (error) {
-    return `no usable /dev/kvm: ${(error as Error).message}`
-  }
-})()
 
 t.test('the example', { skip: noKvm }, async t => {
   const example = /```js\n([^]*?)```/.exec(readFileSync('README.md', 'utf8'))?.[1]

@@ -1,5 +1,4 @@
 // Trackers on a bare VM: exact page for page in every mode, the choice of a mode, samples, closing.
-import { accessSync, constants } from 'node:fs'
 import t from 'tap'
 import {
   chooseDirtyMode,
@@ -12,16 +11,8 @@ import {
 import { guestPath } from '../../lib/index.js'
 import { Machine } from '../../lib/machine/index.js'
 import { dataAddress, pageSize, TinyGuest } from './tiny_guest.js'
+import { noKvm as skip } from '../no_kvm.js'
 
-function reasonToSkip(): string | false {
-  try {
-    accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
-    return false
-  } catch (error) {
-    return `no usable /dev/kvm: ${(error as Error).message}`
-  }
-}
-const skip = reasonToSkip()
 
 /** 1024 entries. */
 const ringBytes = 16384

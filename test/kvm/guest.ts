@@ -1,16 +1,8 @@
 // Tiny guests for the tests: real mode, some bytes of code at 0x1000 in 64 KiB of memory.
-import { accessSync, constants, readdirSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { GuestMemory, Kvm, KvmError, type Vcpu, type Vm } from '../../lib/kvm/index.js'
 
-/** Why tests on a guest cannot run here; false when they can. */
-export const noKvm: string | false = (() => {
-  try {
-    accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
-    return false
-  } catch (error) {
-    return `no usable /dev/kvm: ${(error as Error).message}`
-  }
-})()
+export { noKvm } from '../no_kvm.js'
 
 export const spin = [0xeb, 0xfe] // jmp $
 

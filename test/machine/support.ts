@@ -1,20 +1,12 @@
 // What the tests of machines and logs share.
-import { accessSync, constants, mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import type { Test } from 'tap'
 import { guestPath } from '../../lib/index.js'
 import { Machine, type MachineOptions } from '../../lib/machine/index.js'
 
-/** Why tests on a guest cannot run here; false when they can. */
-export const noKvm: string | false = (() => {
-  try {
-    accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
-    return false
-  } catch (error) {
-    return `no usable /dev/kvm: ${(error as Error).message}`
-  }
-})()
+export { noKvm } from '../no_kvm.js'
 
 /** A folder that goes with the test. */
 export function scratch(t: Test): string {

@@ -1,18 +1,14 @@
 // virtio-net over a tap interface and the kernel's own UDP/IP: users of the mailroom by sockets, in a network
 // namespace of their own.
 import { spawnSync } from 'node:child_process'
-import { accessSync, constants, existsSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import process from 'node:process'
 import t from 'tap'
+import { noKvm, unusable } from '../no_kvm.js'
 
 const why = (() => {
-  for (const device of ['/dev/kvm', '/dev/net/tun']) {
-    try {
-      accessSync(device, constants.R_OK | constants.W_OK)
-    } catch (error) {
-      return `no usable ${device}: ${(error as Error).message}`
-    }
-  }
+  const device = noKvm || unusable('/dev/net/tun')
+  if (device !== false) return device
   if (spawnSync('unshare', ['-n', 'true']).status !== 0) return 'may not make a network namespace (needs root)'
   if (!['/sbin/ip', '/usr/sbin/ip', '/bin/ip', '/usr/bin/ip'].some(existsSync)) return 'the program ip is missing (iproute2)'
   return false
