@@ -25,8 +25,8 @@ inline machine::Machine::Image guest_image(const std::string& name) {
 
 class TempDir {
  public:
-  TempDir() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "hypertwin-bench-XXXXXX").string();
+  explicit TempDir(const std::filesystem::path& where = std::filesystem::temp_directory_path()) {
+    std::string pattern = (where / "hypertwin-bench-XXXXXX").string();
     if (!::mkdtemp(pattern.data())) throw_errno("mkdtemp", "making a folder for the benchmark");
     path_ = pattern;
   }

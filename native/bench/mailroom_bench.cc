@@ -1,5 +1,7 @@
 // What capture costs and gives, on a mailroom with 50 busy users: operations with and without a log (in
 // turns, on fresh machines), replay against recording, the log's size. With --quick less of each.
+#include <unistd.h>
+
 #include <cstring>
 #include <thread>
 
@@ -25,11 +27,12 @@ void print_log(const std::string& name, const log::WriterStats& log, double seco
 }
 
 replay::ReplayResult replay_all(const std::shared_ptr<kvm::System>& system, const std::string& log,
-                                double& seconds) {
+                                double& seconds, double& cpu) {
   auto replay = replay::Replay::open(system, log, nullptr);
-  const double start = now();
+  const double start = now(), start_cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID);
   auto result = replay->run();
   seconds = now() - start;
+  cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - start_cpu;
   if (result.stop != replay::ReplayStop::kLogEnd || !result.complete)
     throw Error("BENCH",
                 "the replay strayed: " + (result.divergence ? result.divergence->message : result.message));
@@ -74,16 +77,16 @@ Run run(const std::shared_ptr<kvm::System>& system, const TempDir& dir, uint64_t
   return run;
 }
 
-void busy(const std::shared_ptr<kvm::System>& system, bool quick) {
+void busy(const std::shared_ptr<kvm::System>& system, const std::string& kind,
+          const std::filesystem::path& where, int pairs) {
   // Short turns, many of them: what else the host does is then the same for neighbours.
-  const uint64_t warm = 5000, count = 30'000;
-  const int pairs = quick ? 5 : 41;
-  Pairs rates, cpu, process, replays;
+  const uint64_t warm = 5000, count = 60'000;
+  Pairs rates, cpu, process, replays, replays_cpu;
   Run last;
   double own = 0;
   for (int i = 0; i < pairs; ++i) {
     Run with, without;
-    TempDir dir;
+    TempDir dir(where);
     const std::string log = dir.file("log");
     const bool first = i % 2 == 0;
     if (first) with = run(system, dir, warm, count, log);
@@ -92,30 +95,32 @@ void busy(const std::shared_ptr<kvm::System>& system, bool quick) {
     rates.add(static_cast<double>(count) / with.seconds, static_cast<double>(count) / without.seconds);
     cpu.add(with.cpu / static_cast<double>(count), without.cpu / static_cast<double>(count));
     process.add(with.process / static_cast<double>(count), without.process / static_cast<double>(count));
-    double replayed = 0;
-    auto result = replay_all(system, log, replayed);
+    double replayed = 0, replayed_cpu = 0;
+    auto result = replay_all(system, log, replayed, replayed_cpu);
     if (result.state != with.recorded.state) throw Error("BENCH", "the replay's state differs");
     replays.add(replayed, with.recorded_seconds);
-    std::fprintf(stderr, "mailroom: pair %d of %d\n", i + 1, pairs);
+    replays_cpu.add(replayed_cpu, with.recorded_cpu);
+    std::fprintf(stderr, "mailroom, %s: pair %d of %d\n", kind.c_str(), i + 1, pairs);
     last = with;
   }
   {
-    TempDir dir;
+    TempDir dir(where);
     own = run(system, dir, warm, count, dir.file("log"), true).own;
   }
-  rates.print("capture/mailroom/operations", "1/s");
-  cpu.print("capture/mailroom/vcpu-thread-per-operation", "us", 1e6);
-  process.print("capture/mailroom/all-threads-per-operation", "us", 1e6);
-  print("capture/mailroom/load-generator-per-operation", own / static_cast<double>(last.operations) * 1e6,
-        "us");
-  replays.print("replay/mailroom/replay-vs-recording", "s");
-  print("log/mailroom/per-operation",
+  rates.print("capture/mailroom-" + kind + "/operations", "1/s");
+  cpu.print("capture/mailroom-" + kind + "/vcpu-thread-per-operation", "us", 1e6);
+  process.print("capture/mailroom-" + kind + "/all-threads-per-operation", "us", 1e6);
+  print("capture/mailroom-" + kind + "/load-generator-per-operation",
+        own / static_cast<double>(last.operations) * 1e6, "us");
+  replays.print("replay/mailroom-" + kind + "/wall-vs-recording", "s");
+  replays_cpu.print("replay/mailroom-" + kind + "/cpu-vs-recording", "s");
+  print("log/mailroom-" + kind + "/per-operation",
         static_cast<double>(last.recorded.log.bytes) / static_cast<double>(last.operations), "bytes");
-  print("log/mailroom/boundaries-per-operation",
+  print("log/mailroom-" + kind + "/boundaries-per-operation",
         static_cast<double>(last.recorded.last_boundary - last.recorded.first_boundary) /
             static_cast<double>(last.operations),
         "boundaries");
-  print_log("log/mailroom", last.recorded.log, last.recorded_seconds);
+  print_log("log/mailroom-" + kind, last.recorded.log, last.recorded_seconds);
 }
 
 // A guest that halts, and one that a timer wakes 100 times a second.
@@ -144,11 +149,11 @@ void idle(const std::shared_ptr<kvm::System>& system, bool quick) {
     const double seconds = now() - start;
     auto recorded = recording->stop();
     machine->stop();
-    double replayed = 0;
-    auto result = replay_all(system, dir.file("log"), replayed);
+    double replayed = 0, cpu = 0;
+    auto result = replay_all(system, dir.file("log"), replayed, cpu);
     if (result.state != recorded.state) throw Error("BENCH", "the replay's state differs");
     const std::string name = std::string("idle-") + kind.name;
-    print("replay/" + name + "/replay-vs-recording", replayed, "s", seconds, replayed / seconds);
+    print("replay/" + name + "/wall-vs-recording", replayed, "s", seconds, replayed / seconds);
     print("log/" + name + "/per-second", static_cast<double>(recorded.log.bytes) / seconds, "bytes");
     print_log("log/" + name, recorded.log, seconds);
   }
@@ -159,7 +164,14 @@ void idle(const std::shared_ptr<kvm::System>& system, bool quick) {
 int main(int argc, char** argv) try {
   const bool quick = argc > 1 && std::strcmp(argv[1], "--quick") == 0;
   auto system = kvm::System::open();
-  busy(system, quick);
+  const std::filesystem::path memory = "/dev/shm";
+  std::error_code failed;
+  const auto space = std::filesystem::space(memory, failed);
+  if (failed || space.available < (512u << 20) || ::access(memory.c_str(), W_OK) != 0)
+    std::fprintf(stderr, "skipped: mailroom-memory: no 512 MiB in %s\n", memory.c_str());
+  else
+    busy(system, "memory", memory, quick ? 5 : 31);
+  busy(system, "disk", std::filesystem::temp_directory_path(), quick ? 3 : 15);
   idle(system, quick);
   return 0;
 } catch (const Error& error) {
