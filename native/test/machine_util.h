@@ -64,12 +64,20 @@ class TestListener : public Listener {
     return wake_.wait_for(lock, limit, predicate);
   }
   bool wait_state(State state) {
-    return wait([&] { return last_state_ == state || last_state_ == State::kFailed; }) &&
-           last_state_ == state;
+    bool there = false;
+    wait([&] {
+      there = last_state_ == state;
+      return there || last_state_ == State::kFailed;
+    });
+    return there;
   }
   bool wait_console(const std::string& text) {
-    return wait([&] { return console_.find(text) != std::string::npos || last_state_ >= State::kStopped; }) &&
-           console_.find(text) != std::string::npos;
+    bool there = false;
+    wait([&] {
+      there = console_.find(text) != std::string::npos;
+      return there || last_state_ >= State::kStopped;
+    });
+    return there;
   }
   std::string console() {
     std::lock_guard lock(mutex_);
