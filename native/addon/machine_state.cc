@@ -174,7 +174,11 @@ void MachineState::shutdown() {
   }
   if (!machine) return;
   // So that who follows the events hears of the end.
-  machine->stop();
+  try {
+    machine->stop();
+  } catch (const std::exception&) {
+    // Its state says what it is; it goes in any case.
+  }
   auto last = status();
   {
     std::lock_guard lock(mutex_);
