@@ -206,29 +206,37 @@ export class Replay implements AsyncDisposable {
         code: 'BAD_STATE'
       })
     const { signal, onProgress } = options
+    if (onProgress !== undefined && typeof onProgress !== 'function') throw invalid('onProgress must be a function')
+    const progressMs = count(options.progressMs ?? 100, 'progressMs', 1, 60_000)
     signal?.throwIfAborted()
     this.#busy = true
-    const cancel = (): void => void this.#native.cancel().catch(() => undefined)
-    signal?.addEventListener('abort', cancel, { once: true })
+    let over = false
+    const cancel = async (): Promise<void> => {
+      // Again and again: a seek that is about to begin from the start forgets what came before.
+      while (!over) {
+        await this.#native.cancel().catch(() => undefined)
+        await new Promise(resolve => setTimeout(resolve, 20))
+      }
+    }
+    const abort = (): void => void cancel()
+    signal?.addEventListener('abort', abort, { once: true })
     const timer = onProgress
-      ? setInterval(
-          () => {
-            if (this.#closing) return
-            onProgress({
-              boundary: this.boundary,
-              firstBoundary: this.firstBoundary,
-              lastBoundary: to ?? this.lastBoundary
-            })
-          },
-          count(options.progressMs ?? 100, 'progressMs', 1, 60_000)
-        )
+      ? setInterval(() => {
+          if (this.#closing) return
+          onProgress({
+            boundary: this.boundary,
+            firstBoundary: this.firstBoundary,
+            lastBoundary: to ?? this.lastBoundary
+          })
+        }, progressMs)
       : undefined
     try {
       const result = await logErrors(() => this.#native.run(to, back))
       return { ...result, stop: result.stop as ReplayResult['stop'] }
     } finally {
       clearInterval(timer)
-      signal?.removeEventListener('abort', cancel)
+      over = true
+      signal?.removeEventListener('abort', abort)
       this.#busy = false
     }
   }
