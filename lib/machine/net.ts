@@ -21,7 +21,7 @@ export class NetPort {
   #ended = false
   #callback: ((packets: Buffer[]) => void) | undefined
   #iterating = false
-  #wake: (() => void) | undefined
+  readonly #waiting: (() => void)[] = []
 
   /** @internal */
   constructor(native: NativeMachine, index: number, mac: Uint8Array, tap: string | undefined) {
@@ -85,7 +85,7 @@ export class NetPort {
     this.#claim()
     this.#iterating = true
     const { signal } = options
-    const abort = (): void => this.#wake?.()
+    const abort = (): void => this.#wake()
     signal?.addEventListener('abort', abort)
     let over = false
     const finish = (): void => {
@@ -93,7 +93,7 @@ export class NetPort {
       over = true
       this.#iterating = false
       signal?.removeEventListener('abort', abort)
-      this.#wake?.()
+      this.#wake()
     }
     const iterator: AsyncIterableIterator<Buffer[]> = {
       next: async () => {
@@ -108,7 +108,7 @@ export class NetPort {
           if (this.#ended) finish()
           else
             await new Promise<void>(resolve => {
-              this.#wake = resolve
+              this.#waiting.push(resolve)
             })
         }
       },
@@ -119,6 +119,10 @@ export class NetPort {
       [Symbol.asyncIterator]: () => iterator
     }
     return iterator
+  }
+
+  #wake(): void {
+    for (const resolve of this.#waiting.splice(0)) resolve()
   }
 
   /**
@@ -156,7 +160,7 @@ export class NetPort {
 
   /** Packets are there. @internal */
   notify(): void {
-    this.#wake?.()
+    this.#wake()
     if (!this.#callback) return
     const batch = this.take()
     if (batch.length > 0) this.#callback(batch)
@@ -166,6 +170,6 @@ export class NetPort {
   end(): void {
     this.notify()
     this.#ended = true
-    this.#wake?.()
+    this.#wake()
   }
 }

@@ -105,6 +105,12 @@ void write_snapshot_file(const std::string& path, std::span<const uint8_t> state
   if (::fsync(fd.get()) != 0) throw_errno("fsync", "writing the snapshot " + partial);
   if (::rename(partial.c_str(), path.c_str()) != 0) throw_errno("rename", "naming the snapshot " + path);
   unlinker.keep();
+  // The name must outlast a power failure as the bytes do.
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
+  Fd directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory || ::fsync(directory.get()) != 0)
+    throw_errno("fsync", "keeping the name of the snapshot " + path);
 }
 
 void SnapshotFile::corrupt(const std::string& what) const {
