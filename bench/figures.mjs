@@ -1,6 +1,16 @@
 // What the benchmarks in JavaScript share; native/bench/bench.h is the same in C++.
 
-export const median = values => [...values].sort((a, b) => a - b)[values.length >> 1]
+const quantile = (values, share) =>
+  [...values].sort((a, b) => a - b)[Math.round((values.length - 1) * share)]
+
+export const median = values => quantile(values, 0.5)
+
+/** Five digits are more than any of these figures deserves. */
+const round = value => Number(value.toPrecision(5))
+
+export function print(figure) {
+  console.log(JSON.stringify(figure, (_, value) => (typeof value === 'number' ? round(value) : value)))
+}
 
 /** Turns of two sides in one run; the ratio is the median of the ratios of neighbours. */
 export class Pairs {
@@ -13,9 +23,14 @@ export class Pairs {
   }
 
   print(name, unit) {
-    const ratio = median(this.#values.map((value, i) => value / this.#baselines[i]))
-    console.log(
-      JSON.stringify({ name, value: median(this.#values), unit, baseline: median(this.#baselines), ratio })
-    )
+    const ratios = this.#values.map((value, i) => value / this.#baselines[i])
+    print({
+      name,
+      value: median(this.#values),
+      unit,
+      baseline: median(this.#baselines),
+      ratio: median(ratios),
+      quartiles: [quantile(ratios, 0.25), quantile(ratios, 0.75)]
+    })
   }
 }

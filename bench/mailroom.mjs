@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connectMailroom, createMailroom } from '../dist/cli/mailroom/boot.js'
 import { MailLoad } from '../dist/cli/mailroom/load.js'
 import { Recording } from '../dist/eventlog/index.js'
-import { median, Pairs } from './figures.mjs'
+import { median, Pairs, print } from './figures.mjs'
 
 const quick = process.argv.includes('--quick')
 
@@ -66,4 +66,4 @@ for (let i = 0; i < pairs; i++) {
 }
 rates.print('capture/mailroom-js/operations', '1/s')
 cpu.print('capture/mailroom-js/all-threads-per-operation', 'us')
-console.log(JSON.stringify({ name: 'capture/mailroom-js/javascript-busy', value: median(busy) * 100, unit: '%' }))
+print({ name: 'capture/mailroom-js/javascript-busy', value: median(busy) * 100, unit: '%' })

@@ -1,8 +1,8 @@
 // The benchmarks: sets up, builds native/bench into build/bench, runs all or those that are named.
 //   npm run bench -- [exit] [dirty] [mailroom] [log] [snapshot] [--quick] [--json]
 // Prints a figure a line, as JSON with --json or where stdout is no terminal: {name, value, unit}, with {baseline,
-// ratio} where it is compared with something in the same run, and {goal, met} where there is a goal. Progress goes to
-// stderr. Exit code 1 when a benchmark fails; a goal that is not met is a figure, not a failure.
+// ratio, quartiles} where it is compared with something in the same run, and {goal, met} where there is a goal. Progress
+// goes to stderr. Exit code 1 when a benchmark fails; a goal that is not met is a figure, not a failure.
 import { spawn } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
 import path from 'node:path'
