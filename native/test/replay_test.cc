@@ -42,6 +42,13 @@ class Mailroom : public TestListener {
     return self;
   }
 
+  // Booted, and ready for users.
+  static std::shared_ptr<Mailroom> serve(std::shared_ptr<kvm::System> system, const TempDir& dir) {
+    auto room = boot(std::move(system), dir);
+    EXPECT_TRUE(room->wait_console("mailroom ready")) << room->console();
+    return room;
+  }
+
   void on_packet(uint32_t device, std::span<const uint8_t> packet) override {
     if (auto reply = mail::parse(packet)) {
       answered_.fetch_add(1);
@@ -145,8 +152,7 @@ TEST(Replay, MailroomUnderLoad) {
 TEST(Replay, DirtyTrackingWhileRecordingDoesNotShow) {
   NEED_KVM();
   TempDir dir;
-  auto room = Mailroom::boot(system_, dir);
-  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto room = Mailroom::serve(system_, dir);
   auto recording = Recording::start(room->machine, dir.file("log"));
   dirty::Tracker tracker(
       {.vm = room->machine->vm(), .vcpus = {room->machine->vcpu()}, .ram = room->machine->ram()},
@@ -177,8 +183,7 @@ TEST(Replay, DirtyTrackingWhileRecordingDoesNotShow) {
 TEST(Replay, BeginsInTheMiddle) {
   NEED_KVM();
   TempDir dir;
-  auto room = Mailroom::boot(system_, dir);
-  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto room = Mailroom::serve(system_, dir);
   room->users(8);
   ASSERT_TRUE(room->wait_answers(500));
   auto recording = Recording::start(room->machine, dir.file("log"));
@@ -195,8 +200,7 @@ TEST(Replay, BeginsInTheMiddle) {
 
 ReplayResult replay_with(std::shared_ptr<kvm::System> system, PlantedFaults faults) {
   TempDir dir;
-  auto room = Mailroom::boot(system, dir);
-  EXPECT_TRUE(room->wait_console("mailroom ready"));
+  auto room = Mailroom::serve(system, dir);
   auto recording = Recording::start(room->machine, dir.file("log"), {}, faults);
   room->users(8);
   EXPECT_TRUE(room->wait_answers(2000));
@@ -280,8 +284,7 @@ TEST(ReplayNegative, AGuestThatAsksOnlyWhatIsTheSameEveryTime) {
 TEST(Replay, SeeksForwardsAndBack) {
   NEED_KVM();
   TempDir dir;
-  auto room = Mailroom::boot(system_, dir);
-  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto room = Mailroom::serve(system_, dir);
   auto recording = Recording::start(room->machine, dir.file("log"));
   room->users(8);
   ASSERT_TRUE(room->wait_answers(1000));
@@ -302,8 +305,7 @@ TEST(Replay, SeeksForwardsAndBack) {
 TEST(Replay, FollowsALogThatGrows) {
   NEED_KVM();
   TempDir dir;
-  auto room = Mailroom::boot(system_, dir);
-  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto room = Mailroom::serve(system_, dir);
   auto recording = Recording::start(room->machine, dir.file("log"));
   auto replay = Replay::open(system_, dir.file("log"), nullptr, {.follow = true});
   ReplayResult replayed;
@@ -320,8 +322,7 @@ TEST(Replay, FollowsALogThatGrows) {
 TEST(Replay, AFollowerCanBeCancelled) {
   NEED_KVM();
   TempDir dir;
-  auto room = Mailroom::boot(system_, dir);
-  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto room = Mailroom::serve(system_, dir);
   auto recording = Recording::start(room->machine, dir.file("log"));
   auto replay = Replay::open(system_, dir.file("log"), nullptr, {.follow = true});
   ReplayResult replayed;
@@ -336,8 +337,7 @@ TEST(Replay, AFollowerCanBeCancelled) {
 TEST(Replay, WithoutItsEndALogIsReplayedToItsLastRecord) {
   NEED_KVM();
   TempDir dir;
-  auto room = Mailroom::boot(system_, dir);
-  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto room = Mailroom::serve(system_, dir);
   auto recording = Recording::start(room->machine, dir.file("log"));
   room->users(8);
   ASSERT_TRUE(room->wait_answers(1000));
@@ -350,8 +350,7 @@ TEST(Replay, WithoutItsEndALogIsReplayedToItsLastRecord) {
 TEST(Replay, RefusesAnotherMachinesSnapshot) {
   NEED_KVM();
   TempDir dir;
-  auto room = Mailroom::boot(system_, dir);
-  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto room = Mailroom::serve(system_, dir);
   auto recording = Recording::start(room->machine, dir.file("log"));
   room->users(1);
   ASSERT_TRUE(room->wait_answers(10));
@@ -368,8 +367,7 @@ TEST(Replay, RefusesAnotherMachinesSnapshot) {
 TEST(Replay, AMachineThatOutlivesItsReplayIsStopped) {
   NEED_KVM();
   TempDir dir;
-  auto room = Mailroom::boot(system_, dir);
-  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto room = Mailroom::serve(system_, dir);
   auto recording = Recording::start(room->machine, dir.file("log"));
   room->users(2);
   ASSERT_TRUE(room->wait_answers(100));
@@ -541,8 +539,7 @@ TEST(Replay, AFullDiskPausesTheMachineAndLosesNothing) {
   TempDir dir;
   SmallDisk small(dir.file("small"), "size=16m");
   if (!small.mounted()) GTEST_SKIP() << "may not mount a tmpfs (needs CAP_SYS_ADMIN)";
-  auto room = Mailroom::boot(system_, dir);
-  ASSERT_TRUE(room->wait_console("mailroom ready"));
+  auto room = Mailroom::serve(system_, dir);
   auto recording = Recording::start(room->machine, dir.file("small/log"));
   const std::string filler = dir.file("small/filler");
   std::filesystem::space_info space = std::filesystem::space(dir.file("small"));
