@@ -5,7 +5,7 @@ import { sleep, type Ui } from './common.js'
 
 /** Harvests a machine until it is told to stop. */
 export class Tracking {
-  readonly heat = new HeatMap()
+  readonly heat = new HeatMap({ rows: 512, area: 'touched' })
   /** Dirty pages of all harvests: one written in three of them counts three times. */
   pages = 0
   /** Different pages. */

@@ -20,6 +20,8 @@ export interface HeatMapOptions {
   columns?: number
   /** Above the picture. Default `'Dirty pages'`. */
   title?: string
+  /** Which addresses are drawn: `'all'` tracked ones (default), or the `'touched'` ones from the lowest to the highest. */
+  area?: 'all' | 'touched'
 }
 
 /**
@@ -75,6 +77,7 @@ const pageSize = 4096n
  */
 export class HeatMap {
   readonly #title: string
+  readonly #touchedOnly: boolean
   readonly #maxRows: number
   readonly #maxColumns: number
   #parts: Part[] = []
@@ -94,6 +97,8 @@ export class HeatMap {
     this.#maxRows = options.rows ?? 256
     this.#maxColumns = options.columns ?? 512
     this.#title = options.title ?? 'Dirty pages'
+    this.#touchedOnly = options.area === 'touched'
+    if (!['all', 'touched', undefined].includes(options.area)) throw invalid("area must be 'all' or 'touched'")
     if (!Number.isInteger(this.#maxRows) || this.#maxRows < 1 || this.#maxRows > 65536)
       throw invalid('rows must be a whole number from 1 to 65536')
     if (!Number.isInteger(this.#maxColumns) || this.#maxColumns < 2 || this.#maxColumns > 65536 || this.#maxColumns % 2)
@@ -194,21 +199,32 @@ export class HeatMap {
     return Math.ceil((row * this.#pages) / this.#rows)
   }
 
+  /** The lowest and the highest row that are drawn. */
+  #drawn(columns: number): [number, number] {
+    const all: [number, number] = [0, this.#rows - 1]
+    if (!this.#touchedOnly) return all
+    const touched: boolean[] = []
+    for (let i = 0; i < columns * this.#rows; i++) if (this.#cells[i]) touched[i % this.#rows] = true
+    const lowest = touched.indexOf(true)
+    return lowest < 0 ? all : [lowest, touched.lastIndexOf(true)]
+  }
+
   #plot(): Plot {
     if (this.#harvests === 0) throw invalid('there is nothing to draw yet: add a harvest')
-    const rows = this.#rows
     const columns = this.#spans.length
+    const [lowest, highest] = this.#drawn(columns)
     const first = (this.#spans[0] as Span).from
     const mebibytes = (this.#total * 4096) / 2 ** 20
     return {
       title: this.#title,
       subtitle: `${this.#total.toLocaleString('en')} pages (${mebibytes.toLocaleString('en', { maximumFractionDigits: 1 })} MiB) in ${this.#harvests.toLocaleString('en')} harvests`,
-      rows,
+      rows: highest - lowest + 1,
       columns,
-      share: (row, column) => {
+      share: (at, column) => {
+        const row = lowest + at
         const harvests = column === columns - 1 ? this.#inLast : this.#harvestsPerColumn
         const pages = this.#firstPage(row + 1) - this.#firstPage(row)
-        return Math.min(1, (this.#cells[column * rows + row] ?? 0) / (pages * harvests))
+        return Math.min(1, (this.#cells[column * this.#rows + row] ?? 0) / (pages * harvests))
       },
       seconds: at => {
         const column = Math.min(Math.floor(at), columns - 1)
@@ -216,7 +232,7 @@ export class HeatMap {
         return (from + (to - from) * (at - column) - first) / 1000
       },
       address: at => {
-        const page = Math.min(Math.round((at * this.#pages) / rows), this.#pages)
+        const page = Math.min(Math.round(((lowest + at) * this.#pages) / this.#rows), this.#pages)
         const part = this.#parts.findLast(({ before }) => before <= page)
         return (part?.guestAddress ?? 0n) + BigInt(page - (part?.before ?? 0)) * pageSize
       }

@@ -116,3 +116,15 @@ t.test('wrong use', async t => {
   t.throws(() => map.toPng({ width: 10 }), { code: 'EINVAL' })
   t.throws(() => map.toTerminal({ width: 10 }), { code: 'EINVAL' })
 })
+
+t.test('only the touched addresses', async t => {
+  const map = new HeatMap({ rows: 16, columns: 4, area: 'touched' })
+  map.add(harvest(1, 64, () => false))
+  t.match(map.toTerminal({ width: 60, height: 8, colours: 'none' }), /^ *0x40000 /m, 'nothing touched: all of it')
+  map.add(harvest(2, 64, page => page >= 16 && page < 32))
+  const lines = map.toTerminal({ width: 60, height: 8, colours: 'none' }).split('\n')
+  t.match(lines[1], /^0x20000 /, 'the upper edge of page 31')
+  t.ok(lines.some(line => /^0x10000 /.test(line)), lines.join('\n'))
+  t.ok(map.toPng().length > 0)
+  t.throws(() => new HeatMap({ area: 'some' as 'all' }), { code: 'EINVAL' })
+})
