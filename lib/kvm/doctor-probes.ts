@@ -91,7 +91,7 @@ export const probes: readonly Probe[] = [
     title: 'Guest in 64-bit mode, CPL 0',
     async run(kvm) {
       await using g = await probeGuest(kvm, [0x90, ...outAl(0x10)], { mode: 'cpl0' })
-      return expectPort(g, 0x10)
+      return await expectPort(g, 0x10)
     }
   },
   {
@@ -99,7 +99,7 @@ export const probes: readonly Probe[] = [
     title: 'Port I/O at CPL 3',
     async run(kvm) {
       await using g = await probeGuest(kvm, [0x90, ...outAl(0x10)], { mode: 'cpl3' })
-      return expectPort(g, 0x10)
+      return await expectPort(g, 0x10)
     }
   },
   {
