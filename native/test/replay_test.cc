@@ -281,6 +281,21 @@ TEST(ReplayNegative, AGuestThatAsksOnlyWhatIsTheSameEveryTime) {
 
 // ---- Going to a boundary
 
+// Where two machines' memories differ, for a failure's message.
+std::string memory_differences(const Machine& a, const Machine& b) {
+  std::string text;
+  for (uint64_t at = 0, found = 0; at < a.memory()->size() && found < 16; at += 8)
+    if (std::memcmp(a.memory()->data() + at, b.memory()->data() + at, 8) != 0) {
+      char line[96];
+      std::snprintf(line, sizeof(line), "%llx: %016llx %016llx\n", static_cast<unsigned long long>(at),
+                    static_cast<unsigned long long>(get_le<uint64_t>(a.memory()->data() + at)),
+                    static_cast<unsigned long long>(get_le<uint64_t>(b.memory()->data() + at)));
+      text += line;
+      ++found;
+    }
+  return text;
+}
+
 TEST(Replay, SeeksForwardsAndBack) {
   NEED_KVM();
   TempDir dir;
@@ -288,6 +303,7 @@ TEST(Replay, SeeksForwardsAndBack) {
   auto recording = Recording::start(room->machine, dir.file("log"));
   room->users(8);
   ASSERT_TRUE(room->wait_answers(1000));
+  room->machine->pause();
   auto recorded = recording->stop();
   auto replay = Replay::open(system_, dir.file("log"), nullptr);
   const uint64_t middle = (recorded.first_boundary + recorded.last_boundary) / 2;
@@ -295,7 +311,8 @@ TEST(Replay, SeeksForwardsAndBack) {
   ASSERT_EQ(there.stop, ReplayStop::kBoundary);
   EXPECT_EQ(there.boundary, middle);
   auto end = replay->run();
-  EXPECT_EQ(end.state, *recorded.state);
+  EXPECT_EQ(end.stop, ReplayStop::kLogEnd) << (end.divergence ? end.divergence->message : end.message);
+  EXPECT_EQ(end.state, *recorded.state) << memory_differences(*room->machine, *replay->machine());
   auto back = replay->seek(middle);
   ASSERT_EQ(back.stop, ReplayStop::kBoundary);
   EXPECT_EQ(back.state, there.state);
@@ -371,6 +388,7 @@ TEST(Replay, AMachineThatOutlivesItsReplayIsStopped) {
   auto recording = Recording::start(room->machine, dir.file("log"));
   room->users(2);
   ASSERT_TRUE(room->wait_answers(100));
+  room->machine->pause();
   auto recorded = recording->stop();
   auto replay = Replay::open(system_, dir.file("log"), nullptr);
   const uint64_t middle = (recorded.first_boundary + recorded.last_boundary) / 2;
