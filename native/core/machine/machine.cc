@@ -505,9 +505,7 @@ void Machine::on_exit() {
     case KVM_EXIT_INTR:
       return;
     case KVM_EXIT_DIRTY_RING_FULL:
-      if (ring_full_)
-        ring_full_();
-      else if (!vm_->handle_ring_full())
+      if (!vm_->handle_ring_full())
         throw Error("RING_FULL", "the dirty ring is full and nobody harvests it: attach a tracker");
       return;
     case KVM_EXIT_FAIL_ENTRY:
@@ -783,8 +781,6 @@ StateDigest Machine::digest_here() {
   digest.memory = memory_digest(*memory_);
   return digest;
 }
-
-VcpuState Machine::vcpu_state_here() { return VcpuState::take(*vcpu_); }
 
 VcpuState Machine::vcpu_state() {
   VcpuState state;

@@ -160,12 +160,9 @@ class Machine final : private devices::Host {
   void pause_here();
   // Of the last exit.
   uint64_t exit_rip() { return exit_regs().rip; }
-  VcpuState vcpu_state_here();
   bool at_boundary() const { return at_boundary_; }
   // Pauses with kBoundary once this boundary's inputs are applied; ~0 for none.
   void pause_at(uint64_t ordinal) { pause_at_ = ordinal; }
-  // Called on the vCPU's thread when the dirty ring is full; must make room (harvest, reset).
-  void on_ring_full(std::function<void()> hook) { ring_full_ = std::move(hook); }
 
  private:
   struct Task;
@@ -230,7 +227,6 @@ class Machine final : private devices::Host {
   uint64_t virtual_now_ = 0;
   uint64_t pause_at_ = ~uint64_t{0};
   std::optional<devices::PowerEvent> power_event_;
-  std::function<void()> ring_full_;
 
   std::atomic<uint64_t> ordinal_{0};
   // Written by the vCPU's thread alone.

@@ -34,20 +34,7 @@ void Recorder::put(uint64_t ordinal, const log::Body& body) {
       refusal_ = error;
     }
   }
-  Kept kept{ordinal, body, {}, {}};
-  auto own = [&kept](std::span<const uint8_t>& bytes) {
-    kept.bytes.assign(bytes.begin(), bytes.end());
-    bytes = kept.bytes;
-  };
-  if (auto* packet = std::get_if<log::PacketRx>(&kept.body)) own(packet->bytes);
-  if (auto* console = std::get_if<log::ConsoleRx>(&kept.body)) own(console->bytes);
-  if (auto* completion = std::get_if<log::BlockCompletion>(&kept.body)) own(completion->data);
-  if (auto* check = std::get_if<log::Check>(&kept.body)) {
-    kept.prefixes.assign(check->prefixes.begin(), check->prefixes.end());
-    check->prefixes = kept.prefixes;
-  }
-  // Moving a vector keeps its heap storage, so the views stay valid.
-  kept_.push_back(std::move(kept));
+  kept_.emplace_back(ordinal, body);
 }
 
 void Recorder::check(uint64_t ordinal, const RollingDigest& digest) {
@@ -210,7 +197,7 @@ std::unique_ptr<Recording> Recording::start(std::shared_ptr<machine::Machine> ma
     }
     recording->recorder_ = std::make_unique<Recorder>(machine->live_inputs(), *recording->writer_, faults);
     recording->first_boundary_ = state.boundary;
-    recording->suspects_ = suspects_near(*machine->ram(), machine->vcpu_state_here().regs.rip, 1u << 20, 16);
+    recording->suspects_ = suspects_near(*machine->ram(), machine->vcpu()->get_regs().rip, 1u << 20, 16);
     machine->rolling() = RollingDigest(state.combined());
     machine->use_source(*recording->recorder_);
   });

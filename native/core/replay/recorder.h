@@ -11,6 +11,7 @@
 
 #include "log/writer.h"
 #include "machine/machine.h"
+#include "replay/owned_record.h"
 #include "replay/suspects.h"
 
 namespace hypertwin::replay {
@@ -58,13 +59,6 @@ class Recorder final : public machine::InputSource {
   std::optional<Error> refusal() const;
 
  private:
-  // A record that owns its bytes.
-  struct Kept {
-    uint64_t boundary = 0;
-    log::Body body;
-    std::vector<uint8_t> bytes;
-    std::vector<uint16_t> prefixes;
-  };
   void put(uint64_t ordinal, const log::Body& body);
   void check(uint64_t ordinal, const RollingDigest& digest);
 
@@ -75,7 +69,7 @@ class Recorder final : public machine::InputSource {
   uint64_t boundary_ = 0;
   RollingDigest latest_;
   std::vector<uint16_t> prefixes_;
-  std::deque<Kept> kept_;
+  std::deque<OwnedRecord> kept_;
   mutable std::mutex refusal_mutex_;  // guards refusal_
   std::optional<Error> refusal_;
 };

@@ -21,7 +21,7 @@ std::string at(uint64_t boundary) { return "boundary " + std::to_string(boundary
 }  // namespace
 
 Replayer::Replayer(machine::Machine& machine, log::Reader& reader, bool follow)
-    : machine_(machine), reader_(reader), follow_(follow), checked_to_(machine.boundary()) {}
+    : machine_(machine), reader_(reader), follow_(follow) {}
 
 void Replayer::diverge(uint64_t boundary, std::string kind, std::string message) {
   if (divergence_) return;
@@ -48,25 +48,9 @@ void Replayer::look_ahead(uint64_t ordinal) {
       exhausted_ = true;
       return;
     }
-    Ahead ahead{record->boundary, record->body, {}, {}};
-    auto own = [&ahead](std::span<const uint8_t>& bytes) {
-      ahead.bytes.assign(bytes.begin(), bytes.end());
-      bytes = ahead.bytes;
-    };
-    if (auto* packet = std::get_if<log::PacketRx>(&ahead.body)) {
-      own(packet->bytes);
-    } else if (auto* console = std::get_if<log::ConsoleRx>(&ahead.body)) {
-      own(console->bytes);
-    } else if (auto* completion = std::get_if<log::BlockCompletion>(&ahead.body)) {
-      own(completion->data);
-    } else if (auto* check = std::get_if<log::Check>(&ahead.body)) {
-      ahead.prefixes.assign(check->prefixes.begin(), check->prefixes.end());
-      check->prefixes = ahead.prefixes;
-      ++checks_ahead_;
-    } else if (record->as<log::Marker>() || record->as<log::Extension>()) {
-      continue;
-    }
-    ahead_.push_back(std::move(ahead));
+    if (record->as<log::Marker>() || record->as<log::Extension>()) continue;
+    if (record->as<log::Check>()) ++checks_ahead_;
+    ahead_.emplace_back(record->boundary, record->body);
   }
 }
 
@@ -90,7 +74,7 @@ void Replayer::boundary(uint64_t ordinal, const RollingDigest& digest) {
   }
   if (checks_ahead_ == 0) return;
   // The digest that this boundary must have is known before its check comes.
-  for (const Ahead& ahead : ahead_) {
+  for (const OwnedRecord& ahead : ahead_) {
     const auto* check = std::get_if<log::Check>(&ahead.body);
     if (!check) continue;
     const uint64_t first = ahead.boundary - check->prefixes.size();
@@ -118,7 +102,6 @@ bool Replayer::compare_check(uint64_t ordinal, const log::Check& check) {
     return false;
   }
   prefixes_.clear();
-  checked_to_ = ordinal;
   return true;
 }
 

@@ -14,6 +14,7 @@
 
 #include "log/reader.h"
 #include "machine/machine.h"
+#include "replay/owned_record.h"
 #include "replay/suspects.h"
 
 namespace hypertwin::replay {
@@ -58,12 +59,6 @@ class Replayer final : public machine::InputSource {
   void diverge(uint64_t boundary, std::string kind, std::string message);
 
  private:
-  struct Ahead {
-    uint64_t boundary = 0;
-    log::Body body;
-    std::vector<uint8_t> bytes;
-    std::vector<uint16_t> prefixes;
-  };
   void look_ahead(uint64_t ordinal);
   bool compare_check(uint64_t ordinal, const log::Check& check);
   void drop_front();
@@ -71,15 +66,14 @@ class Replayer final : public machine::InputSource {
   machine::Machine& machine_;
   log::Reader& reader_;
   const bool follow_;
-  std::deque<Ahead> ahead_;
+  std::deque<OwnedRecord> ahead_;
   size_t checks_ahead_ = 0;
   bool exhausted_ = false;
   bool ended_ = false;
   uint64_t time_ = 0;
   uint64_t latest_ordinal_ = 0;
   RollingDigest latest_;
-  uint64_t checked_to_ = 0;         // boundaries up to here are compared
-  std::vector<uint16_t> prefixes_;  // of those after
+  std::vector<uint16_t> prefixes_;  // of the boundaries since the last check
   uint64_t checks_ = 0, state_checks_ = 0;
   uint8_t expected_vector_ = 0;
   std::optional<Divergence> divergence_;
