@@ -21,18 +21,21 @@ using devices::BlockStatus;
 namespace {
 
 // 0, or the errno. A file that ends early reads as zeros: it was cut since it was opened.
-int read_all(int fd, std::vector<uint8_t>& into, uint64_t offset) {
+int read_all(int fd, std::span<uint8_t> into, uint64_t offset) {
   for (size_t done = 0; done < into.size();) {
     ssize_t n = pread(fd, into.data() + done, into.size() - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return errno;
-    if (n == 0) return 0;
+    if (n == 0) {
+      std::fill(into.begin() + static_cast<ptrdiff_t>(done), into.end(), uint8_t{0});
+      return 0;
+    }
     done += static_cast<size_t>(n);
   }
   return 0;
 }
 
-int write_all(int fd, const std::vector<uint8_t>& from, uint64_t offset) {
+int write_all(int fd, std::span<const uint8_t> from, uint64_t offset) {
   for (size_t done = 0; done < from.size();) {
     ssize_t n = pwrite(fd, from.data() + done, from.size() - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
@@ -56,6 +59,7 @@ FileDisk::FileDisk(const std::string& path, bool read_only, OnComplete on_comple
   off_t end = lseek(fd_.get(), 0, SEEK_END);
   if (end < 0) throw_errno("lseek", "measuring the disk image " + path);
   size_ = static_cast<uint64_t>(end);
+  written_ = std::make_unique<std::atomic<uint64_t>[]>((blocks() + 63) / 64);
   thread_ = std::thread([this] { run(); });
 }
 
@@ -95,6 +99,8 @@ FileDisk::Completion FileDisk::perform(BlockRequest& request) {
     if (done.err) done.data.clear();
   } else if (request.operation == BlockOperation::kWrite) {
     done.err = read_only_ ? EROFS : write_all(fd_.get(), request.data, request.offset);
+    // Also a write that failed may have changed a part.
+    if (!read_only_) mark_written(request.offset, request.data.size());
     if (!done.err && request.durable && fdatasync(fd_.get()) < 0) done.err = errno;
   } else if (request.operation == BlockOperation::kFlush) {
     if (!read_only_ && fdatasync(fd_.get()) < 0) done.err = errno;
@@ -103,6 +109,38 @@ FileDisk::Completion FileDisk::perform(BlockRequest& request) {
   }
   if (done.err) done.status = BlockStatus::kIoError;
   return done;
+}
+
+void FileDisk::mark_written(uint64_t offset, uint64_t size) {
+  if (size == 0) return;
+  for (uint64_t block = offset / kBlockBytes; block <= (offset + size - 1) / kBlockBytes; ++block)
+    written_[block / 64].fetch_or(uint64_t{1} << (block % 64), std::memory_order_release);
+}
+
+void FileDisk::take_written(std::span<uint64_t> bitmap) {
+  const size_t words = std::min<size_t>(bitmap.size(), (blocks() + 63) / 64);
+  for (size_t i = 0; i < words; ++i)
+    if (written_[i].load(std::memory_order_relaxed))
+      bitmap[i] |= written_[i].exchange(0, std::memory_order_acquire);
+}
+
+void FileDisk::read_at(uint64_t offset, std::span<uint8_t> into) const {
+  if (offset > size_ || into.size() > size_ - offset)
+    throw Error("ERANGE", "reading beyond the end of the disk image " + path_);
+  if (int err = read_all(fd_.get(), into, offset))
+    throw Error::system(err, "pread", "reading the disk image " + path_);
+}
+
+void FileDisk::write_at(uint64_t offset, std::span<const uint8_t> from) {
+  if (offset > size_ || from.size() > size_ - offset)
+    throw Error("ERANGE", "writing beyond the end of the disk image " + path_);
+  if (int err = read_only_ ? EROFS : write_all(fd_.get(), from, offset))
+    throw Error::system(err, "pwrite", "writing the disk image " + path_);
+  mark_written(offset, from.size());
+}
+
+void FileDisk::sync() {
+  if (!read_only_ && fdatasync(fd_.get()) < 0) throw_errno("fdatasync", "writing the disk image " + path_);
 }
 
 void FileDisk::run() {

@@ -2,11 +2,14 @@
 // of submission. Knows no device and no guest.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -42,17 +45,32 @@ class FileDisk {
   // Returns when all that was submitted before is completed.
   void drain();
 
+  // ---- The image as a whole, for who copies it; any thread. Blocks of kBlockBytes, the last one shorter.
+  static constexpr uint64_t kBlockBytes = 64u << 10;
+  uint64_t blocks() const { return (size_ + kBlockBytes - 1) / kBlockBytes; }
+  // Blocks written since the last take (or since opening), one bit each, OR-ed into `bitmap` of
+  // (blocks() + 63) / 64 words and cleared here. A block is marked after it was written: read blocks after
+  // taking, and nothing is missed but what is not completed yet.
+  void take_written(std::span<uint64_t> bitmap);
+  // Throw Error: the failed call; ERANGE.
+  void read_at(uint64_t offset, std::span<uint8_t> into) const;
+  void write_at(uint64_t offset, std::span<const uint8_t> from);
+  // To stable storage.
+  void sync();
+
  private:
   void run();
   // All there ever were; the mutex is held.
   uint64_t submitted() const { return completed_ + queue_.size() + (busy_ ? 1 : 0); }
   Completion perform(devices::BlockRequest& request);
+  void mark_written(uint64_t offset, uint64_t size);
 
   Fd fd_;
   std::string path_;
   bool read_only_;
   uint64_t size_ = 0;
   OnComplete on_complete_;
+  std::unique_ptr<std::atomic<uint64_t>[]> written_;
   std::mutex mutex_;  // guards the members up to thread_
   std::condition_variable work_;
   std::condition_variable space_;

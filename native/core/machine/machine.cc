@@ -83,6 +83,16 @@ std::string_view reason_name(Reason reason) {
       return "diverged";
     case Reason::kCaptureFailed:
       return "capture-failed";
+    case Reason::kMigrated:
+      return "migrated";
+    case Reason::kInDoubt:
+      return "in-doubt";
+    case Reason::kHandedOver:
+      return "handed-over";
+    case Reason::kFenced:
+      return "fenced";
+    case Reason::kUnprotected:
+      return "unprotected";
   }
   return "unknown";
 }
@@ -108,15 +118,18 @@ struct Machine::Task {
 // ---- Construction
 
 Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config,
-                 std::shared_ptr<Listener> listener, bool detached)
-    : config_(std::move(config)), listener_(std::move(listener)), detached_(detached) {
+                 std::shared_ptr<Listener> listener, Backends backends)
+    : config_(std::move(config)),
+      listener_(std::move(listener)),
+      backends_(backends),
+      open_(backends != Backends::kStandby) {
   config_.check();
   if (config_.wall_clock == 0) config_.wall_clock = static_cast<uint64_t>(::time(nullptr));
 
   // Disks first: their sizes are part of the board.
   for (size_t i = 0; i < config_.disks.size(); ++i) {
     auto& disk = config_.disks[i];
-    if (detached_) {
+    if (backends_ == Backends::kDetached) {
       files_.push_back(nullptr);
       continue;
     }
@@ -128,7 +141,10 @@ Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config,
           input.request = completion.ordinal;
           input.status = static_cast<uint8_t>(completion.status);
           input.bytes = std::move(completion.data);
-          live_.push(std::move(input));
+          if (open_.load(std::memory_order_acquire))
+            live_.push(std::move(input));
+          else if (completion.err)
+            replica_failed(i, completion.err);
         }));
     uint64_t size = files_.back()->size() & ~uint64_t{511};
     if (disk.size == 0) disk.size = size;
@@ -156,12 +172,13 @@ Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config,
                                    [this](uint32_t value) { marker(value); });
 
   for (size_t i = 0; i < config_.nets.size(); ++i) {
-    if (detached_ || config_.nets[i].backend != NetBackend::kTap) {
+    if (backends_ == Backends::kDetached || config_.nets[i].backend != NetBackend::kTap) {
       taps_.push_back(nullptr);
       continue;
     }
     taps_.push_back(
         std::make_unique<backends::Tap>(config_.nets[i].tap, [this, i](std::span<const uint8_t> packet) {
+          if (!open_.load(std::memory_order_acquire)) return;
           try {
             send_packet(static_cast<uint32_t>(i), packet);
           } catch (const std::exception&) {
@@ -174,7 +191,7 @@ Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config,
 std::unique_ptr<Machine> Machine::create(std::shared_ptr<kvm::System> system, MachineConfig config,
                                          const Image& image, std::shared_ptr<Listener> listener) {
   std::unique_ptr<Machine> machine(
-      new Machine(std::move(system), std::move(config), std::move(listener), false));
+      new Machine(std::move(system), std::move(config), std::move(listener), Backends::kAttached));
   machine->boot(image);
   machine->launch();
   return machine;
@@ -182,7 +199,8 @@ std::unique_ptr<Machine> Machine::create(std::shared_ptr<kvm::System> system, Ma
 
 std::unique_ptr<Machine> Machine::restore(std::shared_ptr<kvm::System> system, const std::string& path,
                                           std::shared_ptr<Listener> listener,
-                                          const std::function<void(MachineConfig&)>& adjust, bool detached) {
+                                          const std::function<void(MachineConfig&)>& adjust,
+                                          Backends backends) {
   SnapshotFile file(path);
   ByteReader in(file.state(), "the snapshot's state");
   if (in.u8() != kStateVersion) in.corrupt("an unknown version of the machine's state");
@@ -192,29 +210,45 @@ std::unique_ptr<Machine> Machine::restore(std::shared_ptr<kvm::System> system, c
   if (config.memory_size != file.memory_size()) in.corrupt("memory of another size than the configuration's");
 
   std::unique_ptr<Machine> machine(
-      new Machine(std::move(system), std::move(config), std::move(listener), detached));
+      new Machine(std::move(system), std::move(config), std::move(listener), backends));
   file.load_memory(*machine->memory_);
-  machine->ordinal_ = in.u64();
-  machine->virtual_now_ = in.u64();
+  machine->load_state(in);
+  return machine;
+}
+
+std::unique_ptr<Machine> Machine::incoming(std::shared_ptr<kvm::System> system, MachineConfig config,
+                                           std::shared_ptr<Listener> listener, Backends backends) {
+  return std::unique_ptr<Machine>(
+      new Machine(std::move(system), std::move(config), std::move(listener), backends));
+}
+
+void Machine::arrive(std::span<const uint8_t> state) {
+  if (thread_.joinable()) bad_state("complete");
+  ByteReader in(state, "the machine's state");
+  load_state(in);
+}
+
+void Machine::load_state(ByteReader& in) {
+  ordinal_ = in.u64();
+  virtual_now_ = in.u64();
   uint8_t flags = in.u8();
-  machine->at_boundary_ = flags & 1;
-  machine->halted_ = flags & 2;
-  machine->can_inject_ = flags & 4;
-  machine->interrupts_on_ = flags & 8;
-  machine->vcpu_->run_page()->request_interrupt_window = (flags >> 4) & 1;
+  at_boundary_ = flags & 1;
+  halted_ = flags & 2;
+  can_inject_ = flags & 4;
+  interrupts_on_ = flags & 8;
+  vcpu_->run_page()->request_interrupt_window = (flags >> 4) & 1;
   if (flags >> 5 > static_cast<uint8_t>(devices::PowerEvent::kReset)) in.corrupt("an unknown flag");
-  if (flags >> 5) machine->power_event_ = static_cast<devices::PowerEvent>(flags >> 5);
-  ByteReader vcpu_bytes(in.blob(2u << 20), "the snapshot's vCPU state");
-  VcpuState::load(vcpu_bytes).give(*machine->vcpu_);
-  ByteReader board_bytes(in.blob(), "the snapshot's device state");
-  machine->board_->load(board_bytes);
+  if (flags >> 5) power_event_ = static_cast<devices::PowerEvent>(flags >> 5);
+  ByteReader vcpu_bytes(in.blob(2u << 20), "the state's vCPU");
+  VcpuState::load(vcpu_bytes).give(*vcpu_);
+  ByteReader board_bytes(in.blob(), "the state's devices");
+  board_->load(board_bytes);
   board_bytes.expect_done();
   in.expect_done();
-  machine->resubmit_ = !detached;
-  machine->state_ = State::kPaused;
-  machine->reason_ = Reason::kRequested;
-  machine->launch();
-  return machine;
+  resubmit_ = backends_ != Backends::kDetached;
+  state_ = State::kPaused;
+  reason_ = Reason::kRequested;
+  launch();
 }
 
 void Machine::boot(const Image& image) {
@@ -259,8 +293,10 @@ Machine::~Machine() {
   }
   wake_.notify_all();
   live_.wake_for_control();
-  vcpu_->kick();
-  if (thread_.joinable()) thread_.join();
+  if (thread_.joinable()) {
+    vcpu_->kick();
+    thread_.join();
+  }
   // Their threads call into this; they end before the rest goes.
   taps_.clear();
   files_.clear();
@@ -391,12 +427,27 @@ void Machine::start() {
 void Machine::resume() {
   call(At::kAnywhere, [this] {
     if (state() != State::kPaused) bad_state("resume");
-    if (std::exchange(resubmit_, false))
-      for (size_t i = 0; i < board_->disks(); ++i)
-        for (auto& request : board_->disk(i).in_flight())
-          if (files_[i]) files_[i]->submit(std::move(request));
+    if (std::exchange(resubmit_, false)) resubmit();
     set_state(State::kRunning, Reason::kRequested);
   });
+}
+
+size_t Machine::resubmit() {
+  resubmit_ = false;
+  size_t count = 0;
+  for (size_t i = 0; i < board_->disks(); ++i)
+    for (auto& request : board_->disk(i).in_flight())
+      if (files_[i] && takes(request)) {
+        files_[i]->submit(std::move(request));
+        ++count;
+      }
+  return count;
+}
+
+// A replica's disks take writes; what a read gave is in the log.
+bool Machine::takes(const devices::BlockRequest& request) const {
+  return source_->live() ||
+         (backends_ == Backends::kStandby && request.operation != devices::BlockOperation::kRead);
 }
 
 void Machine::pause() {
@@ -415,20 +466,37 @@ void Machine::pause() {
   call(At::kAnywhere, task);
 }
 
-void Machine::pause_here() {
-  if (state() == State::kRunning) set_state(State::kPaused, Reason::kRequested);
+void Machine::pause_here(Reason reason, std::string message) {
+  if (state() == State::kRunning) set_state(State::kPaused, reason, std::move(message));
+}
+
+void Machine::stop_here(Reason reason, std::string message) {
+  if (state() == State::kStopped || state() == State::kFailed) return;
+  set_state(State::kStopped, reason, std::move(message));
 }
 
 void Machine::stop() {
-  call(At::kAnywhere, [this] {
-    if (state() == State::kStopped || state() == State::kFailed) return;
-    set_state(State::kStopped, Reason::kRequested);
-  });
+  call(At::kAnywhere, [this] { stop_here(Reason::kRequested, {}); });
 }
 
 void Machine::use_source(InputSource& source) {
   source_ = &source;
   recorded_.store(source_ != &live_, std::memory_order_release);
+  if (backends_ != Backends::kStandby || open_ == source_->live()) return;
+  // What the disks still do for the replica is not to be completed to the guest: it is submitted again.
+  for (auto& file : files_) file->drain();
+  open_.store(source_->live(), std::memory_order_release);
+}
+
+void Machine::replica_failed(size_t disk, int err) {
+  std::lock_guard lock(mutex_);
+  if (!replica_failure_)
+    replica_failure_ = Error::system(err, "pwrite", "writing the replica's disk " + config_.disks[disk].path);
+}
+
+std::optional<Error> Machine::replica_failure() const {
+  std::lock_guard lock(mutex_);
+  return replica_failure_;
 }
 
 // ---- The vCPU's thread
@@ -691,8 +759,14 @@ void Machine::output(uint64_t kind, uint64_t device, std::span<const uint8_t> by
 void Machine::transmit(uint32_t device, std::span<const uint8_t> packet) {
   output(kTagPacket, device, packet);
   bump(counters_.packets_out);
-  if (!source_->live()) return;
-  if (taps_[device])
+  if (outputs_)
+    outputs_->packet(ordinal_.load(std::memory_order_relaxed), device, packet);
+  else if (source_->live())
+    emit_packet(device, packet);
+}
+
+void Machine::emit_packet(uint32_t device, std::span<const uint8_t> packet) {
+  if (taps_.at(device))
     taps_[device]->write(packet);
   else if (listener_)
     listener_->on_packet(device, packet);
@@ -700,6 +774,13 @@ void Machine::transmit(uint32_t device, std::span<const uint8_t> packet) {
 
 void Machine::console_output(uint32_t device, std::span<const uint8_t> bytes) {
   output(kTagConsole, device, bytes);
+  if (outputs_)
+    outputs_->console(ordinal_.load(std::memory_order_relaxed), device, bytes);
+  else
+    emit_console(device, bytes);
+}
+
+void Machine::emit_console(uint32_t device, std::span<const uint8_t> bytes) {
   if (listener_) listener_->on_console(device, bytes);
 }
 
@@ -713,7 +794,7 @@ void Machine::block_submit(uint32_t device, devices::BlockRequest request) {
       request.offset, request.size, checksum64(request.data)};
   rolling_.update(words);
   bump(counters_.disk_requests);
-  if (source_->live() && files_[device]) files_[device]->submit(std::move(request));
+  if (files_[device] && takes(request)) files_[device]->submit(std::move(request));
 }
 
 void Machine::power(devices::PowerEvent event) { power_event_ = event; }
@@ -794,28 +875,31 @@ StateDigest Machine::state_digest() {
   return digest;
 }
 
+void Machine::save_state(ByteWriter& out) {
+  out.u64(ordinal_.load(std::memory_order_relaxed));
+  out.u64(virtual_now_);
+  // A machine that the guest has ended ends again when it is restored and resumed.
+  auto power = power_event_;
+  if (state() == State::kStopped && reason() == Reason::kPowerOff) power = devices::PowerEvent::kPowerOff;
+  if (state() == State::kStopped && reason() == Reason::kReset) power = devices::PowerEvent::kReset;
+  out.u8(static_cast<uint8_t>(at_boundary_ | halted_ << 1 | can_inject_ << 2 | interrupts_on_ << 3 |
+                              (vcpu_->run_page()->request_interrupt_window & 1) << 4 |
+                              (power ? static_cast<int>(*power) : 0) << 5));
+  ByteWriter vcpu;
+  VcpuState::take(*vcpu_).save(vcpu);
+  out.blob(vcpu.data());
+  ByteWriter board;
+  board_->save(board);
+  out.blob(board.data());
+}
+
 StateDigest Machine::write_snapshot(const std::string& path) {
   ByteWriter state;
   state.u8(kStateVersion);
-  ByteWriter part;
-  config_.save(part);
-  state.blob(part.data());
-  state.u64(ordinal_.load(std::memory_order_relaxed));
-  state.u64(virtual_now_);
-  // A machine that the guest has ended ends again when it is restored and resumed.
-  auto power = power_event_;
-  if (this->state() == State::kStopped && reason() == Reason::kPowerOff)
-    power = devices::PowerEvent::kPowerOff;
-  if (this->state() == State::kStopped && reason() == Reason::kReset) power = devices::PowerEvent::kReset;
-  state.u8(static_cast<uint8_t>(at_boundary_ | halted_ << 1 | can_inject_ << 2 | interrupts_on_ << 3 |
-                                (vcpu_->run_page()->request_interrupt_window & 1) << 4 |
-                                (power ? static_cast<int>(*power) : 0) << 5));
-  ByteWriter vcpu;
-  VcpuState::take(*vcpu_).save(vcpu);
-  state.blob(vcpu.data());
-  ByteWriter board;
-  board_->save(board);
-  state.blob(board.data());
+  ByteWriter config;
+  config_.save(config);
+  state.blob(config.data());
+  save_state(state);
   write_snapshot_file(path, state.data(), *memory_);
   return digest_here();
 }

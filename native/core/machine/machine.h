@@ -46,6 +46,11 @@ enum class Reason : uint8_t {
   kLogEnd,         // replay: nothing more in the log
   kDiverged,       // replay: the guest strayed from the log
   kCaptureFailed,  // recording: the log cannot be written
+  kMigrated,       // it runs on another host now
+  kInDoubt,        // it may run on another host: see MIGRATION_IN_DOUBT
+  kHandedOver,     // its backup took over, as planned
+  kFenced,         // its backup or primary took over: this side must not run it
+  kUnprotected,    // its backup is lost, and the policy is to stop
 };
 
 // What a machine tells its owner. Called on the vCPU's thread, which waits: be brief, never call back.
@@ -56,6 +61,22 @@ class Listener {
   virtual void on_packet(uint32_t /*device*/, std::span<const uint8_t> /*packet*/) {}
   virtual void on_console(uint32_t /*device*/, std::span<const uint8_t> /*bytes*/) {}
   virtual void on_marker(uint32_t /*value*/) {}
+};
+
+// Takes what leaves a machine, in place of the taps and the listener; emit_packet() and emit_console() let it
+// out. Called on the vCPU's thread, at boundary `ordinal`, also while replaying.
+class Outputs {
+ public:
+  virtual ~Outputs() = default;
+  virtual void packet(uint64_t ordinal, uint32_t device, std::span<const uint8_t> packet) = 0;
+  virtual void console(uint64_t ordinal, uint32_t device, std::span<const uint8_t> bytes) = 0;
+};
+
+// What of its configuration a machine opens.
+enum class Backends : uint8_t {
+  kAttached,  // disks and taps
+  kDetached,  // none: for looking at a replay
+  kStandby,   // both, but while it replays: disks take writes, nothing is read, and taps' packets are dropped
 };
 
 // The digests of all that a machine is.
@@ -100,7 +121,13 @@ class Machine final : private devices::Host {
   static std::unique_ptr<Machine> restore(std::shared_ptr<kvm::System> system, const std::string& path,
                                           std::shared_ptr<Listener> listener,
                                           const std::function<void(MachineConfig&)>& adjust = {},
-                                          bool detached = false);
+                                          Backends backends = Backends::kAttached);
+  // A machine whose memory and disks are filled from outside, by memory() and disk(); it has no thread and
+  // knows only close until arrive() has given it the rest. `config`: as the source's, with other backends.
+  static std::unique_ptr<Machine> incoming(std::shared_ptr<kvm::System> system, MachineConfig config,
+                                           std::shared_ptr<Listener> listener, Backends backends);
+  // `state`: of save_state(). Paused afterwards. Throws Error("CORRUPT"); the machine is then useless.
+  void arrive(std::span<const uint8_t> state);
   ~Machine() override;
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
@@ -132,6 +159,8 @@ class Machine final : private devices::Host {
   void read_memory(uint64_t address, std::span<uint8_t> into) const;
   // Also throws Error("BAD_STATE") while another source than live_inputs() is used.
   void write_memory(uint64_t address, std::span<const uint8_t> from);
+  // Of a standby machine: a disk did not take a write that it took at the other side. Any thread.
+  std::optional<Error> replica_failure() const;
   bool recorded() const { return recorded_.load(std::memory_order_acquire); }
 
   Counters counters() const;
@@ -141,13 +170,29 @@ class Machine final : private devices::Host {
   const std::shared_ptr<kvm::Vcpu>& vcpu() const { return vcpu_; }
   const std::shared_ptr<devices::GuestRam>& ram() const { return ram_; }
   const std::shared_ptr<kvm::GuestMemory>& memory() const { return memory_; }
+  // nullptr when detached.
+  const std::unique_ptr<backends::FileDisk>& disk(size_t i) const { return files_.at(i); }
   // The table that the guest sees.
   std::span<const kvm_cpuid_entry2> cpuid() const { return cpuid_; }
+
+  // Any thread: lets something out now.
+  void emit_packet(uint32_t device, std::span<const uint8_t> packet);
+  void emit_console(uint32_t device, std::span<const uint8_t> bytes);
 
   // ---- For sources, and for who installs them. On the vCPU's thread only (from a task of call()).
   LiveInputs& live_inputs() { return live_; }
   // The source must outlive its being used; live_inputs() takes the former one's place.
   void use_source(InputSource& source);
+  // Null: straight to the taps and the listener. Must outlive its being used.
+  void use_outputs(Outputs* outputs) { outputs_ = outputs; }
+  // Everything but memory and disks, for arrive().
+  void save_state(ByteWriter& out);
+  // Submits what the disks have not completed yet; when a machine goes live that was restored or replayed.
+  // How many requests these were. resume() does it for a restored machine.
+  size_t resubmit();
+  // As stop() and pause(), with another reason than kRequested.
+  void stop_here(Reason reason, std::string message);
+  void pause_here(Reason reason = Reason::kRequested, std::string message = {});
   RollingDigest& rolling() { return rolling_; }
   // As snapshot(), state_digest(), from the vCPU's thread. write_snapshot gives the digest it holds.
   StateDigest write_snapshot(const std::string& path);
@@ -157,7 +202,6 @@ class Machine final : private devices::Host {
     settle();
     return digest_here();
   }
-  void pause_here();
   // Of the last exit.
   uint64_t exit_rip() { return exit_regs().rip; }
   bool at_boundary() const { return at_boundary_; }
@@ -167,9 +211,9 @@ class Machine final : private devices::Host {
  private:
   struct Task;
   Machine(std::shared_ptr<kvm::System> system, MachineConfig config, std::shared_ptr<Listener> listener,
-          bool detached);
+          Backends backends);
+  void load_state(ByteReader& in);
   void boot(const Image& image);
-  void load(const std::string& path);
   void launch();
 
   void thread_main();
@@ -184,6 +228,8 @@ class Machine final : private devices::Host {
   bool leave_boundary();
   void apply(Input& input);
   void settle();
+  bool takes(const devices::BlockRequest& request) const;
+  void replica_failed(size_t disk, int err);
   void fail(const std::exception& error);
   void set_state(State state, Reason reason, std::string message = {});
   [[noreturn]] void bad_state(const char* verb) const;
@@ -201,7 +247,7 @@ class Machine final : private devices::Host {
   // Order matters: what is below may use what is above.
   MachineConfig config_;
   std::shared_ptr<Listener> listener_;
-  bool detached_ = false;
+  const Backends backends_;
   std::shared_ptr<kvm::Vm> vm_;
   std::shared_ptr<kvm::GuestMemory> memory_;
   std::shared_ptr<devices::GuestRam> ram_;
@@ -214,6 +260,7 @@ class Machine final : private devices::Host {
 
   // vCPU's thread only (or before it runs).
   InputSource* source_ = &live_;
+  Outputs* outputs_ = nullptr;
   RollingDigest rolling_;
   bool sync_regs_ = false;
   bool exact_irq_window_ = false;
@@ -237,12 +284,14 @@ class Machine final : private devices::Host {
   std::atomic<State> state_{State::kCreated};
   std::atomic<Reason> reason_{Reason::kNone};
   std::atomic<bool> recorded_{false};  // source_ is not live_
+  std::atomic<bool> open_{true};       // packets from taps are taken
 
-  mutable std::mutex mutex_;  // guards tasks_, message_
+  mutable std::mutex mutex_;  // guards tasks_, message_, replica_failure_
   std::condition_variable wake_;
   std::deque<std::shared_ptr<Task>> tasks_;
   std::atomic<bool> quit_{false};
   std::string message_;
+  std::optional<Error> replica_failure_;
   std::atomic<bool> control_{false};
   std::thread thread_;
 };

@@ -321,7 +321,7 @@ void Replay::rewind() {
   auto watch = std::make_shared<Watch>(listener_);
   std::shared_ptr<machine::Machine> machine = machine::Machine::restore(
       system_, (std::filesystem::path(directory_) / kInitialSnapshot).string(), watch, {},
-      /*detached=*/true);
+      machine::Backends::kDetached);
   auto mismatches = log::replay_mismatches(header_, [&] {
     log::LogHeader here = log_header(*machine);
     here.initial_state = header_.initial_state;

@@ -1,0 +1,88 @@
+// A live migration whole: pre-copy, hand-over, and the one decision who runs the machine from then on.
+//
+// The rule: after the source has sent the machine's state, whoever wants to run the machine must win the
+// session's claim (arbiter.h). Without an arbiter the commit point is the source's: until it sends kCommit it
+// may go on; once it has, only the destination may, and a source that does not hear kRunning stays paused and
+// says so (MIGRATION_IN_DOUBT).
+#pragma once
+
+#include "migrate/arbiter.h"
+#include "migrate/migrate.h"
+
+namespace hypertwin::migrate {
+
+// Protocol steps, for who wants to be killed at one (tests) or to watch.
+enum class Step : uint8_t {
+  kConnected,
+  kHelloSent,
+  kAccepted,
+  kRoundSent,
+  kStopped,
+  kStateSent,
+  kReadyReceived,
+  kClaimed,
+  kCommitSent,
+  kRunningReceived,  // source
+  kHelloReceived,
+  kAcceptSent,
+  kRoundReceived,
+  kStateReceived,
+  kVerified,
+  kReadySent,
+  kCommitReceived,
+  kDestinationClaimed,
+  kRunning,  // destination
+};
+std::string_view step_name(Step step);
+using OnStep = std::function<void(Step)>;
+
+struct MigrateOptions : SenderOptions {
+  Arbiter arbiter;  // may be empty
+  OnStep on_step;
+};
+
+struct MigrateResult {
+  SessionId session{};
+  Progress progress;
+  machine::StateDigest digest;
+  uint64_t blackout_ns = 0;  // from the machine's stop to kRunning
+  uint64_t total_ns = 0;
+};
+
+// Blocks. When it returns, the machine runs there, and is stopped here with Reason::kMigrated. When it
+// throws, the machine is as it was (running or paused) but in these cases: MIGRATION_IN_DOUBT, paused with
+// Reason::kInDoubt; MIGRATED_ANYWAY (the other side won the claim though this one heard nothing of it),
+// stopped with Reason::kMigrated. `cancel` flags by Cancel.
+class Migration {
+ public:
+  Migration(std::shared_ptr<machine::Machine> machine, std::unique_ptr<wire::Channel> channel,
+            MigrateOptions options);
+  ~Migration();
+  MigrateResult run();
+  // Any thread. No effect once the state is sent.
+  void cancel();
+  void limit(uint64_t bytes_per_second);
+  Progress progress() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+struct ReceiveOptions : ReceiverOptions {
+  Arbiter arbiter;
+  OnStep on_step;
+  bool start_paused = false;  // the machine stays paused though it was running there
+};
+
+struct ReceiveResult {
+  SessionId session{};
+  std::shared_ptr<machine::Machine> machine;
+  machine::StateDigest digest;
+  Progress progress;
+};
+
+// Blocks; one connection, one machine. Throws as Receiver does, and NOT_OURS when the source goes on.
+ReceiveResult receive(std::shared_ptr<kvm::System> system, wire::Channel& channel, ReceiveOptions options);
+
+}  // namespace hypertwin::migrate
