@@ -24,6 +24,11 @@ export type MachineState = 'created' | 'running' | 'paused' | 'stopped' | 'faile
  * - `'error'`: a call failed, or KVM could not go on; see the message
  * - `'boundary'`, `'log-end'`, `'diverged'`: of a replay
  * - `'capture-failed'`: it is recorded, and the log cannot be written
+ * - `'migrated'`: it runs on another host now
+ * - `'in-doubt'`: it may run on another host (`MIGRATION_IN_DOUBT` of `hypertwin/migrate`)
+ * - `'handed-over'`: its backup took over, as planned
+ * - `'fenced'`: its backup or primary took over: it must not run here
+ * - `'unprotected'`: its backup is lost, and the policy is to stop
  *
  * @since 0.1.0
  */
@@ -39,6 +44,11 @@ export type MachineReason =
   | 'log-end'
   | 'diverged'
   | 'capture-failed'
+  | 'migrated'
+  | 'in-doubt'
+  | 'handed-over'
+  | 'fenced'
+  | 'unprotected'
 
 /**
  * What a machine tells.
@@ -195,7 +205,7 @@ export class Machine implements AsyncDisposable {
    */
   static async create(options: MachineOptions): Promise<Machine> {
     const config = await nativeConfig(options)
-    return Machine.#around(notify => nativeMachines.create(config, notify))
+    return Machine.around(notify => nativeMachines.create(config, notify))
   }
 
   /**
@@ -208,10 +218,15 @@ export class Machine implements AsyncDisposable {
   static async restore(path: string, options: RestoreOptions = {}): Promise<Machine> {
     text(path, 'path')
     const adjust = nativeAdjust(options)
-    return Machine.#around(notify => nativeMachines.restore(path, adjust, notify))
+    return Machine.around(notify => nativeMachines.restore(path, adjust, notify))
   }
 
-  static async #around(make: (notify: (what: number) => void) => Promise<NativeMachine>): Promise<Machine> {
+  /**
+   * The machine whose native handle `make` gives; it may have run before.
+   *
+   * @internal
+   */
+  static async around(make: (notify: (what: number) => void) => Promise<NativeMachine>): Promise<Machine> {
     // The addon keeps `notify`; only a running machine is kept (see `running`).
     const found: { machine?: WeakRef<Machine> } = {}
     const native = await machineErrors(() =>
@@ -222,6 +237,8 @@ export class Machine implements AsyncDisposable {
     )
     const machine = new Machine(native)
     found.machine = new WeakRef(machine)
+    // What it told before there was anybody to hear it.
+    for (let what = 0; what <= machine.nets.length; what++) machine.#notified(what)
     return machine
   }
 

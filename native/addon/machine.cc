@@ -330,10 +330,7 @@ Napi::Value make_machine(
         target->adopt(make(kvm::System::open(device), target->mailbox()));
         return detail::None{};
       },
-      [state, callback](Napi::Env now, detail::None&) -> Napi::Value {
-        Made made{state, callback};
-        return env_data(now).slot<Classes>().machine.New({Napi::External<Made>::New(now, &made)});
-      });
+      [state, callback](Napi::Env now, detail::None&) { return machine_handle(now, state, callback); });
 }
 
 // options, notify
@@ -405,6 +402,12 @@ std::shared_ptr<MachineState> machine_state(const Napi::Value& handle) {
       !handle.As<Napi::Object>().InstanceOf(env_data(handle.Env()).slot<Classes>().machine.Value()))
     throw Error("EINVAL", "this must be a machine of hypertwin/machine");
   return MachineHandle::Unwrap(handle.As<Napi::Object>())->state();
+}
+
+Napi::Value machine_handle(Napi::Env env, std::shared_ptr<MachineState> state,
+                           std::shared_ptr<Callback> callback) {
+  Made made{std::move(state), std::move(callback)};
+  return env_data(env).slot<Classes>().machine.New({Napi::External<Made>::New(env, &made)});
 }
 
 void init_machine(Napi::Env env, Napi::Object exports) {

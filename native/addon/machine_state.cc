@@ -129,7 +129,7 @@ uint64_t Mailbox::dropped_packets(uint32_t device) {
 
 // ---- MachineState
 
-void MachineState::adopt(std::unique_ptr<machine::Machine> machine) {
+void MachineState::adopt(std::shared_ptr<machine::Machine> machine) {
   mailbox_->bind(machine.get());
   std::lock_guard lock(mutex_);
   machine_ = std::move(machine);

@@ -145,8 +145,8 @@ class MachineState final : public Closable {
 
   base::Executor& thread() { return thread_; }
   const std::shared_ptr<Mailbox>& mailbox() const { return mailbox_; }
-  // On thread(): the machine is there from now on.
-  void adopt(std::unique_ptr<machine::Machine> machine);
+  // On thread(), or before anybody else knows this: the machine is there from now on.
+  void adopt(std::shared_ptr<machine::Machine> machine);
   // Throws Error("CLOSED").
   std::shared_ptr<machine::Machine> open() const;
   // Is closed before the machine.
@@ -168,5 +168,10 @@ class MachineState final : public Closable {
 
 // Of a machine's JavaScript handle; throws Error("EINVAL").
 std::shared_ptr<MachineState> machine_state(const Napi::Value& handle);
+
+// The JavaScript handle of a machine that another part made; `state` has adopted it and is known to the
+// environment (MachineEnv::add). `callback` is what its mailbox signals.
+Napi::Value machine_handle(Napi::Env env, std::shared_ptr<MachineState> state,
+                           std::shared_ptr<Callback> callback);
 
 }  // namespace hypertwin::addon
