@@ -38,6 +38,15 @@ uint64_t checksum64(std::span<const uint8_t> bytes, uint64_t seed) {
   return XXH3_64bits_withSeed(bytes.data(), bytes.size(), seed);
 }
 
+uint64_t checksum64_of(std::span<const uint8_t> bytes, std::span<const uint8_t> more) {
+  if (more.empty()) return checksum64(bytes);
+  XXH3_state_t state;
+  XXH3_64bits_reset(&state);
+  XXH3_64bits_update(&state, bytes.data(), bytes.size());
+  XXH3_64bits_update(&state, more.data(), more.size());
+  return XXH3_64bits_digest(&state);
+}
+
 struct Hasher::State {
   XXH3_state_t xxh;
 };

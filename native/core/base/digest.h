@@ -23,6 +23,8 @@ struct Digest128 {
 Digest128 digest128(std::span<const uint8_t> bytes, uint64_t seed = 0);
 // XXH3_64bits_withSeed.
 uint64_t checksum64(std::span<const uint8_t> bytes, uint64_t seed = 0);
+// checksum64 of the bytes of both, as if they lay one behind the other.
+uint64_t checksum64_of(std::span<const uint8_t> bytes, std::span<const uint8_t> more);
 
 // digest128 of bytes that come in pieces.
 class Hasher {

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -26,7 +27,8 @@ class Channel {
   // beyond kMaxPayload in all.
   void send(FrameType type, std::span<const uint8_t> payload, std::span<const uint8_t> more = {});
   // One thread. nullopt: the peer closed in order, between two frames. Throws Error: PEER_LOST (also: in the
-  // middle of a frame), PROTOCOL (bad magic, checksum, sequence, size: says what).
+  // middle of a frame, and after close()), PROTOCOL (bad magic, checksum, sequence, size: says what; no frame
+  // is received after it).
   std::optional<Frame> receive();
   // Any thread: ends both directions now.
   void close() noexcept;
@@ -41,11 +43,41 @@ class Channel {
   std::string peer() const { return stream_->peer(); }
 
  private:
-  // The implementer of channel.cc may change everything private.
+  void wait_for_bandwidth(size_t bytes);
+  // The turn to write: a bulk frame lets every other one that waits go first.
+  void take_turn(bool bulk);
+  void end_turn() noexcept;
+  // Reads until `bytes` lie at begin_; false when the stream ended before.
+  bool fill(size_t bytes);
+  [[noreturn]] void lost(const std::string& what);
+
   std::unique_ptr<Stream> stream_;
   std::atomic<uint64_t> sent_{0};
   std::atomic<uint64_t> received_{0};
   std::atomic<uint64_t> last_received_{0};
+  std::atomic<bool> closed_{false};
+
+  std::mutex turn_mutex_;  // guards the three below; not held while writing
+  std::condition_variable turn_changed_;
+  bool writing_ = false;
+  unsigned waiting_bulk_ = 0;
+  unsigned waiting_other_ = 0;
+  uint64_t next_sent_ = 0;  // the writer's, while it has the turn
+
+  std::mutex limit_mutex_;  // guards the bucket
+  std::condition_variable limit_changed_;
+  uint64_t rate_ = 0;
+  double tokens_ = 0;  // may be in debt: a frame is never cut
+  std::chrono::steady_clock::time_point filled_;
+
+  // The receiving thread's.
+  std::unique_ptr<uint8_t[]> buffer_;
+  size_t capacity_ = 0;
+  size_t begin_ = 0;
+  size_t end_ = 0;
+  size_t consume_ = 0;  // the last frame, which lives until the next one is received
+  uint64_t next_received_ = 0;
+  bool broken_ = false;
 };
 
 }  // namespace hypertwin::wire

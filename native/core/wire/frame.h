@@ -2,11 +2,15 @@
 // and how one is checked. Knows no socket and no machine.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
 namespace hypertwin::wire {
 
+// "HTWP" as it lies on the wire.
+inline constexpr uint32_t kFrameMagic = 0x50575448;
 inline constexpr uint16_t kProtocolVersion = 1;
 inline constexpr size_t kHeaderBytes = 32;
 inline constexpr size_t kMaxPayload = 4u << 20;
@@ -47,6 +51,16 @@ struct Frame {
   std::span<const uint8_t> payload;
 };
 
+// "log"; "unknown" for a number that is none.
 const char* frame_name(FrameType type);
+
+// `payload_checksum` is checksum64 of the payload.
+void encode_header(const FrameHeader& header, uint64_t payload_checksum,
+                   std::span<uint8_t, kHeaderBytes> out);
+// What of a header can be told before the payload is there. Throws Error("PROTOCOL"): magic, version, flags,
+// size beyond kMaxPayload, or another sequence than `expected`.
+FrameHeader decode_header(std::span<const uint8_t, kHeaderBytes> bytes, uint64_t expected);
+// Throws Error("PROTOCOL") unless the header's checksum is that of header and payload.
+void check_frame(std::span<const uint8_t, kHeaderBytes> bytes, std::span<const uint8_t> payload);
 
 }  // namespace hypertwin::wire

@@ -2,6 +2,8 @@
 // frame and no machine is known here.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -73,6 +75,9 @@ class Listener {
   std::optional<TlsOptions> tls_;
   Fd socket_;
   Fd stop_;
+  // The UNIX socket's file.
+  dev_t file_device_ = 0;
+  ino_t file_inode_ = 0;
 };
 
 }  // namespace hypertwin::wire
