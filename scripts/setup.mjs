@@ -9,7 +9,7 @@ import { bin, filesBelow, has, hashOf, must, output, readStamp, root, run, write
 
 const packages = {
   build: ['g++', 'make', 'cmake', 'libxxhash-dev'],
-  tests: ['libgtest-dev', 'iproute2', 'chromium'],
+  tests: ['libgtest-dev', 'iproute2', 'chromium', 'etcd-server', 'openssl'],
   lint: ['clang-format']
 }
 

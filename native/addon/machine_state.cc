@@ -56,6 +56,15 @@ void Signal::operator()(uint32_t what) const {
 
 // ---- Mailbox
 
+void Mailbox::bind(const machine::Machine* machine) {
+  std::lock_guard lock(mutex_);
+  machine_ = machine;
+  // A machine that arrived may run already.
+  for (auto& event : events_)
+    if (auto* state = std::get_if<StateEvent>(&event); state && state->boundary == 0)
+      state->boundary = machine->boundary();
+}
+
 void Mailbox::announce_events() {
   if (!std::exchange(announced_, true)) signal_(0);
 }

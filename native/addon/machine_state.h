@@ -112,8 +112,8 @@ class Mailbox final : public machine::Listener {
 
   // `signal` is told 0 for events, n for packets of device n - 1.
   explicit Mailbox(Signal signal) : signal_(std::move(signal)) {}
-  // Before the machine runs; it outlives its own calls.
-  void bind(const machine::Machine* machine) { machine_ = machine; }
+  // It outlives its own calls.
+  void bind(const machine::Machine* machine);
 
   void on_state(machine::State state, machine::Reason reason, const std::string& message) override;
   void on_packet(uint32_t device, std::span<const uint8_t> packet) override;
