@@ -24,11 +24,17 @@ export type Done = (reply: Reply | null) => void
 
 /** How patient a client is. */
 export interface ClientOptions {
-  /** Milliseconds without an answer after which a request is sent again. Default 250. */
-  timeout?: number
+  /**
+   * Milliseconds without an answer after which a request is sent again. Default 250. `'adaptive'`: four times the
+   * smoothed round trip, at least 4; twice as long each time that the same request is sent again, up to 32.
+   */
+  timeout?: number | 'adaptive'
   /** How often a request is sent before it counts as unanswered. Default 80. */
   attempts?: number
 }
+
+const ADAPTIVE_MIN = 4
+const ADAPTIVE_MAX = 32
 
 /** One user's line to the mailroom. The promises reject with a {@link MailroomError}. */
 export class MailroomUser {
@@ -42,6 +48,7 @@ export class MailroomUser {
   /** @internal */ size = 0
   /** @internal */ op = 0
   /** @internal */ sentAt = 0
+  /** @internal */ patience = 0
   /** @internal */ attempts = 0
   /** @internal */ done: Done = () => {}
 
@@ -173,7 +180,9 @@ export class MailroomClient {
   closed = false
 
   readonly #link: Link
-  readonly #timeout: number
+  readonly #adaptive: boolean
+  #timeout: number
+  #roundTrip = 0
   readonly #attempts: number
   readonly #users = new Map<number, MailroomUser>()
   readonly #query: MailroomUser
@@ -183,11 +192,12 @@ export class MailroomClient {
 
   constructor(link: Link, options: ClientOptions = {}) {
     this.#link = link
-    this.#timeout = options.timeout ?? 250
+    this.#adaptive = options.timeout === 'adaptive'
+    this.#timeout = options.timeout === 'adaptive' ? ADAPTIVE_MAX : (options.timeout ?? 250)
     this.#attempts = options.attempts ?? 80
     this.#query = new MailroomUser(this, 0, link)
     link.onPayload = (bytes, at, size) => this.#onPayload(bytes, at, size)
-    this.#sweep = setInterval(() => this.#resend(), Math.max(1, this.#timeout / 4))
+    this.#sweep = setInterval(() => this.#resend(), this.#adaptive ? 2 : Math.max(1, this.#timeout / 4))
   }
 
   /** The user with this id, 0 to 255. */
@@ -222,6 +232,7 @@ export class MailroomClient {
   /** @internal */
   transmit(user: MailroomUser): void {
     user.sentAt = performance.now()
+    user.patience = user.attempts === 0 || !this.#adaptive ? this.#timeout : Math.min(user.patience * 2, ADAPTIVE_MAX)
     user.attempts++
     this.#waiting.add(user)
     // When there is no room, the next sweep after the time-out tries again.
@@ -231,7 +242,7 @@ export class MailroomClient {
   #resend(): void {
     const now = performance.now()
     for (const user of this.#waiting) {
-      if (now - user.sentAt < this.#timeout) continue
+      if (now - user.sentAt < user.patience) continue
       if (user.attempts >= this.#attempts) {
         this.finish(user, null)
         continue
@@ -254,6 +265,12 @@ export class MailroomClient {
     const user = reply.op === Op.digest || reply.op === Op.stats ? this.#query : this.#users.get(reply.user)
     // An answer that comes twice, because the request did, is to nothing that waits.
     if (!user?.busy || reply.seq !== user.seq || reply.op !== user.op) return void this.ignored++
+    // Of what was sent twice nobody knows which one was answered.
+    if (this.#adaptive && user.attempts === 1) {
+      const took = performance.now() - user.sentAt
+      this.#roundTrip = this.#roundTrip === 0 ? took : this.#roundTrip + (took - this.#roundTrip) / 8
+      this.#timeout = Math.min(ADAPTIVE_MAX, Math.max(ADAPTIVE_MIN, 4 * this.#roundTrip))
+    }
     this.finish(user, reply)
   }
 }

@@ -27,6 +27,8 @@ export interface LoadOptions {
   mix?: Partial<Record<Exclude<LoadOp, 'login'>, number>>
   /** Mails have 1 to so many bytes. Default 400. */
   bodyMax?: number
+  /** Called for each acknowledged operation, with the time of performance.now(). Brief. */
+  onAcknowledged?: (at: number) => void
 }
 
 /** Percentiles of one kind of operation, in milliseconds. */
@@ -156,6 +158,9 @@ export class MailLoad {
   readonly #users: LoadUser[] = []
   readonly #think: number
   readonly #bodyMax: number
+  readonly #onAcknowledged: (at: number) => void
+  /** Users whose session the mailroom did not know any more, or who gave up waiting. */
+  readonly #broken = new Set<number>()
   readonly #ops: Uint8Array
   readonly #scratch = Buffer.alloc(MAILROOM_BODY_MAX + 4)
   readonly #histograms: Record<LoadOp | 'all', RecordableHistogram>
@@ -186,6 +191,7 @@ export class MailLoad {
     this.#client = client
     this.#think = options.think ?? 0
     this.#bodyMax = Math.min(options.bodyMax ?? 400, MAILROOM_BODY_MAX)
+    this.#onAcknowledged = options.onAcknowledged ?? (() => {})
     const mix = { ...defaultMix, ...options.mix }
     this.#ops = Uint8Array.from(
       Object.entries(mix).flatMap(([name, weight]) => Array<number>(weight).fill(Op[name as LoadOp]))
@@ -228,6 +234,11 @@ export class MailLoad {
   /** Requests made so far. */
   get operations(): number {
     return this.#operations
+  }
+
+  /** Users that would have to log in again, or gave up on a request. */
+  get broken(): number {
+    return this.#broken.size
   }
 
   /** Latencies since the last call. */
@@ -396,12 +407,15 @@ export class MailLoad {
     this.#count(op, begun)
     if (!reply) {
       this.#unanswered++
+      this.#broken.add(user.line.id)
       return false
     }
     if (reply.status === Status.ok) {
       this.#acknowledged++
+      this.#onAcknowledged(performance.now())
       return true
     }
+    if (reply.status === Status.notLoggedIn) this.#broken.add(user.line.id)
     if (reply.status !== Status.journalFull && reply.status !== Status.stale) this.#executedRefusals++
     if (reply.status === Status.journalFull || reply.status === Status.mailFull) this.#refused++
     else this.#wrong(`User ${user.line.id}'s ${op} was refused: ${statusName(reply.status)}`)
