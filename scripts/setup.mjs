@@ -8,7 +8,7 @@ import { pathToFileURL } from 'node:url'
 import { bin, filesBelow, has, hashOf, must, output, readStamp, root, run, writeStamp } from './support.mjs'
 
 const packages = {
-  build: ['g++', 'make', 'cmake', 'libxxhash-dev'],
+  build: ['g++', 'make', 'cmake', 'libxxhash-dev', 'liblz4-dev'],
   tests: ['libgtest-dev', 'iproute2', 'chromium', 'etcd-server', 'openssl'],
   lint: ['clang-format']
 }
@@ -53,6 +53,7 @@ function checkPrograms(wanted) {
     if (!has(program)) missing.push(program)
   const header = name => ['/usr/include', '/usr/local/include'].some(folder => existsSync(path.join(folder, name)))
   if (!header('xxhash.h')) missing.push('the header xxhash.h (xxHash)')
+  if (!header('lz4.h')) missing.push('LZ4 with its header lz4.h')
   if (wanted.includes('libgtest-dev') && !header('gtest/gtest.h')) missing.push('GoogleTest with its CMake files')
   if (missing.length > 0)
     throw new Error(`This is no Debian system, so install these by your own package manager:\n  ${missing.join('\n  ')}`)

@@ -194,9 +194,10 @@ class Machine final : private devices::Host {
   void stop_here(Reason reason, std::string message);
   void pause_here(Reason reason = Reason::kRequested, std::string message = {});
   RollingDigest& rolling() { return rolling_; }
-  // As snapshot(), state_digest(), from the vCPU's thread. write_snapshot gives the digest it holds.
+  // As snapshot(), state_digest(), from the vCPU's thread. write_snapshot gives the digest it holds. Without
+  // `memory`, that part is left zero.
   StateDigest write_snapshot(const std::string& path);
-  StateDigest digest_here();
+  StateDigest digest_here(bool memory = true);
   // As digest_here(), after completing the boundary's access; for a source.
   StateDigest settled_digest() {
     settle();

@@ -26,6 +26,32 @@ using SessionId = std::array<uint8_t, 16>;
 SessionId random_session();
 std::string session_text(const SessionId& id);  // 32 hex digits
 
+// Steps of the protocol, for who wants to be killed at one (tests) or to watch.
+enum class Step : uint8_t {
+  kConnected,
+  kHelloSent,
+  kAccepted,
+  kRoundSent,
+  kStopped,
+  kStateSent,
+  kReadyReceived,
+  kClaimed,  // the source had to ask the arbiter, and was answered
+  kCommitSent,
+  kRunningReceived,  // source
+  kHelloReceived,
+  kAcceptSent,
+  kRoundReceived,
+  kStateReceived,
+  kVerified,
+  kReadySent,
+  kCommitReceived,
+  kDestinationClaimed,
+  kRunning,  // destination
+};
+std::string_view step_name(Step step);
+// Called on the thread that does the step; brief, never calls back.
+using OnStep = std::function<void(Step)>;
+
 struct Progress {
   enum class Phase : uint8_t { kConnect, kMemory, kStop, kCommit, kDone } phase = Phase::kConnect;
   uint32_t round = 0;       // from 1
@@ -53,8 +79,11 @@ struct SenderOptions {
   bool must_converge = false;   // … throw Error("NO_CONVERGENCE") instead
   bool verify_memory = true;    // a digest of all memory (and of disks sent) is compared before hand-over
   dirty::Mode mode = dirty::Mode::kManual;
+  // Silence of the other side, while an answer is awaited, that counts as its loss.
+  std::chrono::milliseconds patience{10000};
   std::function<void(const Progress&)>
-      on_progress;                             // sender's thread; at each round and about 20 times a second
+      on_progress;  // sender's thread; at each round and about 20 times a second
+  OnStep on_step;
   uint64_t plant_skipped_page = ~uint64_t{0};  // tests: this round's first dirty page is not sent
 };
 
@@ -76,7 +105,10 @@ class Sender {
   // kReady. Throws PEER_LOST, REFUSED (a digest differs, a disk is full, …).
   void await_ready();
 
-  void cancel();  // any thread: precopy() throws CANCELLED soon
+  // Any thread: handshake(), precopy() or finish() throws CANCELLED soon. No effect once the state is sent.
+  void cancel();
+  // The state, or a part of it, has left: from now on the other side may become able to run.
+  bool state_sent() const;
   void limit(uint64_t bytes_per_second);
   Progress progress() const;
 
@@ -90,6 +122,7 @@ struct ReceiverOptions {
   // Other disks' paths and taps than the source's. A disk that is to be sent and is not there is created.
   std::function<void(machine::MachineConfig&)> adjust;
   std::function<void(const Progress&)> on_progress;
+  OnStep on_step;
   std::vector<Purpose> purposes{Purpose::kMigrate, Purpose::kProtect};
 };
 
@@ -100,6 +133,7 @@ struct Hello {
   machine::MachineConfig config;
   log::LogHeader host;  // as log_header(): CPU, quirks, board, version
   bool disks = false;
+  uint32_t features = 0;  // what the pages may be made into: codec.h
 };
 
 // For one thread. Any throw leaves nothing behind but disks' images; the channel is told first (kRefuse,
@@ -115,6 +149,9 @@ class Receiver {
   // Everything up to kState; the machine is paused, whole and checked. Throws: PEER_LOST, ABORTED (by the
   // source, with its words), PROTOCOL, MIGRATION_DIGEST (which part differs), failed calls.
   std::shared_ptr<machine::Machine> receive();
+  // Whether the machine was running there; after receive().
+  bool was_running() const;
+  machine::StateDigest digest() const;
   // kReady: from now on the source may count on this side.
   void ready();
 

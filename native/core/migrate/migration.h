@@ -11,34 +11,10 @@
 
 namespace hypertwin::migrate {
 
-// Protocol steps, for who wants to be killed at one (tests) or to watch.
-enum class Step : uint8_t {
-  kConnected,
-  kHelloSent,
-  kAccepted,
-  kRoundSent,
-  kStopped,
-  kStateSent,
-  kReadyReceived,
-  kClaimed,
-  kCommitSent,
-  kRunningReceived,  // source
-  kHelloReceived,
-  kAcceptSent,
-  kRoundReceived,
-  kStateReceived,
-  kVerified,
-  kReadySent,
-  kCommitReceived,
-  kDestinationClaimed,
-  kRunning,  // destination
-};
-std::string_view step_name(Step step);
-using OnStep = std::function<void(Step)>;
-
 struct MigrateOptions : SenderOptions {
   Arbiter arbiter;  // may be empty
-  OnStep on_step;
+  // An arbiter that gives no answer for so long leaves the machine in doubt.
+  std::chrono::milliseconds claim_patience{60000};
 };
 
 struct MigrateResult {
@@ -70,8 +46,10 @@ class Migration {
 };
 
 struct ReceiveOptions : ReceiverOptions {
+  // Asked until it answers.
   Arbiter arbiter;
-  OnStep on_step;
+  // Silence of the source, after kReady, that counts as its loss.
+  std::chrono::milliseconds patience{10000};
   bool start_paused = false;  // the machine stays paused though it was running there
 };
 
