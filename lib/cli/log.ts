@@ -16,6 +16,7 @@ const kinds = [
   'marker',
   'end',
   'lifecycle',
+  'output',
   'extension'
 ] as const
 
@@ -58,6 +59,8 @@ function describe(record: LogRecord): string {
       return record.reason
     case 'lifecycle':
       return `request ${record.request}`
+    case 'output':
+      return ''
     case 'extension':
       return `kind ${record.extension}, ${record.bytes.length} bytes`
   }

@@ -27,6 +27,7 @@ export type {
   GapRecord,
   InterruptRecord,
   LifecycleRecord,
+  OutputRecord,
   LogDamage,
   LogRecord,
   LogRecordBase,

@@ -94,6 +94,10 @@ export interface LifecycleRecord extends LogRecordBase {
   kind: 'lifecycle'
   request: number
 }
+/** Something left the machine; who follows the log must come so far before going live. @since 0.1.0 */
+export interface OutputRecord extends LogRecordBase {
+  kind: 'output'
+}
 /** A record of a later version that may be skipped. @since 0.1.0 */
 export interface ExtensionRecord extends LogRecordBase {
   kind: 'extension'
@@ -125,6 +129,7 @@ export type LogRecord =
   | MarkerRecord
   | EndRecord
   | LifecycleRecord
+  | OutputRecord
   | ExtensionRecord
 
 /**
@@ -159,7 +164,7 @@ export interface LogDamage {
 const numbersPerRecord = 9
 
 /** The kinds as they stand in the file. */
-const kinds = { time: 1, packet: 2, console: 3, block: 4, interrupt: 5, entropy: 6, check: 7, state: 8, epoch: 9, marker: 10, end: 11, lifecycle: 12 }
+const kinds = { time: 1, packet: 2, console: 3, block: 4, interrupt: 5, entropy: 6, check: 7, state: 8, epoch: 9, marker: 10, end: 11, lifecycle: 12, output: 13 }
 
 /**
  * A batch's numbers, nine for each record: kind, after a gap?, index, boundary, three of the kind, and the
@@ -227,6 +232,9 @@ export function decodeRecords(numbers: BigUint64Array, bytes: Uint8Array): LogRe
         break
       case kinds.lifecycle:
         records.push({ kind: 'lifecycle', ...base, request: Number(n(4)) })
+        break
+      case kinds.output:
+        records.push({ kind: 'output', ...base })
         break
       default:
         records.push({ kind: 'extension', ...base, extension: n(0), bytes: first })

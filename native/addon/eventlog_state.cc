@@ -84,7 +84,7 @@ void Batch::add(const log::Record& record) {
           values[0] = body.reason;
         } else if constexpr (std::is_same_v<T, log::Lifecycle>) {
           values[0] = body.request;
-        } else {
+        } else if constexpr (!std::is_same_v<T, log::Output>) {
           append(body.bytes);
         }
       },

@@ -58,7 +58,7 @@ class RandomRecords {
   uint64_t below(uint64_t limit) { return random_() % limit; }
   Digest128 digest() { return {random_(), random_()}; }
   Body body() {
-    switch (below(12)) {
+    switch (below(13)) {
       case 0:
         return Time{ns_ += below(1000000)};
       case 1:
@@ -81,6 +81,8 @@ class RandomRecords {
         return Marker{as_text(bytes_), bytes_};
       case 10:
         return Lifecycle{static_cast<uint8_t>(below(256))};
+      case 11:
+        return Output{};
       default:
         return Extension{128 + random_() % 1000, bytes_};
     }

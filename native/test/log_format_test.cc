@@ -200,6 +200,7 @@ TEST(LogRecord, RoundTripOfEveryKindAndItsExtremes) {
       {"marker empty", Marker{"", {}}},
       {"end", End{UINT64_MAX}},
       {"lifecycle", Lifecycle{255}},
+      {"output", Output{}},
       {"extension", Extension{128, big}},
       {"extension max", Extension{UINT64_MAX, none}},
   };
@@ -272,7 +273,7 @@ TEST(LogRecord, UnknownKinds) {
     decode_record(in, &cursor, &scratch, &record);
     return record.kind();
   };
-  EXPECT_EQ(code_of([&] { decode({13, 0, 0}); }), "LOG_UNKNOWN_KIND");
+  EXPECT_EQ(code_of([&] { decode({14, 0, 0}); }), "LOG_UNKNOWN_KIND");
   EXPECT_EQ(code_of([&] { decode({0, 0, 0}); }), "LOG_UNKNOWN_KIND");
   EXPECT_EQ(code_of([&] { decode({127, 0, 0}); }), "LOG_UNKNOWN_KIND");
   EXPECT_EQ(decode({0x80, 1, 0, 2, 'h', 'i'}), 128u);
@@ -282,7 +283,8 @@ TEST(LogRecord, UnknownKinds) {
 TEST(LogRecord, KindsHaveNames) {
   EXPECT_EQ(kind_name(2), "packet_rx");
   EXPECT_EQ(kind_name(12), "lifecycle");
-  EXPECT_EQ(kind_name(13), "unknown");
+  EXPECT_EQ(kind_name(13), "output");
+  EXPECT_EQ(kind_name(14), "unknown");
   EXPECT_EQ(kind_name(500), "extension");
 }
 

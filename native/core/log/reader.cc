@@ -355,9 +355,11 @@ std::optional<Record> Reader::next() {
       stop_ = Stop::kEnd;
       return std::nullopt;
     }
+    // Before looking: what is added meanwhile is then looked for once more.
+    const bool complete = !options_.follow || source_->complete();
     if (records_left_ == 0 && !next_block()) {
       if (stop_ != Stop::kNone) return std::nullopt;
-      if (!options_.follow) {
+      if (complete) {
         stop_ = Stop::kDataEnds;
         return std::nullopt;
       }

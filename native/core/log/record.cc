@@ -48,7 +48,7 @@ uint64_t kind_of(const Body& body) {
 std::string_view kind_name(uint64_t kind) {
   static constexpr std::string_view kNames[] = {
       "unknown",      "time",  "packet_rx", "console_rx", "block_completion", "interrupt", "entropy", "check",
-      "state_digest", "epoch", "marker",    "end",        "lifecycle"};
+      "state_digest", "epoch", "marker",    "end",        "lifecycle",        "output"};
   if (kind >= kFirstOptionalKind) return "extension";
   return kind < std::size(kNames) ? kNames[kind] : kNames[0];
 }
@@ -125,6 +125,7 @@ uint8_t* encode_record(uint8_t* out, uint64_t boundary, const Body& body, Cursor
             *out = b.request;
             return out + 1;
           },
+          [&](const Output&) { return out; },
           [&](const Extension& b) { return put_blob(out, b.bytes); },
       },
       body);
@@ -207,6 +208,9 @@ void decode_record(ByteReader& in, Cursor* cursor, std::vector<uint16_t>* scratc
       return;
     case RecordKind::kLifecycle:
       out->body = Lifecycle{in.u8()};
+      return;
+    case RecordKind::kOutput:
+      out->body = Output{};
       return;
   }
   throw Error("LOG_UNKNOWN_KIND", "The log holds a record of kind " + std::to_string(kind) +

@@ -26,6 +26,7 @@ enum class RecordKind : uint64_t {
   kMarker = 10,
   kEnd = 11,
   kLifecycle = 12,
+  kOutput = 13,
 };
 // Kinds from here on carry a length and are skipped by readers that do not know them.
 inline constexpr uint64_t kFirstOptionalKind = 128;
@@ -100,6 +101,11 @@ struct Lifecycle {
   static constexpr RecordKind kKind = RecordKind::kLifecycle;
   uint8_t request = 0;
 };
+// Something left the machine after the records before this one: a follower that goes live must have reached
+// this boundary first.
+struct Output {
+  static constexpr RecordKind kKind = RecordKind::kOutput;
+};
 // A kind >= kFirstOptionalKind that this version does not know.
 struct Extension {
   uint64_t kind = kFirstOptionalKind;
@@ -107,7 +113,7 @@ struct Extension {
 };
 
 using Body = std::variant<Time, PacketRx, ConsoleRx, BlockCompletion, Interrupt, Entropy, Check, StateDigest,
-                          Epoch, Marker, End, Lifecycle, Extension>;
+                          Epoch, Marker, End, Lifecycle, Output, Extension>;
 
 // The number that stands in the file.
 uint64_t kind_of(const Body& body);

@@ -27,6 +27,8 @@ class Source {
   // Ends waits now and later, from any thread.
   virtual void cancel() = 0;
   virtual bool cancelled() const = 0;
+  // Any thread: nothing will be added any more; who follows ends behind what is there.
+  virtual bool complete() const { return false; }
 };
 
 // A directory of segment files; anything else in it is ignored. Throws Error("LOG_NOT_FOUND") when there

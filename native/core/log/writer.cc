@@ -162,6 +162,13 @@ void Writer::wait_until_durable(Lock& lock, uint64_t index) {
   throw Error("LOG_CLOSED", "The log was closed before record " + std::to_string(index) + " was written");
 }
 
+void Writer::commit() {
+  Lock lock(mutex_);
+  if (wanted_ == next_index_ || durable_index() == next_index_) return;
+  wanted_ = next_index_;
+  work_.notify_one();
+}
+
 void Writer::flush() {
   Lock lock(mutex_);
   wait_until_durable(lock, next_index_);

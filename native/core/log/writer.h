@@ -65,7 +65,7 @@ struct WriterStats {
   // Bytes from outside in the records (see input_bytes()): what the log is measured against.
   uint64_t input_bytes = 0;
   // Encoded bytes by kind; [0] is all extensions.
-  std::array<uint64_t, 13> bytes_by_kind{};
+  std::array<uint64_t, 14> bytes_by_kind{};
 };
 
 // append() is for one thread (or several that exclude one another); everything else for any thread.
@@ -88,6 +88,8 @@ class Writer {
   // LOG_BUFFER_FULL, LOG_BAD_RECORD (too big, boundary goes back), LOG_CLOSED (also after an End record).
   uint64_t append(uint64_t boundary, const Body& body);
 
+  // Everything appended so far is written as soon as can be, whatever commit_latency is; waits for nothing.
+  void commit();
   // Waits until everything appended so far is written, and synced unless the policy is kNone.
   void flush();
   // After a failure: tries again; returns once the blocks of before are durable, throws as append() does.

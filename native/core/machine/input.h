@@ -33,8 +33,9 @@ enum class Wait {
   kEnd,      // nothing will ever come (a log's end, a divergence): see InputSource::end()
 };
 
-// Why a source has no more to give.
-enum class SourceEnd { kNone, kLogEnd, kDiverged, kCaptureFailed };
+// Why a source has no more to give. kStay: nothing ended, but the guest must not run on yet; having waited a
+// little the source is asked again.
+enum class SourceEnd { kNone, kLogEnd, kDiverged, kCaptureFailed, kStay };
 
 // All calls come on the vCPU's thread, in this order at each boundary: boundary(), clock() as often as the
 // exit's devices ask, next() until it gives nothing, end(), inject(), then injected() or, when the guest
@@ -51,7 +52,7 @@ class InputSource {
   virtual bool inject(uint64_t ordinal, bool possible) = 0;
   virtual void injected(uint64_t ordinal, uint8_t vector) = 0;
   virtual Wait wait(uint64_t ordinal, std::optional<uint64_t> deadline) = 0;
-  // Asked before the guest runs on; anything but kNone pauses the machine at this boundary.
+  // Asked before the guest runs on; anything but kNone and kStay pauses the machine at this boundary.
   virtual SourceEnd end(uint64_t ordinal) = 0;
   // False while replaying: what leaves the machine then goes nowhere.
   virtual bool live() const = 0;

@@ -688,6 +688,8 @@ bool Machine::leave_boundary() {
     case SourceEnd::kDiverged:
       set_state(State::kPaused, Reason::kDiverged);
       return false;
+    case SourceEnd::kStay:
+      return false;
     case SourceEnd::kCaptureFailed:
       set_state(State::kPaused, Reason::kCaptureFailed);
       return false;

@@ -25,9 +25,15 @@ Recorder::Recorder(machine::LiveInputs& live, log::Writer& writer, PlantedFaults
 }
 
 void Recorder::put(uint64_t ordinal, const log::Body& body) {
+  open_output_.reset();
+  if (next_index_ >= faults_.drop_record && !std::holds_alternative<log::Output>(body) &&
+      !std::holds_alternative<log::Check>(body)) {
+    faults_.drop_record = PlantedFaults::kNever;
+    return;
+  }
   if (kept_.empty()) {
     try {
-      writer_.append(ordinal, body);
+      next_index_ = writer_.append(ordinal, body) + 1;
       return;
     } catch (const Error& error) {
       std::lock_guard lock(refusal_mutex_);
@@ -35,6 +41,16 @@ void Recorder::put(uint64_t ordinal, const log::Body& body) {
     }
   }
   kept_.emplace_back(ordinal, body);
+}
+
+uint64_t Recorder::output(uint64_t ordinal) {
+  if (open_output_ && output_boundary_ == ordinal) return *open_output_;
+  put(ordinal, log::Output{});
+  // One that is kept here has a later index: never too early a release.
+  const uint64_t index = kept_.empty() ? next_index_ - 1 : next_index_ + kept_.size() - 1;
+  open_output_ = index;
+  output_boundary_ = ordinal;
+  return index;
 }
 
 void Recorder::check(uint64_t ordinal, const RollingDigest& digest) {

@@ -30,6 +30,7 @@ struct PlantedFaults {
   uint64_t skip_input = kNever;       // the so-maniest packet or console input is applied but not logged
   uint64_t shift_interrupt = kNever;  // the so-maniest interrupt is logged one boundary later
   uint64_t flip_packet = kNever;      // the so-maniest packet is logged with another byte
+  uint64_t drop_record = kNever;      // the first input or interrupt from this record on is not logged
 };
 
 // See machine::InputSource. When the log cannot take a record, it is kept here and the machine pauses at
@@ -46,6 +47,10 @@ class Recorder final : public machine::InputSource {
   machine::Wait wait(uint64_t ordinal, std::optional<uint64_t> deadline) override;
   machine::SourceEnd end(uint64_t ordinal) override;
   bool live() const override { return true; }
+
+  // Something is about to leave the machine: the record that a follower must have before it may. Its index;
+  // the one before when nothing was logged since.
+  uint64_t output(uint64_t ordinal);
 
   // The last records: a check of what has none yet, the state if there is one, End.
   void finish(uint64_t ordinal, const std::optional<machine::StateDigest>& state, EndReason reason);
@@ -66,6 +71,9 @@ class Recorder final : public machine::InputSource {
   log::Writer& writer_;
   PlantedFaults faults_;
   uint64_t inputs_ = 0, interrupts_ = 0, packets_ = 0;
+  uint64_t next_index_ = 0;              // one past the last record's
+  std::optional<uint64_t> open_output_;  // the last record, if it says that something left at …
+  uint64_t output_boundary_ = 0;
   uint64_t boundary_ = 0;
   RollingDigest latest_;
   std::vector<uint16_t> prefixes_;

@@ -105,9 +105,24 @@ bool Replayer::compare_check(uint64_t ordinal, const log::Check& check) {
   return true;
 }
 
+bool Replayer::pass_notes(uint64_t ordinal) {
+  while (!ahead_.empty() && ahead_.front().boundary == ordinal) {
+    const log::Body& body = ahead_.front().body;
+    if (const auto* check = std::get_if<log::Check>(&body)) {
+      if (!compare_check(ordinal, *check)) return false;
+    } else if (!std::holds_alternative<log::Output>(body)) {
+      return true;
+    }
+    drop_front();
+    look_ahead(ordinal);
+  }
+  return true;
+}
+
 uint64_t Replayer::clock(uint64_t ordinal) {
   if (divergence_) return time_;
   look_ahead(ordinal);
+  if (!pass_notes(ordinal)) return time_;
   if (!ahead_.empty() && ahead_.front().boundary == ordinal)
     if (const auto* time = std::get_if<log::Time>(&ahead_.front().body)) {
       time_ = time->ns;
@@ -170,7 +185,7 @@ bool Replayer::next(uint64_t ordinal, std::optional<uint64_t>, Input& input) {
                   std::string("the state of the ") + part + " at " + at(ordinal) + " differs");
       } else if (std::holds_alternative<log::End>(body)) {
         ended_ = true;
-      } else {
+      } else if (!std::holds_alternative<log::Output>(body)) {
         diverge(
             ordinal, "input",
             "this version cannot replay a record of kind " + std::string(log::kind_name(log::kind_of(body))));
@@ -224,7 +239,7 @@ SourceEnd Replayer::end(uint64_t ordinal) {
       if (!compare_check(ordinal, *check)) return SourceEnd::kDiverged;
     } else if (std::holds_alternative<log::End>(body)) {
       ended_ = true;
-    } else {
+    } else if (!std::holds_alternative<log::Output>(body)) {
       break;
     }
     drop_front();
@@ -319,9 +334,9 @@ void Replay::rewind() {
   // Read by other threads from then on.
   if (!machine_) header_ = reader->header();
   auto watch = std::make_shared<Watch>(listener_);
-  std::shared_ptr<machine::Machine> machine = machine::Machine::restore(
-      system_, (std::filesystem::path(directory_) / kInitialSnapshot).string(), watch, {},
-      machine::Backends::kDetached);
+  std::shared_ptr<machine::Machine> machine =
+      machine::Machine::restore(system_, (std::filesystem::path(directory_) / kInitialSnapshot).string(),
+                                watch, {}, machine::Backends::kDetached);
   auto mismatches = log::replay_mismatches(header_, [&] {
     log::LogHeader here = log_header(*machine);
     here.initial_state = header_.initial_state;

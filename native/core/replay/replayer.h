@@ -61,6 +61,8 @@ class Replayer final : public machine::InputSource {
  private:
   void look_ahead(uint64_t ordinal);
   bool compare_check(uint64_t ordinal, const log::Check& check);
+  // Takes the records at `ordinal` that say nothing to the guest; false: a check differs.
+  bool pass_notes(uint64_t ordinal);
   void drop_front();
 
   machine::Machine& machine_;
