@@ -71,7 +71,9 @@ export type ClientReport =
   | { is: 'failed'; message: string }
 
 /** Width of a bin, in milliseconds. */
-export const BIN_MS = 10
+export const BIN_MS = 1
+/** Later operations are in no bin. */
+export const BINS_MAX = 1_000_000
 /** Shorter gaps are only counted. */
 export const GAP_MS = 2
 
@@ -97,10 +99,49 @@ export interface HostConfig {
   /** Its number, from 1 on. */
   host: number
   wire: Wire
+  /** Its own copy of the mailroom's disk. */
   disk: string
   memory: string | number
   device: string
+  /** As {@link openArbiter} takes it. */
+  arbiter: string
+  /** Where it takes in a primary's machine; undefined for the host that boots it. */
+  listen: string | undefined
+  /** Hosts that may become its backup once it runs the machine, in that order. */
+  pool: string[]
+}
+
+/** To a host process. */
+export type HostOrder =
+  /** Let the backup take over at a planned point, and tell of the digests there. */
+  { do: 'handOver' }
+
+/** A failover's moments. */
+export interface Moments {
+  detected: number
+  claimed: number
+  replayed: number
+  live: number
+  /** Boundary at which the machine went on. */
+  boundary: bigint
+  /** Why the primary was taken for dead. */
+  cause: string
 }
 
 /** From a host process. */
-export type HostReport = { is: 'up' } | { is: 'failed'; message: string }
+export type HostReport =
+  /** It waits for a primary. */
+  | { is: 'listening' }
+  /** The mailroom runs here. */
+  | { is: 'up' }
+  /** Its machine has a backup. */
+  | { is: 'protected'; at: number; by: string; syncMs: number }
+  /** Of a protected machine, a few times a second. */
+  | { is: 'channel'; lagMs: number; logBytes: number; held: number }
+  /** What happens otherwise. */
+  | { is: 'state'; at: number; state: string; code: string; message: string }
+  /** It was a backup, and runs the machine now. */
+  | { is: 'live'; moments: Moments }
+  /** The machine's state where it was handed over, as this side has it. */
+  | { is: 'digest'; boundary: bigint; combined: string }
+  | { is: 'failed'; message: string }

@@ -24,6 +24,9 @@ export function hostAddress(host: number): string {
   return `10.0.0.${host}`
 }
 
+/** The address of the bridge between the hosts. */
+export const WIRE_ADDRESS = '10.0.0.254'
+
 /** The tap interface for the guest, the same on every host. */
 export const TAP = 'tap0'
 
@@ -47,7 +50,7 @@ class Namespace {
     const script = `for i in all default; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done 2>/dev/null
 ip link set lo up && echo ready && exec cat >/dev/null`
     const [program, ...args] = [...unshare, 'sh', '-c', script]
-    const holder = spawn(program!, args, { stdio: ['pipe', 'pipe', 'pipe'], detached: true })
+    const holder = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], detached: true })
     let said = ''
     holder.stderr.on('data', (text: Buffer) => (said += text.toString()))
     holder.stdin.on('error', () => {})
@@ -132,7 +135,7 @@ export class Topology {
     }
     try {
       const wire = await make()
-      wire.ip('link add wire type bridge forward_delay 0 mcast_snooping 0\nlink set wire up\n')
+      wire.ip(`link add wire type bridge forward_delay 0 mcast_snooping 0\naddress add ${WIRE_ADDRESS}/24 dev wire\nlink set wire up\n`)
       const plug = (name: string, into: Namespace) =>
         wire.ip(`link add ${name} type veth peer name uplink netns ${into.pid}
 link set ${name} master wire

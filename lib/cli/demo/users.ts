@@ -9,6 +9,7 @@ import { MAILROOM_PORT } from '../mailroom/protocol.js'
 import { Hub } from './hub.js'
 import {
   BIN_MS,
+  BINS_MAX,
   clock,
   dieWithParent,
   GAP_MS,
@@ -44,10 +45,12 @@ class Observer {
   acknowledged(performanceNow: number): void {
     const at = performanceNow + this.#offset
     const bin = Math.floor((at - this.begun) / BIN_MS)
-    while (this.bins.length <= bin) this.bins.push(0)
-    this.bins[bin]!++
+    if (bin < BINS_MAX) {
+      while (this.bins.length <= bin) this.bins.push(0)
+      this.bins[bin]!++
+    }
     const gap = at - this.last
-    if (gap >= GAP_MS) this.gaps.push({ from: this.last, to: at })
+    if (gap >= GAP_MS && this.gaps.length < BINS_MAX) this.gaps.push({ from: this.last, to: at })
     if (gap > this.#longest) this.#longest = gap
     this.#all.record(Math.max(1, Math.round(gap * 1000)))
     this.last = at
