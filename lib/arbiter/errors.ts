@@ -51,3 +51,20 @@ export function within<T>(ms: number, work: Promise<T>, what: string): Promise<T
     work.then(resolve, reject).finally(() => clearTimeout(timer))
   })
 }
+
+/**
+ * Who has a claim, by its text.
+ *
+ * @throws ArbiterError `EBADMSG`
+ * @internal
+ */
+export function winnerIn(text: string, where: string): string {
+  let winner: unknown
+  try {
+    winner = (JSON.parse(text) as { winner?: unknown } | null)?.winner
+  } catch {
+    // Not even JSON.
+  }
+  if (typeof winner !== 'string') throw new ArbiterError(`${where} is no claim of hypertwin's`, { code: 'EBADMSG' })
+  return winner
+}

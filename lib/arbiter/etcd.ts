@@ -3,7 +3,7 @@ import { hostname } from 'node:os'
 import process from 'node:process'
 import type { Etcd3 } from 'etcd3'
 import type { Arbiter, Claim } from './arbiter.js'
-import { ArbiterError, checkClaim, invalid, milliseconds, within } from './errors.js'
+import { ArbiterError, checkClaim, invalid, milliseconds, winnerIn, within } from './errors.js'
 
 /**
  * Where etcd is, and how to speak to it.
@@ -77,11 +77,8 @@ export class EtcdArbiter implements Arbiter {
           .commit()
         if (answer.succeeded) return 'won'
         // An earlier attempt of this side may have arrived although its answer did not.
-        const there = answer.responses[0]?.response_range?.kvs[0]?.value.toString()
-        const winner = there === undefined ? undefined : (JSON.parse(there) as { winner?: unknown }).winner
-        if (typeof winner !== 'string')
-          throw new ArbiterError(`etcd's key ${name} is no claim of hypertwin's`, { code: 'EBADMSG' })
-        return winner === who ? 'won' : 'lost'
+        const there = answer.responses[0]?.response_range?.kvs[0]?.value.toString() ?? ''
+        return winnerIn(there, `etcd's key ${name}`) === who ? 'won' : 'lost'
       },
       'unreachable'
     )

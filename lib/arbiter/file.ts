@@ -14,7 +14,7 @@ import { hostname } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
 import type { Arbiter, Claim } from './arbiter.js'
-import { ArbiterError, checkClaim, invalid, milliseconds, within } from './errors.js'
+import { ArbiterError, checkClaim, invalid, milliseconds, winnerIn, within } from './errors.js'
 
 /**
  * How a {@link FileArbiter} works.
@@ -118,6 +118,7 @@ export class FileArbiter implements Arbiter {
         failed = error
       }
       winner = await this.#winner(claim)
+      await unlink(name).catch(() => undefined)
       if (winner === undefined) throw failed ?? new ArbiterError(`the claim ${claim} is gone again`, { code: 'ENOENT' })
     }
     // Before anybody acts on it, it must outlast a power failure.
@@ -127,7 +128,7 @@ export class FileArbiter implements Arbiter {
     } finally {
       await folder.close()
     }
-    await this.#tidy(key)
+    void this.#tidy(key)
     return winner === who ? 'won' : 'lost'
   }
 
@@ -153,18 +154,13 @@ export class FileArbiter implements Arbiter {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
       throw error
     }
-    const damaged = new ArbiterError(`${claim} is no claim of hypertwin's`, { code: 'EBADMSG' })
-    if (!there.isFile() || there.size > 4096) throw damaged
-    try {
-      const { winner } = JSON.parse(await readFile(claim, 'utf8')) as { winner?: unknown }
-      if (typeof winner === 'string') return winner
-    } catch (error) {
-      if (!(error instanceof SyntaxError)) throw error
-    }
-    throw damaged
+    return winnerIn(there.isFile() && there.size <= 4096 ? await readFile(claim, 'utf8') : '', claim)
   }
 
-  /** What attempts on a decided key left behind; a link that is still tried then finds the claim there. */
+  /**
+   * Removes what killed attempts on a decided key left behind, while nobody waits. A link that is still tried then
+   * finds the claim there.
+   */
   async #tidy(key: string): Promise<void> {
     try {
       for (const name of await readdir(this.folder))
