@@ -203,10 +203,11 @@ std::shared_ptr<Callback> callback_of(Napi::Env env, const Napi::Value& function
 
 // ------------------------------------------------------------------------------------------------ handles
 
-// What a handle is made around. `callback` and `machine_callback` only live as long as it.
+// What a handle is made around. The callbacks live as long as it.
 template <class State>
 struct Made {
   std::shared_ptr<State> state;
+  std::function<void()> begin;  // once, on the state's thread
   std::shared_ptr<Callback> callback;
   std::shared_ptr<Callback> machine_callback;
   std::shared_ptr<Mailbox> machine_mailbox;
@@ -245,6 +246,12 @@ class HaHandle : public Napi::ObjectWrap<Handle> {
         },
         [self = keep(info.This())](Napi::Env env, detail::None&) -> Napi::Value { return env.Undefined(); });
   }
+  Napi::Value begin(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      if (!made_.begin) throw Error("BAD_STATE", "it has begun already");
+      return on_thread(info, std::exchange(made_.begin, nullptr));
+    });
+  }
   // `work` on the handle's thread; the handle lives as long.
   Napi::Value on_thread(const Napi::CallbackInfo& info, std::function<void()> work) {
     return run_async<detail::None>(
@@ -266,8 +273,9 @@ class ProtectionHandle : public HaHandle<ProtectionHandle, ProtectionState> {
   static Napi::Function define(Napi::Env env) {
     using H = ProtectionHandle;
     return DefineClass(env, "NativeProtection",
-                       {InstanceMethod("view", &H::view), InstanceMethod("take", &H::take),
-                        InstanceMethod("close", &H::close), InstanceMethod<&H::hand_over>("handOver")});
+                       {InstanceMethod("begin", &H::begin), InstanceMethod("view", &H::view),
+                        InstanceMethod("take", &H::take), InstanceMethod("close", &H::close),
+                        InstanceMethod<&H::hand_over>("handOver")});
   }
 
  private:
@@ -283,8 +291,9 @@ class BackupHandle : public HaHandle<BackupHandle, BackupState> {
   static Napi::Function define(Napi::Env env) {
     using H = BackupHandle;
     return DefineClass(env, "NativeBackup",
-                       {InstanceMethod("view", &H::view), InstanceMethod("take", &H::take),
-                        InstanceMethod("close", &H::close), InstanceMethod<&H::machine>("machine")});
+                       {InstanceMethod("begin", &H::begin), InstanceMethod("view", &H::view),
+                        InstanceMethod("take", &H::take), InstanceMethod("close", &H::close),
+                        InstanceMethod<&H::machine>("machine")});
   }
 
  private:
@@ -342,16 +351,10 @@ class CallerHandle : public HaHandle<CallerHandle, CallerState> {
                                                  [arbiter] { arbiter->give_up(); });
       env_->add(made.state);
       ha_env(env).add(made.state);
-      return run_async<detail::None>(
-          env, made.state->thread(),
-          [state = made.state.get(), caller = made_.state, device = text_of(options.Get("device"), "device"),
-           settings] {
-            state->begin(device, caller->take(), settings);
-            return detail::None{};
-          },
-          [self = keep(info.This()), made](Napi::Env now, detail::None&) {
-            return wrap(now, env_data(now).slot<Classes>().backup, made);
-          });
+      made.begin = [state = made.state.get(), caller = made_.state,
+                    device = text_of(options.Get("device"), "device"),
+                    settings] { state->begin(device, caller->take(), settings); };
+      return wrap(env, env_data(env).slot<Classes>().backup, std::move(made));
     });
   }
 };
@@ -362,8 +365,9 @@ class ListenerHandle : public HaHandle<ListenerHandle, ListenerState> {
   static Napi::Function define(Napi::Env env) {
     using H = ListenerHandle;
     return DefineClass(env, "NativeHaListener",
-                       {InstanceMethod<&H::address>("address"), InstanceMethod<&H::accept>("accept"),
-                        InstanceMethod("take", &H::take), InstanceMethod("close", &H::close)});
+                       {InstanceMethod("begin", &H::begin), InstanceMethod<&H::address>("address"),
+                        InstanceMethod<&H::accept>("accept"), InstanceMethod("take", &H::take),
+                        InstanceMethod("close", &H::close)});
   }
 
  private:
@@ -404,17 +408,11 @@ Napi::Value protect(const Napi::CallbackInfo& info) {
     machine_env(env)->add(made.state);
     ha_env(env).add(made.state);
     owner->attach(made.state);
-    return run_async<detail::None>(
-        env, made.state->thread(),
-        [state = made.state.get(), machine = std::move(machine),
-         address = wire::Address::parse(text_of(options.Get("address"), "address")), tls = tls_of(options),
-         timeout = milliseconds(size_of(options, "connectTimeoutMs")), settings] {
-          state->begin(machine, address, tls, timeout, settings);
-          return detail::None{};
-        },
-        [made](Napi::Env now, detail::None&) {
-          return wrap(now, env_data(now).slot<Classes>().protection, made);
-        });
+    made.begin = [state = made.state.get(), machine = std::move(machine),
+                  address = wire::Address::parse(text_of(options.Get("address"), "address")),
+                  tls = tls_of(options), timeout = milliseconds(size_of(options, "connectTimeoutMs")),
+                  settings] { state->begin(machine, address, tls, timeout, settings); };
+    return wrap(env, env_data(env).slot<Classes>().protection, std::move(made));
   });
 }
 
@@ -427,16 +425,10 @@ Napi::Value listen(const Napi::CallbackInfo& info) {
     made.callback = callback_of(env, info[1]);
     made.state = std::make_shared<ListenerState>(std::make_shared<HaMailbox>(made.callback->signal()));
     machine_env(env)->add(made.state);
-    return run_async<detail::None>(
-        env, made.state->thread(),
-        [state = made.state.get(), address = wire::Address::parse(text_of(options.Get("listen"), "listen")),
-         tls = tls_of(options)] {
-          state->begin(address, tls);
-          return detail::None{};
-        },
-        [made](Napi::Env now, detail::None&) {
-          return wrap(now, env_data(now).slot<Classes>().listener, made);
-        });
+    made.begin = [state = made.state.get(),
+                  address = wire::Address::parse(text_of(options.Get("listen"), "listen")),
+                  tls = tls_of(options)] { state->begin(address, tls); };
+    return wrap(env, env_data(env).slot<Classes>().listener, std::move(made));
   });
 }
 
