@@ -68,7 +68,8 @@ uint32_t spoken_features() {
 bool is_zero(std::span<const uint8_t> bytes) {
   if (bytes.size() < kWord)
     return std::all_of(bytes.begin(), bytes.end(), [](uint8_t byte) { return byte == 0; });
-  return load(bytes.data()) == 0 && std::memcmp(bytes.data(), bytes.data() + kWord, bytes.size() - kWord) == 0;
+  return load(bytes.data()) == 0 &&
+         std::memcmp(bytes.data(), bytes.data() + kWord, bytes.size() - kWord) == 0;
 }
 
 __attribute__((no_sanitize("thread"))) void copy_live(std::span<uint8_t> into, const uint8_t* from) {
@@ -80,8 +81,9 @@ __attribute__((no_sanitize("thread"))) void copy_live(std::span<uint8_t> into, c
 
 size_t compress([[maybe_unused]] std::span<const uint8_t> from, [[maybe_unused]] std::span<uint8_t> into) {
 #if defined(HYPERTWIN_LZ4)
-  int size = LZ4_compress_fast(reinterpret_cast<const char*>(from.data()), reinterpret_cast<char*>(into.data()),
-                               static_cast<int>(from.size()), static_cast<int>(into.size()), 1);
+  int size =
+      LZ4_compress_fast(reinterpret_cast<const char*>(from.data()), reinterpret_cast<char*>(into.data()),
+                        static_cast<int>(from.size()), static_cast<int>(into.size()), 1);
   return size > 0 ? static_cast<size_t>(size) : 0;
 #else
   return 0;
@@ -100,7 +102,9 @@ bool decompress([[maybe_unused]] std::span<const uint8_t> from, [[maybe_unused]]
 
 size_t encode_delta(std::span<const uint8_t, kPage> base, std::span<const uint8_t, kPage> page,
                     std::span<uint8_t> into) {
-  auto difference = [&](size_t word) { return load(base.data() + word * kWord) ^ load(page.data() + word * kWord); };
+  auto difference = [&](size_t word) {
+    return load(base.data() + word * kWord) ^ load(page.data() + word * kWord);
+  };
   size_t used = 0;
   for (size_t at = 0; at < kWords;) {
     size_t changed = at;
@@ -180,7 +184,8 @@ void decode(const Entry& entry, std::span<uint8_t> into) {
       apply_delta(entry.bytes, into.first<kPage>());
       return;
   }
-  throw Error("CORRUPT", "the content of page or block " + std::to_string(entry.first) + " cannot be decoded");
+  throw Error("CORRUPT",
+              "the content of page or block " + std::to_string(entry.first) + " cannot be decoded");
 }
 
 PageEncoder::PageEncoder(const Options& options)
@@ -189,7 +194,7 @@ PageEncoder::PageEncoder(const Options& options)
 void PageEncoder::put(Coding coding, uint64_t page) {
   uint8_t head[1 + kMaxVarintBytes];
   head[0] = static_cast<uint8_t>(coding);
-  const uint8_t* end = put_varint(head + 1, page - at_);
+  uint8_t* end = put_varint(head + 1, page - at_);
   out_.insert(out_.end(), head, end);
   at_ = page + 1;
 }
@@ -198,7 +203,8 @@ void PageEncoder::end_zeros() {
   if (zeros_ == 0) return;
   put(Coding::kZero, zero_first_);
   uint8_t count[kMaxVarintBytes];
-  out_.insert(out_.end(), count, put_varint(count, zeros_));
+  uint8_t* end = put_varint(count, zeros_);
+  out_.insert(out_.end(), count, end);
   at_ = zero_first_ + zeros_;
   zeros_ = 0;
 }
@@ -244,8 +250,11 @@ void PageEncoder::add(uint64_t page, std::span<const uint8_t, kPage> bytes) {
   }
   auto content = [&](Coding coding, std::span<const uint8_t> from) {
     put(coding, page);
-    uint8_t size[kMaxVarintBytes];
-    if (coding != Coding::kRaw) out_.insert(out_.end(), size, put_varint(size, from.size()));
+    if (coding != Coding::kRaw) {
+      uint8_t size[kMaxVarintBytes];
+      uint8_t* end = put_varint(size, from.size());
+      out_.insert(out_.end(), size, end);
+    }
     out_.insert(out_.end(), from.begin(), from.end());
   };
   if (delta_size && (packed_size == 0 || delta_size <= packed_size)) {

@@ -128,8 +128,8 @@ class PageEncoder {
   uint64_t zeros_ = 0, zero_first_ = 0;
   EncoderCounts counts_;
   uint32_t round_ = 0;
-  unsigned failures_ = 0;     // of compressing, in a row
-  std::list<Copy> copies_;    // the most recently used first
+  unsigned failures_ = 0;   // of compressing, in a row
+  std::list<Copy> copies_;  // the most recently used first
   std::unordered_map<uint64_t, std::list<Copy>::iterator> cache_;
 };
 

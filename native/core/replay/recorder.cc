@@ -160,23 +160,29 @@ std::optional<Error> Recorder::refusal() const {
 
 // ---- Recording
 
-log::LogHeader log_header(machine::Machine& machine) {
+log::LogHeader host_header(const std::shared_ptr<kvm::System>& system,
+                           std::span<const kvm_cpuid_entry2> cpuid) {
   log::LogHeader header;
   header.hypertwin_version = HYPERTWIN_VERSION;
-  auto cpu = machine::cpu_identity(machine.cpuid());
+  auto cpu = machine::cpu_identity(cpuid);
   header.cpu_vendor = cpu.vendor;
   header.cpu_family = cpu.family;
   header.cpu_model = cpu.model;
   header.cpu_stepping = cpu.stepping;
   ByteWriter features;
-  for (const auto& entry : machine.cpuid())
+  for (const auto& entry : cpuid)
     for (uint32_t word :
          {entry.function, entry.index, entry.flags, entry.eax, entry.ebx, entry.ecx, entry.edx})
       features.u32(word);
   header.cpu_features = digest128(features.data());
-  header.kvm_quirks = machine::kvm_quirks(machine.vm()->system()).text();
+  header.kvm_quirks = machine::kvm_quirks(system).text();
   header.board = machine::kBoardName;
   header.board_version = machine::kBoardVersion;
+  return header;
+}
+
+log::LogHeader log_header(machine::Machine& machine) {
+  log::LogHeader header = host_header(machine.vm()->system(), machine.cpuid());
   header.memory_size = machine.config().memory_size;
   return header;
 }

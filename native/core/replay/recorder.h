@@ -132,6 +132,9 @@ class Recording {
   bool ended_ = false;  // finish() was called; the machine no longer uses the recorder
 };
 
+// What this host, with this table for the guest, is to a replay or to a machine that comes from elsewhere.
+log::LogHeader host_header(const std::shared_ptr<kvm::System>& system,
+                           std::span<const kvm_cpuid_entry2> cpuid);
 // What a machine's log says it takes to replay it.
 log::LogHeader log_header(machine::Machine& machine);
 

@@ -1,0 +1,238 @@
+// The hand-over and its one decision. The whole of it happens in a task on the vCPU's thread: the machine
+// stands still between two instructions and nobody can resume, pause or stop it meanwhile; when nothing was
+// moved it simply goes on.
+#include "migrate/migration.h"
+
+#include <time.h>
+
+#include <exception>
+#include <thread>
+
+#include "migrate/payloads.h"
+#include "migrate/peer.h"
+
+namespace hypertwin::migrate {
+
+namespace {
+
+using machine::Machine;
+using machine::Reason;
+using machine::State;
+
+constexpr std::chrono::milliseconds kFirstPause{10}, kLongestPause{500};
+constexpr const char* kRefused = "REFUSED";
+
+uint64_t now_ns() {
+  timespec time{};
+  ::clock_gettime(CLOCK_MONOTONIC, &time);
+  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
+}
+
+// Asks until there is an answer, or for `patience` (0: for ever).
+Claim claim(const Arbiter& arbiter, const SessionId& session, const char* who,
+            std::chrono::milliseconds patience) {
+  const auto until = std::chrono::steady_clock::now() + patience;
+  for (auto pause = kFirstPause;; pause = std::min(pause * 2, kLongestPause)) {
+    Claim answer = arbiter(session_text(session), who);
+    if (answer != Claim::kUnreachable) return answer;
+    if (patience.count() > 0 && std::chrono::steady_clock::now() + pause > until) return answer;
+    std::this_thread::sleep_for(pause);
+  }
+}
+
+}  // namespace
+
+struct Migration::Impl {
+  Impl(std::shared_ptr<Machine> its_machine, std::unique_ptr<wire::Channel> its_channel,
+       MigrateOptions its_options)
+      : machine(std::move(its_machine)),
+        channel(std::move(its_channel)),
+        options(std::move(its_options)),
+        sender(machine, *channel, options),
+        peer(*channel, "destination") {}
+
+  void step(Step which) const {
+    if (options.on_step) options.on_step(which);
+  }
+
+  void check_movable() const {
+    const State state = machine->state();
+    if (state != State::kRunning && state != State::kPaused)
+      throw Error("BAD_STATE", "cannot migrate a machine that is " + std::string(machine::state_name(state)) +
+                                   ": only one that runs or is paused");
+    if (machine->recorded())
+      throw Error("BAD_STATE",
+                  "cannot migrate a machine that is recorded, replayed or protected: end that first");
+  }
+
+  // The state was sent and `problem` came up: who runs the machine now? Returns when this side does.
+  void decide(const std::string& problem, bool commit_sent, const SessionId& session) {
+    if (!options.arbiter) {
+      // Before kCommit, the other side never runs it.
+      if (!commit_sent) return;
+      machine->pause_here(Reason::kInDoubt, problem);
+      throw Error("MIGRATION_IN_DOUBT",
+                  "the destination was told to run the machine and never said that it does (" + problem +
+                      "): the machine is paused here; look there, then resume it or stop it");
+    }
+    const Claim answer = claim(options.arbiter, session, "source", options.claim_patience);
+    if (answer != Claim::kUnreachable) step(Step::kClaimed);
+    if (answer == Claim::kWon) return;
+    if (answer == Claim::kLost) {
+      machine->stop_here(Reason::kMigrated, "the destination runs it");
+      throw Error("MIGRATED_ANYWAY",
+                  "the connection was lost (" + problem +
+                      "), but the arbiter gave the machine to the destination: it is stopped here");
+    }
+    machine->pause_here(Reason::kInDoubt, problem);
+    throw Error("MIGRATION_IN_DOUBT",
+                "the connection was lost (" + problem +
+                    ") and the arbiter does not answer: the machine is paused here; resume "
+                    "or stop it once it is known whether the destination runs it");
+  }
+
+  // On the vCPU's thread.
+  void hand_over(MigrateResult& result) {
+    check_movable();
+    const uint64_t stopped = now_ns();
+    step(Step::kStopped);
+    bool commit_sent = false;
+    try {
+      result.digest = sender.finish();
+      sender.await_ready();
+      commit_sent = true;
+      peer.send(wire::FrameType::kCommit, {}, kRefused);
+      step(Step::kCommitSent);
+      peer.receive({wire::FrameType::kRunning}, options.patience, kRefused);
+    } catch (const std::exception& problem) {
+      auto* error = dynamic_cast<const Error*>(&problem);
+      // Its own words that it does not run the machine, and never will, are as good as a claim.
+      if (!sender.state_sent() || (error && error->code() == kRefused)) throw;
+      // From here on it hears no more of this side: it cannot be told to run after the decision.
+      channel->close();
+      decide(problem.what(), commit_sent, result.session);
+      throw;
+    }
+    result.blackout_ns = now_ns() - stopped;
+    machine->stop_here(Reason::kMigrated, "it runs on " + channel->peer());
+    step(Step::kRunningReceived);
+  }
+
+  MigrateResult run() {
+    const uint64_t started = now_ns();
+    check_movable();
+    step(Step::kConnected);
+    MigrateResult result;
+    result.session = random_session();
+    sender.handshake(result.session);
+    sender.precopy();
+    machine->call(machine::At::kAnywhere, [&] { hand_over(result); });
+    result.progress = sender.progress();
+    result.progress.phase = Progress::Phase::kDone;
+    result.total_ns = now_ns() - started;
+    return result;
+  }
+
+  std::shared_ptr<Machine> machine;
+  std::unique_ptr<wire::Channel> channel;
+  MigrateOptions options;
+  Sender sender;
+  Peer peer;
+};
+
+Migration::Migration(std::shared_ptr<Machine> machine, std::unique_ptr<wire::Channel> channel,
+                     MigrateOptions options)
+    : impl_(std::make_unique<Impl>(std::move(machine), std::move(channel), std::move(options))) {}
+
+Migration::~Migration() = default;
+
+MigrateResult Migration::run() {
+  try {
+    auto result = impl_->run();
+    impl_->channel->close();
+    return result;
+  } catch (...) {
+    impl_->channel->close();
+    throw;
+  }
+}
+
+void Migration::cancel() { impl_->sender.cancel(); }
+
+void Migration::limit(uint64_t bytes_per_second) { impl_->sender.limit(bytes_per_second); }
+
+Progress Migration::progress() const { return impl_->sender.progress(); }
+
+namespace {
+
+// Tells switches where the guest is now: a RARP request for each of its addresses, as other hypervisors do.
+void announce(Machine& machine) {
+  const auto& nets = machine.config().nets;
+  for (size_t i = 0; i < nets.size(); ++i) {
+    if (nets[i].backend != machine::NetBackend::kTap) continue;
+    const auto& mac = nets[i].mac;
+    std::vector<uint8_t> frame(6, 0xff);
+    auto add = [&](auto bytes) { frame.insert(frame.end(), bytes.begin(), bytes.end()); };
+    add(mac);
+    add(std::array<uint8_t, 10>{0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3});  // RARP, Ethernet, IPv4, request
+    add(mac);
+    add(std::array<uint8_t, 4>{});
+    add(mac);
+    frame.resize(60);
+    machine.emit_packet(static_cast<uint32_t>(i), frame);
+  }
+}
+
+}  // namespace
+
+ReceiveResult receive(std::shared_ptr<kvm::System> system, wire::Channel& channel, ReceiveOptions options) {
+  auto step = [&](Step which) {
+    if (options.on_step) options.on_step(which);
+  };
+  const Arbiter arbiter = options.arbiter;
+  if (options.purposes.size() != 1) options.purposes = {Purpose::kMigrate};
+  Receiver receiver(std::move(system), channel, options);
+  Peer peer(channel, "source");
+  ReceiveResult result;
+  result.session = receiver.handshake().session;
+  auto machine = receiver.receive();
+  result.digest = receiver.digest();
+  result.progress = receiver.progress();
+  result.progress.phase = Progress::Phase::kDone;
+
+  bool committed = false;
+  try {
+    receiver.ready();
+    peer.receive({wire::FrameType::kCommit}, options.patience, "NOT_OURS");
+    committed = true;
+    step(Step::kCommitReceived);
+  } catch (const Error& error) {
+    // The source's word that it goes on; or nothing is to be believed, and without an arbiter it goes on.
+    if (!arbiter || error.code() == "NOT_OURS") throw;
+  }
+  if (arbiter) {
+    if (claim(arbiter, result.session, "destination", std::chrono::milliseconds(0)) != Claim::kWon) {
+      const Error lost("NOT_OURS", "the arbiter gave the machine to the source: it goes on there");
+      if (committed) peer.tell(wire::FrameType::kAbort, lost);
+      throw lost;
+    }
+    step(Step::kDestinationClaimed);
+  }
+  try {
+    if (receiver.was_running() && !options.start_paused) machine->resume();
+  } catch (const Error& error) {
+    peer.tell(wire::FrameType::kAbort, error);
+    throw;
+  }
+  step(Step::kRunning);
+  try {
+    channel.send(wire::FrameType::kRunning, {});
+  } catch (const Error&) {
+    // It runs all the same: the source learns it from the arbiter, or is in doubt.
+  }
+  if (receiver.was_running() && !options.start_paused) announce(*machine);
+  result.machine = std::move(machine);
+  return result;
+}
+
+}  // namespace hypertwin::migrate
