@@ -167,6 +167,11 @@ link set br0 up
     }
   }
 
+  /** The processes that hold the namespaces. */
+  get pids(): number[] {
+    return [this.#wire, this.#users, ...this.#hosts].map(namespace => namespace.pid)
+  }
+
   /** A command as it runs on a host (from 1 on). */
   onHost(host: number, ...command: string[]): string[] {
     return this.#hosts[host - 1]!.command(...command)
