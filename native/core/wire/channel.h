@@ -30,7 +30,8 @@ class Channel {
   // middle of a frame, and after close()), PROTOCOL (bad magic, checksum, sequence, size: says what; no frame
   // is received after it).
   std::optional<Frame> receive();
-  // Any thread: ends both directions now.
+  // Any thread: ends both directions now; what send() was given before still arrives. A peer that waits in
+  // send() learns of it when it receives, or when this channel is destroyed.
   void close() noexcept;
 
   // Bytes a second for bulk frames, 0 for no limit; takes effect at once, also on a send() that waits.

@@ -29,8 +29,6 @@ class SocketStream : public Stream {
   void write(std::span<const std::span<const uint8_t>> parts) override;
   void shutdown() noexcept override;
   std::string peer() const override { return peer_; }
-
- protected:
   int fd() const { return socket_.get(); }
 
  private:

@@ -21,6 +21,7 @@
 
 #include "base/error.h"
 #include "wire/socket.h"
+#include "wire/tls.h"
 
 namespace hypertwin::wire {
 
@@ -34,6 +35,8 @@ constexpr unsigned kUserTimeoutMs = 30'000;
 constexpr int kKeepIdleSeconds = 10, kKeepIntervalSeconds = 5, kKeepCount = 4;
 constexpr milliseconds kHandshakeTimeout(10'000);
 constexpr int kBacklog = 64;
+// Of strangers that connect and say nothing, no more than so many are waited for.
+constexpr size_t kMaxHandshakes = 64;
 
 [[noreturn]] void bad_address(const std::string& text, const std::string& problem) {
   throw Error("BAD_ADDRESS", "'" + text + "' is no address: " + problem +
@@ -278,6 +281,16 @@ std::unique_ptr<Stream> adopt(Fd socket, std::string peer) {
 std::unique_ptr<Stream> connect(const Address& address, const std::optional<TlsOptions>& tls,
                                 std::chrono::milliseconds timeout, int cancel) {
   const Deadline deadline = Clock::now() + timeout;
+  std::shared_ptr<TlsContext> context;
+  std::string name;
+  if (tls) {
+    name = tls->server_name;
+    if (name.empty() && address.kind == Address::Kind::kUnix)
+      throw Error("TLS_FAILED", "wire: TLS over " + address.text() +
+                                    ": a path is no name that a certificate can have; give a server name");
+    if (name.empty()) name = address.host;
+    context = std::make_shared<TlsContext>(*tls);
+  }
   const std::string attempted = "connecting to " + address.text();
   const auto targets = resolve(address, 0, "PEER_UNREACHABLE");
   for (size_t i = 0;; i++) {
@@ -288,7 +301,13 @@ std::unique_ptr<Stream> connect(const Address& address, const std::optional<TlsO
       connect_one(socket.get(), targets[i], until, cancel, attempted);
       set_blocking(socket.get());
       tune(socket.get(), address.kind == Address::Kind::kTcp);
-      if (tls) throw Error("TLS_UNAVAILABLE", "wire: no TLS");
+      if (context) {
+        auto stream = std::make_unique<TlsStream>(std::move(socket), address.text(), context,
+                                                  TlsStream::Side::kConnecting, name);
+        while (const short events = stream->handshake())
+          wait_ready(stream->fd(), events, deadline, cancel, "the TLS handshake with " + address.text());
+        return stream;
+      }
       return std::make_unique<SocketStream>(std::move(socket), address.text());
     } catch (const Error& error) {
       const bool fixed = error.code() == "CANCELLED" || error.code().rfind("TLS_", 0) == 0;
@@ -299,8 +318,17 @@ std::unique_ptr<Stream> connect(const Address& address, const std::optional<TlsO
   }
 }
 
-Listener::Listener(const Address& address, std::optional<TlsOptions> tls)
-    : address_(address), tls_(std::move(tls)) {
+struct Listener::Handshake {
+  std::unique_ptr<TlsStream> stream;
+  Deadline deadline;
+  short events;
+};
+
+Listener::Listener(const Address& address, std::optional<TlsOptions> tls) : address_(address) {
+  if (tls) {
+    tls_ = std::make_shared<TlsContext>(*tls);
+    tls_name_ = tls->server_name;
+  }
   const std::string attempted = "listening on " + address.text();
   const Target target = resolve(address, AI_PASSIVE, "BAD_ADDRESS").front();
   socket_ = make_socket(target.family);
@@ -341,24 +369,63 @@ Listener::~Listener() {
     ::unlink(address_.host.c_str());
 }
 
+std::unique_ptr<Stream> Listener::take(const std::function<void(const std::string&)>& on_refused) {
+  Fd socket(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!socket) {
+    if (errno == EINTR || errno == EAGAIN || errno == ECONNABORTED || errno == EPROTO) return nullptr;
+    throw_errno("accept4", "waiting for a peer at " + address_.text());
+  }
+  tune(socket.get(), address_.kind == Address::Kind::kTcp);
+  std::string peer = name_of_peer(socket.get(), address_);
+  if (!tls_) return std::make_unique<SocketStream>(std::move(socket), std::move(peer));
+  if (handshakes_.size() == kMaxHandshakes) {
+    if (on_refused) on_refused(handshakes_.front().stream->peer() + ": too many others wait");
+    handshakes_.erase(handshakes_.begin());
+  }
+  auto stream = std::make_unique<TlsStream>(std::move(socket), std::move(peer), tls_,
+                                            TlsStream::Side::kAccepting, tls_name_);
+  handshakes_.push_back({std::move(stream), Clock::now() + kHandshakeTimeout, POLLIN});
+  return nullptr;
+}
+
 std::unique_ptr<Stream> Listener::accept(const std::function<void(const std::string&)>& on_refused) {
-  (void)on_refused;
   for (;;) {
-    std::array<pollfd, 2> wait{pollfd{socket_.get(), POLLIN, 0}, pollfd{stop_.get(), POLLIN, 0}};
-    if (::poll(wait.data(), wait.size(), -1) < 0) {
+    std::vector<pollfd> wait{{stop_.get(), POLLIN, 0}, {socket_.get(), POLLIN, 0}};
+    for (const auto& handshake : handshakes_) wait.push_back({handshake.stream->fd(), handshake.events, 0});
+    int timeout = -1;
+    if (!handshakes_.empty()) {
+      // The oldest one's is the first to pass.
+      const auto left = std::chrono::ceil<milliseconds>(handshakes_.front().deadline - Clock::now());
+      timeout = static_cast<int>(std::max<int64_t>(left.count(), 0));
+    }
+    if (::poll(wait.data(), wait.size(), timeout) < 0) {
       if (errno == EINTR) continue;
       throw_errno("poll", "waiting for a peer at " + address_.text());
     }
-    if (wait[1].revents != 0) return nullptr;
-    Fd socket(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!socket) {
-      // The peer may have gone again.
-      if (errno == EINTR || errno == EAGAIN || errno == ECONNABORTED || errno == EPROTO) continue;
-      throw_errno("accept4", "waiting for a peer at " + address_.text());
+    if (wait[0].revents != 0) return nullptr;
+    const auto now = Clock::now();
+    for (size_t i = handshakes_.size(); i-- > 0;) {
+      auto& handshake = handshakes_[i];
+      std::unique_ptr<Stream> done;
+      std::string problem;
+      try {
+        if (wait[i + 2].revents != 0) handshake.events = handshake.stream->handshake();
+        if (handshake.events == 0) {
+          done = std::move(handshake.stream);
+        } else if (now >= handshake.deadline) {
+          problem = handshake.stream->peer() + ": the TLS handshake took too long";
+        } else {
+          continue;
+        }
+      } catch (const Error& error) {
+        problem = error.what();
+      }
+      handshakes_.erase(handshakes_.begin() + static_cast<ptrdiff_t>(i));
+      if (done) return done;
+      if (on_refused) on_refused(problem);
     }
-    tune(socket.get(), address_.kind == Address::Kind::kTcp);
-    std::string peer = name_of_peer(socket.get(), address_);
-    return std::make_unique<SocketStream>(std::move(socket), std::move(peer));
+    if (wait[1].revents != 0)
+      if (auto stream = take(on_refused)) return stream;
   }
 }
 

@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/fd.h"
 
@@ -56,25 +57,34 @@ std::unique_ptr<Stream> connect(const Address& address, const std::optional<TlsO
 // An already connected socket; for tests and inherited descriptors.
 std::unique_ptr<Stream> adopt(Fd socket, std::string peer);
 
+class TlsContext;
+
 class Listener {
  public:
-  // Throws Error: EADDRINUSE and other failed calls, BAD_ADDRESS. A UNIX socket that nobody listens on is
-  // replaced, and removed at the end; its folder's rights decide who may connect (mode 0600).
+  // Throws Error: EADDRINUSE and other failed calls, BAD_ADDRESS, TLS_FAILED, TLS_UNAVAILABLE. A UNIX socket
+  // that nobody listens on is replaced, and removed at the end; its folder's rights decide who may connect
+  // (mode 0600).
   explicit Listener(const Address& address, std::optional<TlsOptions> tls = {});
   ~Listener();
   // With the port that was taken.
   const Address& address() const { return address_; }
   // nullptr after close(). The TLS handshake is done, within 10 s; peers that fail it are dropped and told to
-  // `on_refused`.
+  // `on_refused`. Several are shaken hands with at once: one that says nothing holds up no other. One thread.
   std::unique_ptr<Stream> accept(const std::function<void(const std::string&)>& on_refused = {});
   // Any thread: ends accept().
   void close() noexcept;
 
  private:
+  struct Handshake;
+  // The next connection, or null when it was gone before it was taken.
+  std::unique_ptr<Stream> take(const std::function<void(const std::string&)>& on_refused);
+
   Address address_;
-  std::optional<TlsOptions> tls_;
   Fd socket_;
   Fd stop_;
+  std::shared_ptr<TlsContext> tls_;  // none: without TLS
+  std::string tls_name_;
+  std::vector<Handshake> handshakes_;  // the oldest first
   // The UNIX socket's file.
   dev_t file_device_ = 0;
   ino_t file_inode_ = 0;
