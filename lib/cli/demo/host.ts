@@ -1,7 +1,7 @@
 // A process that is a host: it boots the mailroom.
 import process from 'node:process'
 import { createMailroom } from '../mailroom/boot.js'
-import { joinHub } from './hub.js'
+import { HubPlug } from './hub.js'
 import { dieWithParent, tell, type HostConfig, type HostReport } from './messages.js'
 
 function report(message: HostReport): void {
@@ -16,7 +16,7 @@ async function boot(config: HostConfig): Promise<void> {
     device: config.device,
     ...(wire.kind === 'tap' ? { tap: wire.tap } : {})
   })
-  if (wire.kind === 'hub') await joinHub(wire.socket, machine.net(0))
+  if (wire.kind === 'hub') (await HubPlug.connect(wire.socket)).plugIn(machine.net(0))
   await machine.start()
   report({ is: 'up' })
 }

@@ -25,7 +25,6 @@ function frames(socket: Socket, onFrame: (frame: Uint8Array) => void): void {
     }
     rest = at === bytes.length ? Buffer.alloc(0) : bytes.subarray(at)
   })
-  socket.on('error', () => {})
 }
 
 /** What is sent within one turn leaves in one write. */
@@ -59,6 +58,7 @@ export class Hub implements PacketPort {
     this.#server = server
     server.on('connection', socket => {
       this.#hosts.set(socket, sender(socket))
+      socket.on('error', () => {})
       socket.on('close', () => this.#hosts.delete(socket))
       frames(socket, frame => this.#handler(frame))
     })
@@ -90,19 +90,30 @@ export class Hub implements PacketPort {
   }
 }
 
-/** A host's end: joins a machine's packet queue to the hub. Returns what parts them. */
-export async function joinHub(path: string, net: NetPort): Promise<() => void> {
-  const socket = createConnection(path)
-  await new Promise<void>((resolve, reject) => {
-    socket.once('connect', resolve)
-    socket.once('error', reject)
-  })
-  const port = packetPort(net)
-  const send = sender(socket)
-  port.receive(send)
-  frames(socket, frame => port.send(frame))
-  return () => {
-    port.close()
-    socket.destroy()
+/** A host's end. Until a machine is plugged in, what comes is dropped. */
+export class HubPlug {
+  readonly #socket: Socket
+  #port: PacketPort | undefined
+
+  private constructor(socket: Socket) {
+    this.#socket = socket
+    socket.on('error', () => {})
+  }
+
+  static async connect(path: string): Promise<HubPlug> {
+    const socket = createConnection(path)
+    await new Promise<void>((resolve, reject) => {
+      socket.once('connect', resolve)
+      socket.once('error', reject)
+    })
+    const plug = new HubPlug(socket)
+    frames(socket, frame => plug.#port?.send(frame))
+    return plug
+  }
+
+  /** Joins a machine's packet queue to the hub. */
+  plugIn(net: NetPort): void {
+    this.#port = packetPort(net)
+    this.#port.receive(sender(this.#socket))
   }
 }
