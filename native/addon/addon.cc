@@ -12,6 +12,7 @@ void init_kvm(Napi::Env env, Napi::Object exports);
 void init_dirty(Napi::Env env, Napi::Object exports);
 void init_machine(Napi::Env env, Napi::Object exports);
 void init_eventlog(Napi::Env env, Napi::Object exports);
+void init_migrate(Napi::Env env, Napi::Object exports);
 void init_ha(Napi::Env env, Napi::Object exports);
 
 }  // namespace hypertwin::addon
@@ -26,6 +27,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   init_dirty(env, exports);
   init_machine(env, exports);
   init_eventlog(env, exports);
+  init_migrate(env, exports);
   init_ha(env, exports);
   return exports;
 }

@@ -1,0 +1,199 @@
+#include "migrate_state.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "base/error.h"
+
+namespace hypertwin::addon {
+
+// ---- MigrationMailbox
+
+void MigrationMailbox::push(News news) {
+  std::lock_guard lock(mutex_);
+  if (news_.size() >= kWaiting) news_.pop_front();
+  news_.push_back(std::move(news));
+  if (!std::exchange(announced_, true)) signal_(0);
+}
+
+void MigrationMailbox::progress(const migrate::Progress& progress) { push(progress); }
+
+void MigrationMailbox::step(migrate::Step step) { push(step); }
+
+std::vector<MigrationMailbox::News> MigrationMailbox::take() {
+  std::lock_guard lock(mutex_);
+  announced_ = false;
+  std::vector<News> out(news_.begin(), news_.end());
+  news_.clear();
+  return out;
+}
+
+// ---- ClaimUntilGivenUp
+
+migrate::Arbiter ClaimUntilGivenUp::wrap(migrate::Arbiter arbiter) const {
+  if (!arbiter) return arbiter;
+  return
+      [given_up = given_up_, arbiter = std::move(arbiter)](const std::string& key, const std::string& who) {
+        if (*given_up) return migrate::Claim::kLost;
+        const migrate::Claim claim = arbiter(key, who);
+        return claim == migrate::Claim::kUnreachable && *given_up ? migrate::Claim::kLost : claim;
+      };
+}
+
+// ---- OutgoingState
+
+OutgoingState::OutgoingState(std::shared_ptr<MigrationMailbox> mailbox)
+    : mailbox_(std::move(mailbox)), cancel_(::eventfd(0, EFD_CLOEXEC)) {
+  if (!cancel_) throw_errno("eventfd", "preparing to cancel a migration");
+}
+
+migrate::MigrateResult OutgoingState::run(std::shared_ptr<machine::Machine> machine,
+                                          const wire::Address& address,
+                                          const std::optional<wire::TlsOptions>& tls,
+                                          std::chrono::milliseconds timeout,
+                                          migrate::MigrateOptions options) {
+  options.arbiter = claims_.wrap(std::move(options.arbiter));
+  options.on_progress = [mailbox = mailbox_](const migrate::Progress& now) { mailbox->progress(now); };
+  options.on_step = [mailbox = mailbox_](migrate::Step step) { mailbox->step(step); };
+  auto channel = std::make_unique<wire::Channel>(wire::connect(address, tls, timeout, cancel_.get()));
+  wire::Channel& its_channel = *channel;
+  auto migration =
+      std::make_shared<migrate::Migration>(std::move(machine), std::move(channel), std::move(options));
+  {
+    std::lock_guard lock(mutex_);
+    if (cancelled_) throw Error("CANCELLED", "the migration was cancelled");
+    if (limit_) migration->limit(*limit_);
+    migration_ = migration;
+    channel_ = &its_channel;
+  }
+  struct Forget {
+    OutgoingState& self;
+    ~Forget() {
+      std::lock_guard lock(self.mutex_);
+      self.migration_ = nullptr;
+      self.channel_ = nullptr;
+    }
+  } forget{*this};
+  return migration->run();
+}
+
+void OutgoingState::cancel() {
+  std::lock_guard lock(mutex_);
+  cancelled_ = true;
+  const uint64_t one = 1;
+  // It cannot fail: the counter is far from its end.
+  [[maybe_unused]] ssize_t written = ::write(cancel_.get(), &one, sizeof(one));
+  if (migration_) migration_->cancel();
+}
+
+void OutgoingState::limit(uint64_t bytes_per_second) {
+  std::lock_guard lock(mutex_);
+  limit_ = bytes_per_second;
+  if (migration_) migration_->limit(bytes_per_second);
+}
+
+void OutgoingState::shutdown() {
+  std::lock_guard once(shutdown_mutex_);
+  cancel();
+  claims_.give_up();
+  {
+    std::lock_guard lock(mutex_);
+    if (channel_) channel_->close();
+  }
+  thread_.stop();
+}
+
+// ---- IncomingState
+
+IncomingState::IncomingState(std::shared_ptr<kvm::System> system, std::unique_ptr<wire::Stream> stream)
+    : peer_(stream->peer()),
+      system_(std::move(system)),
+      channel_(std::make_shared<wire::Channel>(std::move(stream))) {}
+
+migrate::ReceiveResult IncomingState::receive(migrate::ReceiveOptions options) {
+  options.arbiter = claims_.wrap(std::move(options.arbiter));
+  std::shared_ptr<wire::Channel> channel;
+  {
+    std::lock_guard lock(mutex_);
+    if (closed_ || !channel_) throw Error("CLOSED", "the connection is closed");
+    channel = channel_;
+  }
+  struct Forget {
+    IncomingState& self;
+    ~Forget() {
+      std::lock_guard lock(self.mutex_);
+      self.channel_->close();
+      self.channel_ = nullptr;
+    }
+  } forget{*this};
+  return migrate::receive(system_, *channel, std::move(options));
+}
+
+void IncomingState::shutdown() {
+  std::lock_guard once(shutdown_mutex_);
+  claims_.give_up();
+  {
+    std::lock_guard lock(mutex_);
+    closed_ = true;
+    if (channel_) channel_->close();
+  }
+  thread_.stop();
+  std::lock_guard lock(mutex_);
+  channel_ = nullptr;
+}
+
+// ---- MigrationListenerState
+
+void MigrationListenerState::begin(const std::string& device, const wire::Address& address,
+                                   std::optional<wire::TlsOptions> tls) {
+  system_ = kvm::System::open(device);
+  auto listener = std::make_shared<wire::Listener>(address, std::move(tls));
+  std::lock_guard lock(mutex_);
+  if (closed_) throw Error("CLOSED", "the listener is closed");
+  listener_ = std::move(listener);
+}
+
+std::shared_ptr<IncomingState> MigrationListenerState::accept() {
+  std::shared_ptr<wire::Listener> listening;
+  {
+    std::lock_guard lock(mutex_);
+    if (closed_ || !listener_) return nullptr;
+    listening = listener_;
+  }
+  auto stream = listening->accept([this](const std::string& why) {
+    std::lock_guard lock(mutex_);
+    if (refused_.size() >= kRefused) refused_.pop_front();
+    refused_.push_back(why);
+    signal_(0);
+  });
+  return stream ? std::make_shared<IncomingState>(system_, std::move(stream)) : nullptr;
+}
+
+std::vector<std::string> MigrationListenerState::take_refused() {
+  std::lock_guard lock(mutex_);
+  std::vector<std::string> out(refused_.begin(), refused_.end());
+  refused_.clear();
+  return out;
+}
+
+std::string MigrationListenerState::address() const {
+  std::lock_guard lock(mutex_);
+  if (closed_ || !listener_) throw Error("CLOSED", "the listener is closed");
+  return listener_->address().text();
+}
+
+void MigrationListenerState::shutdown() {
+  std::lock_guard once(shutdown_mutex_);
+  {
+    std::lock_guard lock(mutex_);
+    closed_ = true;
+    if (listener_) listener_->close();
+  }
+  thread_.stop();
+  std::lock_guard lock(mutex_);
+  listener_ = nullptr;
+}
+
+}  // namespace hypertwin::addon
