@@ -1,0 +1,235 @@
+// Where machines come in: a listener, and one migration that comes.
+import { Machine } from '../machine/machine.js'
+import type { StateDigest } from '../state.js'
+import { nativeMigrations, type NativeIncoming, type NativeListener, type NativeReceiveResult } from './addon.js'
+import { migrateErrors, MigrateError } from './errors.js'
+import { nativeListenOptions, nativeReceiveOptions, type ListenOptions, type ReceiveOptions } from './options.js'
+import type { MigrationProgress, MigrationRound } from './progress.js'
+import { Watch } from './watch.js'
+
+/**
+ * A machine that arrived.
+ *
+ * @since 0.1.0
+ */
+export interface ReceivedMachine {
+  /** It runs, or is paused when it was paused at the source or `startPaused` was given. */
+  machine: Machine
+  /** 32 hexadecimal digits that name the migration; the source has the same. */
+  session: string
+  /** The state that was handed over. */
+  digest: StateDigest
+  /** Sums. */
+  progress: MigrationProgress
+}
+
+/**
+ * A migration that comes in; it is received from the beginning, also when nobody looks. Iterate over it for its
+ * progress.
+ *
+ * @since 0.1.0
+ */
+export class IncomingMigration implements AsyncIterable<MigrationProgress> {
+  /** Who sends: `'tcp://10.0.0.1:51514'`. */
+  readonly peer: string
+  /**
+   * The machine, once it is this side's. Rejects with a {@link MigrateError}: then it is at the source, or, after
+   * `NOT_OURS`, not here. A rejection that nobody awaits ends no process.
+   */
+  readonly done: Promise<ReceivedMachine>
+  readonly #native: NativeIncoming
+  readonly #watch: Watch
+  #cancelled: { reason: unknown } | undefined
+
+  /** @internal */
+  constructor(native: NativeIncoming, options: ReceiveOptions) {
+    this.#native = native
+    this.peer = native.peer()
+    this.#watch = new Watch(options.onStep)
+    this.done = this.#receive(nativeReceiveOptions(options))
+    this.done.catch(() => undefined)
+  }
+
+  /** How far it is. */
+  get progress(): MigrationProgress {
+    return this.#watch.progress
+  }
+
+  /** The rounds so far, as far as the destination sees them. */
+  get rounds(): MigrationRound[] {
+    return this.#watch.rounds
+  }
+
+  /**
+   * Turns the machine away, while it is not this side's: it goes on at the source, and `done` rejects with `reason`.
+   *
+   * @param reason - default: a {@link MigrateError} `CANCELLED`
+   */
+  cancel(reason: unknown = new MigrateError('the incoming migration was cancelled', { code: 'CANCELLED' })): void {
+    this.#cancelled ??= { reason }
+    void this.#native.close()
+  }
+
+  /** Its progress, beginning with the present one. */
+  [Symbol.asyncIterator](): AsyncIterableIterator<MigrationProgress> {
+    return this.#watch.iterate()
+  }
+
+  async #receive(options: ReturnType<typeof nativeReceiveOptions>): Promise<ReceivedMachine> {
+    const native = this.#native
+    let result: NativeReceiveResult | undefined
+    try {
+      const machine = await Machine.around(async notify => {
+        result = await migrateErrors(() =>
+          native.receive(options, () => this.#watch.hear(native.take()), notify)
+        )
+        return result.machine
+      })
+      const { session, digest, progress } = result as unknown as NativeReceiveResult
+      this.#watch.hear(native.take())
+      this.#watch.end(progress)
+      return { machine, session, digest, progress: this.#watch.progress }
+    } catch (error) {
+      throw this.#cancelled ? this.#cancelled.reason : error
+    } finally {
+      this.#watch.hear(native.take())
+      this.#watch.end()
+      void native.close()
+    }
+  }
+}
+
+/**
+ * Where machines come in. Iterate over it, or accept() one after the other; a connection that nobody accepts waits.
+ * While an accept() waits, the process lives.
+ *
+ * @since 0.1.0
+ */
+export class MigrationListener implements AsyncIterable<IncomingMigration>, AsyncDisposable {
+  /** With the port that was taken: `'tcp://0.0.0.0:7100'`. */
+  readonly address: string
+  readonly #native: NativeListener
+  readonly #options: ReceiveOptions
+  /** One asks the addon at a time; who gives up leaves what comes to the next one. */
+  #next: Promise<NativeIncoming | undefined> | undefined
+  #turn: Promise<unknown> = Promise.resolve()
+  #closing: Promise<void> | undefined
+
+  /** @internal */
+  constructor(native: NativeListener, options: ReceiveOptions) {
+    this.#native = native
+    this.#options = options
+    this.address = migrateErrors(() => native.address())
+  }
+
+  /** close() was called. */
+  get closed(): boolean {
+    return this.#closing !== undefined
+  }
+
+  /**
+   * The next migration that comes in.
+   *
+   * @param options - `signal`: gives up waiting; others than listen() was given, for this one
+   * @throws MigrateError `CLOSED`; the signal's reason
+   */
+  async accept(options: ReceiveOptions & { signal?: AbortSignal } = {}): Promise<IncomingMigration> {
+    const { signal, ...others } = options
+    const settings = { ...this.#options, ...others }
+    nativeReceiveOptions(settings)
+    signal?.throwIfAborted()
+    const mine = this.#turn.then(() => this.#wait(signal))
+    this.#turn = mine.catch(() => undefined)
+    const native = await mine
+    if (!native) throw new MigrateError('the listener is closed', { code: 'CLOSED' })
+    return new IncomingMigration(native, settings)
+  }
+
+  async #wait(signal: AbortSignal | undefined): Promise<NativeIncoming | undefined> {
+    signal?.throwIfAborted()
+    if (this.closed) return undefined
+    this.#next ??= migrateErrors(() => this.#native.accept())
+    const next = this.#next
+    let abort: (() => void) | undefined
+    try {
+      const native = await (signal
+        ? Promise.race([
+            next,
+            new Promise<never>((_resolve, reject) => {
+              abort = () => reject(signal.reason)
+              signal.addEventListener('abort', abort, { once: true })
+            })
+          ])
+        : next)
+      this.#next = undefined
+      return native
+    } catch (error) {
+      if (!signal?.aborted) this.#next = undefined
+      throw error
+    } finally {
+      if (abort) signal?.removeEventListener('abort', abort)
+    }
+  }
+
+  /** Migrations as they come, until close(). */
+  async *[Symbol.asyncIterator](): AsyncIterableIterator<IncomingMigration> {
+    for (;;) {
+      let incoming
+      try {
+        incoming = await this.accept()
+      } catch (error) {
+        if (error instanceof MigrateError && error.code === 'CLOSED') return
+        throw error
+      }
+      yield incoming
+    }
+  }
+
+  /** Listens no more. What came in goes on. Calling it again is fine. */
+  close(): Promise<void> {
+    this.#closing ??= (async () => {
+      await migrateErrors(() => this.#native.close())
+      // A connection that was taken from the network and that nobody wanted any more.
+      const left = await this.#next?.catch(() => undefined)
+      this.#next = undefined
+      await left?.close()
+    })()
+    return this.#closing
+  }
+
+  /** As {@link close}. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
+/**
+ * Listens for machines that {@link migrate} sends.
+ *
+ * @param address - `'tcp://0.0.0.0:7100'` (port 0: any), `'unix:/path'` (mode 0600)
+ * @throws MigrateError `EINVAL`, `BAD_ADDRESS`, `TLS_FAILED`, `TLS_UNAVAILABLE`, or the errno of what failed
+ *   (`EADDRINUSE`; `ENOENT`, `EACCES` of the KVM device)
+ *
+ * @example
+ * ```ts
+ * await using listener = await listen('tcp://0.0.0.0:7100', { tls, arbiter, disks: ['mail.img'] })
+ * for await (const incoming of listener) {
+ *   const { machine } = await incoming.done
+ *   console.log(machine.state)
+ * }
+ * ```
+ *
+ * @since 0.1.0
+ */
+export async function listen(address: string, options: ListenOptions = {}): Promise<MigrationListener> {
+  const settings = nativeListenOptions(address, options)
+  nativeReceiveOptions(options)
+  const { tls: _tls, device: _device, onRefused, ...receive } = options
+  const native = migrateErrors(() =>
+    nativeMigrations.listener(() => {
+      for (const reason of native.takeRefused()) onRefused?.(reason)
+    })
+  )
+  await migrateErrors(() => native.begin(settings))
+  return new MigrationListener(native, receive)
+}

@@ -1,0 +1,55 @@
+// What a migration tells while it goes on, at either side: the last progress, its rounds, and who iterates.
+import { Stream } from '../stream.js'
+import type { NativeNews } from './addon.js'
+import { decodeProgress, noProgress, Rounds, type MigrationProgress, type MigrationRound, type NativeProgress } from './progress.js'
+
+/** @internal */
+export class Watch {
+  progress: MigrationProgress = decodeProgress(noProgress)
+  readonly #rounds = new Rounds()
+  readonly #streams = new Set<Stream<MigrationProgress>>()
+  readonly #onStep: ((step: string) => void) | undefined
+  #over = false
+
+  constructor(onStep: ((step: string) => void) | undefined) {
+    this.#onStep = onStep
+  }
+
+  get rounds(): MigrationRound[] {
+    return this.#rounds.list()
+  }
+
+  hear(news: NativeNews[]): void {
+    for (const one of news)
+      if (typeof one === 'string') this.#onStep?.(one)
+      else this.#tell(one)
+  }
+
+  /** `last`: of a migration that succeeded. */
+  end(last?: NativeProgress): void {
+    if (this.#over) return
+    if (last) this.#tell(last)
+    this.#over = true
+    for (const stream of this.#streams) stream.end()
+  }
+
+  /** From now on, beginning with what is. When nobody takes it for long, all but the newest are dropped. */
+  iterate(): AsyncIterableIterator<MigrationProgress> {
+    const stream: Stream<MigrationProgress> = new Stream<MigrationProgress>({
+      limit: 256,
+      onFull: (items, item) => [...items.slice(1), item],
+      onClose: () => this.#streams.delete(stream),
+      signal: undefined
+    })
+    stream.push(this.progress)
+    if (this.#over) stream.end()
+    else this.#streams.add(stream)
+    return stream
+  }
+
+  #tell(native: NativeProgress): void {
+    this.progress = decodeProgress(native)
+    this.#rounds.add(this.progress)
+    for (const stream of this.#streams) stream.push(this.progress)
+  }
+}
