@@ -18,9 +18,12 @@ interface Panel {
 }
 
 const WIDTH = 1000
-const PANEL = 190
-const LEFT = 60
+const PANEL = 240
+const LEFT = 50
+const RIGHT = 30
 const TOP = 44
+/** A mark's label, above the columns. */
+const LABEL = 15
 
 /** @param marks - those within 300 ms of the first are marked in the close-up too */
 export function timelineSvg(seen: Seen, marks: Mark[], title: string): string {
@@ -47,8 +50,8 @@ ${panels.map((panel, i) => drawn(seen, panel, TOP + i * (PANEL + 70))).join('\n'
 
 function drawn({ bins, begun }: Seen, panel: Panel, top: number): string {
   const { from, to, step } = panel
-  // Never more columns than there are points.
-  const width = Math.max(step, Math.ceil((to - from) / ((WIDTH - LEFT - 20) * step)) * step)
+  // At most two columns for a point.
+  const width = Math.max(step, Math.ceil((to - from) / (2 * (WIDTH - LEFT - RIGHT) * step)) * step)
   const sums: number[] = []
   for (let at = from; at < to; at += width) {
     const first = Math.round((at - begun) / BIN_MS)
@@ -57,17 +60,18 @@ function drawn({ bins, begun }: Seen, panel: Panel, top: number): string {
     sums.push((sum * step) / width)
   }
   const most = Math.max(1, ...sums)
-  const x = (at: number) => LEFT + ((at - from) / (to - from)) * (WIDTH - LEFT - 20)
-  const base = top + 24 + PANEL
-  const y = (n: number) => base - (n / most) * (PANEL - 20)
+  const plot = top + 24
+  const x = (at: number) => LEFT + ((at - from) / (to - from)) * (WIDTH - LEFT - RIGHT)
+  const base = plot + PANEL
+  const y = (n: number) => base - (n / most) * (PANEL - LABEL * panel.marks.length - 10)
   const path = sums.map((n, i) => `L${x(from + i * width).toFixed(1)} ${y(n).toFixed(1)}H${x(from + (i + 1) * width).toFixed(1)}`)
   const seconds = (at: number) => (step === 1 ? `${Math.round(at - (panel.marks[0]?.at ?? from))} ms` : `${((at - begun) / 1000).toFixed(1)} s`)
   const ticks = Array.from({ length: 11 }, (_, i) => from + ((to - from) * i) / 10)
   const inside = panel.marks.filter(mark => mark.at >= from && mark.at <= to)
   return [
     `<text x="${LEFT}" y="${top + 12}">${escape(panel.title)}</text>`,
-    `<path d="M${LEFT} ${base}${path.join('')}V${base}Z" fill="#4a7fb5"/>`,
-    `<path d="M${LEFT} ${top + 24}V${base}H${WIDTH - 20}" fill="none" stroke="#444"/>`,
+    `<path d="M${LEFT} ${base}${path.join('')}V${base}Z" fill="#9dbfe0"/>`,
+    `<path d="M${LEFT} ${plot}V${base}H${WIDTH - RIGHT}" fill="none" stroke="#444"/>`,
     `<text x="${LEFT - 6}" y="${y(most) + 4}" text-anchor="end">${Math.round(most)}</text>`,
     `<text x="${LEFT - 6}" y="${base}" text-anchor="end">0</text>`,
     ...ticks.map(
@@ -76,8 +80,8 @@ function drawn({ bins, begun }: Seen, panel: Panel, top: number): string {
     ),
     ...inside.map(
       ({ at, label, color }, i) =>
-        `<path d="M${x(at).toFixed(1)} ${top + 24}V${base}" stroke="${color}" stroke-width="1.5"/>` +
-        `<text x="${(x(at) + 4).toFixed(1)}" y="${top + 34 + i * 14}" fill="${color}">${escape(label)}</text>`
+        `<path d="M${x(at).toFixed(1)} ${plot}V${base}" stroke="${color}" stroke-width="1.5"/>` +
+        `<text x="${(x(at) + 4).toFixed(1)}" y="${plot + 11 + i * LABEL}" fill="${color}">${escape(label)}</text>`
     )
   ].join('\n')
 }
