@@ -196,6 +196,27 @@ TEST(Replay, BeginsInTheMiddle) {
   EXPECT_EQ(replayed.state, *recorded.state);
 }
 
+// Also between a trap instruction and its handler, where a host's KVM may keep the exception to itself.
+TEST(Replay, BeginsAnywhere) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::serve(system_, dir);
+  room->users(8);
+  for (int i = 0; i < 100; ++i) {
+    const std::string log = dir.file("log" + std::to_string(i));
+    ASSERT_TRUE(room->wait_answers(room->answered() + 10));
+    auto recording = Recording::start(room->machine, log);
+    ASSERT_TRUE(room->wait_answers(room->answered() + 10));
+    auto recorded = recording->stop();
+    ASSERT_TRUE(recorded.state);
+    auto replayed = replay_all(system_, log);
+    ASSERT_EQ(replayed.stop, ReplayStop::kLogEnd)
+        << i << ": " << (replayed.divergence ? replayed.divergence->message : replayed.message);
+    ASSERT_EQ(replayed.state, *recorded.state) << i;
+    std::filesystem::remove_all(log);
+  }
+}
+
 // ---- What must not go unnoticed
 
 ReplayResult replay_with(std::shared_ptr<kvm::System> system, PlantedFaults faults) {

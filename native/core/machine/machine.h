@@ -229,6 +229,7 @@ class Machine final : private devices::Host {
   bool leave_boundary();
   void apply(Input& input);
   void settle();
+  bool trap_pending();
   bool takes(const devices::BlockRequest& request) const;
   void replica_failed(size_t disk, int err);
   void fail(const std::exception& error);
