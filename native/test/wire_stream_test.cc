@@ -72,6 +72,7 @@ TEST(WireAddress, IsParsedAndPrinted) {
                            "unix:/run/a b", "unix:relative/s"})
     EXPECT_EQ(Address::parse(text).text(), text);
   EXPECT_EQ(Address::parse("unix:///run/s").text(), "unix:/run/s");
+  EXPECT_EQ(Address::parse("unix:////a").text(), "unix:////a");
   EXPECT_EQ(Address::parse("tcp://[fe80::1]:9").host, "fe80::1");
   EXPECT_EQ(Address::parse("tcp://h:9").port, 9);
 }

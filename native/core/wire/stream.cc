@@ -208,7 +208,8 @@ Address Address::parse(const std::string& text) {
 }
 
 std::string Address::text() const {
-  if (kind == Kind::kUnix) return "unix:" + host;
+  // parse() takes two slashes away.
+  if (kind == Kind::kUnix) return (host.rfind("//", 0) == 0 ? "unix://" : "unix:") + host;
   return "tcp://" + (host.find(':') == host.npos ? host : "[" + host + "]") + ":" + std::to_string(port);
 }
 
