@@ -245,7 +245,10 @@ export function monotonic(): number {
   return Number(process.hrtime.bigint()) / 1e6
 }
 
+// Once: a moment must not be two by the wall clock.
+const offset = performance.timeOrigin + performance.now() - monotonic()
+
 /** When that was by the wall clock. @internal */
 export function wallClock(moment: number): Date {
-  return new Date(performance.timeOrigin + performance.now() - (monotonic() - moment))
+  return new Date(offset + moment)
 }

@@ -13,3 +13,5 @@ export type {
 export { protect, Protection } from './protection.js'
 export { backup, Standby } from './standby.js'
 export type { FailoverStatus, HaSource, HaStatus } from './status.js'
+export { HaMetrics } from './metrics.js'
+export { HaServer, servePage, statusServer, type PageOptions, type StatusServerOptions } from './server.js'
