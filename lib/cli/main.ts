@@ -165,6 +165,55 @@ example(
   'hypertwin log verify hello.log'
 ).action(run(async () => (await import('./log.js')).verify))
 
+/** TLS, by files. */
+function tls(command: Command): Command {
+  return command
+    .option('--tls-ca <file>', "checks the other side's certificate (PEM); with it the connection is TLS")
+    .option('--tls-cert <file>', "this side's certificate and its chain (PEM)")
+    .option('--tls-key <file>', 'its private key (PEM)')
+    .option('--tls-name <name>', "what the other side's certificate must name")
+}
+
+example(
+  tls(program.command('backup'))
+    .description('wait for a primary, follow it, and run its machine when the primary is lost')
+    .requiredOption('--listen <address>', 'tcp://host:port or unix:/path')
+    .requiredOption('--arbiter <arbiter>', 'who decides: file:/shared/folder or etcd:http://host:2379')
+    .option('--disk <image>', "this side's copy of a disk; may be given several times", args.collect)
+    .option('--tap <interface>', 'a tap interface of this host, - for none; may be given several times', args.collect)
+    .option('--pool <address>', 'once live, a backup to look for; may be given several times', args.collect)
+    .addOption(
+      new Option('--silence <ms>', 'silence that counts as death, at least').argParser(args.integer(4, 600_000))
+    )
+    .option('--no-announce', 'do not tell the network where the machine is now')
+    .option('--status <address>', 'serve the status on host:port')
+    .option('--allow-host <name>', 'a name by which the status may be called; may be given several times', args.collect)
+    .option('--name <name>', 'of this side, on the page and in metrics')
+    .option('--json', 'one JSON object a line on standard output')
+    .addOption(kvm()),
+  'hypertwin backup --listen tcp://0.0.0.0:7200 --arbiter file:/mnt/claims --disk copy.img --tap tap0'
+).action(run(async () => (await import('./backup.js')).backup))
+
+const ha = program.command('ha').description('look at primaries and backups')
+example(
+  ha
+    .command('serve')
+    .description('serve a live page of primaries and backups, and their metrics')
+    .addOption(new Option('--listen <address>', 'host:port').default('127.0.0.1:9200'))
+    .requiredOption('--watch <url>', 'a status server; may be given several times', args.collect)
+    .option('--allow-host <name>', 'a name by which browsers may call the page; may be given several times', args.collect)
+    .addOption(json()),
+  'hypertwin ha serve --watch http://10.0.0.1:7201 --watch http://10.0.0.2:7201'
+).action(run(async () => (await import('./ha.js')).serve))
+example(
+  ha
+    .command('status')
+    .description('say what a status server shows')
+    .argument('<url>', 'for example http://10.0.0.2:7201')
+    .addOption(json()),
+  'hypertwin ha status http://10.0.0.2:7201'
+).action(run(async () => (await import('./ha.js')).status))
+
 example(
   program
     .command('doctor')

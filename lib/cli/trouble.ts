@@ -3,7 +3,7 @@ import { HypertwinError } from '../errors.js'
 import { CliError, Exit } from './common.js'
 
 /** Codes that say that what the user gave cannot be. */
-const argumentCodes = new Set(['LOG_NOT_FOUND', 'LOG_EXISTS', 'BAD_KERNEL', 'BAD_CONFIG', 'EINVAL'])
+const argumentCodes = new Set(['LOG_NOT_FOUND', 'LOG_EXISTS', 'BAD_KERNEL', 'BAD_CONFIG', 'BAD_ADDRESS', 'EINVAL'])
 
 /** What to tell about an error. One that nobody foresaw comes with its stack. */
 export function explain(error: Error): { message: string; exitCode: number; code: string } {
