@@ -49,7 +49,7 @@ t.test('a machine goes on to a third place', { skip }, async t => {
 
 t.test('a paused machine arrives paused, with every register and byte', { skip }, async t => {
   const to = await listener(t)
-  const machine = await guest(t, 'dirtier', 'rounds=1000000000 pages=200 stay=1')
+  const machine = await guest(t, 'dirtier', 'base=8M rounds=0 pages=200 stay=1')
   await machine.start()
   await new Promise(resolve => setTimeout(resolve, 50))
   await machine.pause()
@@ -98,7 +98,7 @@ t.test('every option alone changes nothing of what arrives', { skip }, async t =
     { maxBlackoutMs: 10_000 },
     { bandwidth: '100MiB' }
   ]) {
-    const machine = await guest(t, 'dirtier', 'rounds=1000000000 pages=300')
+    const machine = await guest(t, 'dirtier', 'base=8M rounds=0 pages=300')
     await machine.start()
     const { result, received } = await move(t, machine, to, options)
     await received.machine.pause()
@@ -115,7 +115,7 @@ t.test('every option alone changes nothing of what arrives', { skip }, async t =
 
 t.test('it tells how far it is', { skip }, async t => {
   const to = await listener(t)
-  const machine = await guest(t, 'dirtier', 'rounds=1000000000 pages=500')
+  const machine = await guest(t, 'dirtier', 'base=8M rounds=0 pages=500')
   await machine.start()
   const accepted = to.accept()
   const migration = migrate(machine, to.address, { maxBlackoutMs: 0, maxRounds: 4 })
@@ -160,7 +160,7 @@ t.test('it tells how far it is', { skip }, async t => {
 
 t.test('a limit of bandwidth holds, and may be changed on the way', { skip }, async t => {
   const to = await listener(t)
-  const machine = await guest(t, 'dirtier', 'rounds=1000000000 pages=1500 pattern=random')
+  const machine = await guest(t, 'dirtier', 'base=8M rounds=0 pages=1500 pattern=random')
   await machine.start()
   // At 4 KiB a second this would take minutes.
   const accepted = to.accept()
