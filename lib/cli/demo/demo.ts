@@ -6,6 +6,7 @@ import path from 'node:path'
 import type { DirtyMode } from '../../dirty/index.js'
 import { bytes, count, Exit, interruption, toJson, Ui, usage } from '../common.js'
 import { failover, tellFailover, type FailoverAct, type FailoverOptions, type Kill } from './failover.js'
+import type { Page } from './page.js'
 import { recordAndReplay, statesEqual, tellRecorded, type RecordedAct } from './recorded.js'
 import { timelineSvg, type Mark } from './timeline.js'
 import { checkKvm } from '../kvm.js'
@@ -19,6 +20,7 @@ interface DemoOptions {
   kill: Kill
   silent?: boolean
   arbiter: 'file' | 'etcd'
+  page?: string | boolean
   memory: string | number
   out?: string
   seed: number
@@ -150,7 +152,9 @@ export async function demo(options: DemoOptions): Promise<number> {
   ui.say('2. A primary is killed, and its backup goes on')
   ui.say()
   const act: FailoverOptions = { ...options, silent: options.silent === true, keep: options.keep === true }
-  const second = await failover(act, folder, ui, signal)
+  await using page = options.page ? await openPage(options) : undefined
+  if (page) ui.say(`The live page: ${page.url}`)
+  const second = await failover(act, page, folder, ui, signal)
   if (!second) return Exit.interrupted
   ui.say()
   tellFailover(ui, second, act)
@@ -165,7 +169,16 @@ export async function demo(options: DemoOptions): Promise<number> {
   ui.say(`heat map  ${files.png}, ${files.svg}`)
   ui.say(`report    ${files.report}, ${path.join(folder, 'report.md')}`)
   ui.result(report)
+  if (page && ui.tty) {
+    ui.say(`The page stays at ${page.url} until Ctrl-C`)
+    await new Promise(resolve => signal.addEventListener('abort', resolve))
+  }
   return allIsWell(report) ? Exit.ok : Exit.failed
+}
+
+/** Loaded when it is wanted. */
+async function openPage({ page, hosts }: DemoOptions): Promise<Page> {
+  return (await import('./page.js')).Page.open(hosts, typeof page === 'string' ? page : '127.0.0.1:0')
 }
 
 /** Nothing is lost, and all that must agree does. */

@@ -8,8 +8,10 @@ import { CliError, count, sleep, type Ui, usage } from '../common.js'
 import type { Verdict } from '../mailroom/load.js'
 import { Child } from './child.js'
 import { startEtcd } from './etcd.js'
+import type { Page } from './page.js'
 import {
   clock,
+  REPORT_MS,
   type ClientConfig,
   type ClientOrder,
   type ClientReport,
@@ -71,13 +73,14 @@ const REPROTECT_MS = 20_000
 /** Plays the act. Undefined when interrupted. */
 export async function failover(
   options: FailoverOptions,
+  page: Page | undefined,
   folder: string,
   ui: Ui,
   signal: AbortSignal
 ): Promise<FailoverAct | undefined> {
-  await using stage = await Stage.set(options, folder, ui)
+  await using stage = await Stage.set(options, page !== undefined, folder, ui)
   try {
-    return await play(stage, options, ui, AbortSignal.any([signal, stage.broken]))
+    return await play(stage, page, options, ui, AbortSignal.any([signal, stage.broken]))
   } catch (error) {
     if (signal.aborted) {
       ui.say('Interrupted')
@@ -106,7 +109,7 @@ class Stage implements AsyncDisposable {
     return this.#broken.signal
   }
 
-  static async set(options: FailoverOptions, folder: string, ui: Ui): Promise<Stage> {
+  static async set(options: FailoverOptions, page: boolean, folder: string, ui: Ui): Promise<Stage> {
     let topology: Topology | undefined
     try {
       topology = await Topology.create(options.hosts)
@@ -118,7 +121,7 @@ class Stage implements AsyncDisposable {
     }
     const stage = new Stage(topology, folder, options)
     try {
-      await stage.#fill()
+      await stage.#fill(page)
     } catch (error) {
       await stage[Symbol.asyncDispose]()
       throw error
@@ -126,7 +129,7 @@ class Stage implements AsyncDisposable {
     return stage
   }
 
-  async #fill(): Promise<void> {
+  async #fill(page: boolean): Promise<void> {
     const { options, topology, folder } = this
     this.arbiter = await this.#arbiter()
     const hub = path.join(folder, 'hub.sock')
@@ -155,7 +158,8 @@ class Stage implements AsyncDisposable {
         device: options.kvmDevice,
         arbiter: this.arbiter,
         listen: i === 0 ? undefined : addresses[i],
-        pool: addresses.slice(i + 1)
+        pool: addresses.slice(i + 1),
+        status: page
       }
       const host: Host = new Child(`host ${i + 1}`, 'host', config, (...command) =>
         topology ? topology.onHost(i + 1, ...command) : command
@@ -199,14 +203,26 @@ interface Scene {
   channel: Extract<HostReport, { is: 'channel' }> | undefined
 }
 
-async function play(stage: Stage, options: FailoverOptions, ui: Ui, signal: AbortSignal): Promise<FailoverAct> {
+async function play(
+  stage: Stage,
+  page: Page | undefined,
+  options: FailoverOptions,
+  ui: Ui,
+  signal: AbortSignal
+): Promise<FailoverAct> {
   const { hosts, topology } = stage
   const users = stage.users!
   const first = hosts[0]!
   const scene: Scene = { on: 1, backup: undefined, channel: undefined }
   let logBytes = 0
+  let figures = {}
+  users.onReport(report => {
+    if (report.is === 'progress')
+      figures = { 'operations/s': Math.round(report.operations * (1000 / REPORT_MS)), 'longest gap ms': report.gap }
+  })
   hosts.forEach((host, i) =>
     host.onReport(report => {
+      if (report.is === 'status') page?.update(i + 1, report.status, scene.on === i + 1 ? figures : {})
       if (report.is !== 'channel') return
       logBytes = Math.max(logBytes, report.logBytes)
       if (scene.on === i + 1) scene.channel = report
@@ -246,6 +262,7 @@ async function play(stage: Stage, options: FailoverOptions, ui: Ui, signal: Abor
       const protecting = hosts.length > 2 ? hosts[1]!.next('protected', signal) : undefined
       protecting?.catch(() => {})
       killedAt = await killPrimary(stage, begun + options.seconds * 500, ui, elapsed, signal)
+      page?.gone(1, 'its process was killed')
       finish = Math.max(finish, killedAt + options.seconds * 500)
       scene.backup = undefined
       scene.channel = undefined

@@ -6,9 +6,7 @@ import { backup, protect, type HaSource, type Protection } from '../../ha/index.
 import type { Machine } from '../../machine/index.js'
 import { createMailroom } from '../mailroom/boot.js'
 import { HubPlug } from './hub.js'
-import { dieWithParent, tell, type HostConfig, type HostOrder, type HostReport } from './messages.js'
-
-const REPORT_MS = 250
+import { dieWithParent, REPORT_MS, tell, type HostConfig, type HostOrder, type HostReport } from './messages.js'
 
 function report(message: HostReport): void {
   tell(message)
@@ -19,8 +17,10 @@ function failed(error: unknown): void {
 }
 
 /** Tells of what happens, until there is nothing to tell any more. */
-async function watch(source: HaSource): Promise<void> {
+async function watch(source: HaSource, status: boolean): Promise<void> {
   let syncing = 0
+  const show = () => report({ is: 'status', status: source.status() })
+  if (status) setInterval(show, REPORT_MS)
   for await (const event of source.events()) {
     if (event.type === 'failover' && event.timeline.live !== undefined) {
       const { detected, claimed, replayed, live, boundary, cause } = event.timeline
@@ -28,6 +28,7 @@ async function watch(source: HaSource): Promise<void> {
       report({ is: 'live', moments })
     }
     if (event.type !== 'state') continue
+    if (status) show()
     const { at, state, code, message, role, peer } = event
     if (state === 'syncing') syncing = at
     if (state === 'protected' && role === 'primary') report({ is: 'protected', at, by: peer, syncMs: at - syncing })
@@ -73,7 +74,7 @@ async function bePrimary(config: HostConfig): Promise<void> {
   await machine.start()
   report({ is: 'up' })
   const protection = await protect(machine, { backup: pool, arbiter: openArbiter(config.arbiter), name: `host ${host}` })
-  void watch(protection)
+  void watch(protection, config.status)
   measure(() => protection)
   obey(machine, () => protection)
 }
@@ -91,7 +92,7 @@ async function beBackup(config: HostConfig, listen: string): Promise<void> {
     ...(pool.length > 0 ? { pool } : {})
   })
   report({ is: 'listening' })
-  void watch(standby)
+  void watch(standby, config.status)
   const machine = await standby.live
   plug?.plugIn(machine.net(0))
   measure(() => standby.protection)

@@ -1,6 +1,7 @@
 // What the demo's processes tell each other over Node's IPC channels. Times are CLOCK_MONOTONIC in milliseconds,
 // which all processes of a host share.
 import process from 'node:process'
+import type { HaStatus } from '../../ha/index.js'
 import type { LoadStats, Verdict } from '../mailroom/load.js'
 
 /** How a process of the demo reaches the users' network. */
@@ -70,6 +71,8 @@ export type ClientReport =
   | { is: 'verified'; verdict: Verdict; mailroom: { digest: string; operations: string } }
   | { is: 'failed'; message: string }
 
+/** Between two reports, in milliseconds. */
+export const REPORT_MS = 250
 /** Width of a bin, in milliseconds. */
 export const BIN_MS = 1
 /** Later operations are in no bin. */
@@ -109,6 +112,8 @@ export interface HostConfig {
   listen: string | undefined
   /** Hosts that may become its backup once it runs the machine, in that order. */
   pool: string[]
+  /** Tell of the status too, for the live page. */
+  status: boolean
 }
 
 /** To a host process. */
@@ -138,6 +143,8 @@ export type HostReport =
   | { is: 'protected'; at: number; by: string; syncMs: number }
   /** Of a protected machine, a few times a second. */
   | { is: 'channel'; lagMs: number; logBytes: number; held: number }
+  /** All of it, for the live page. */
+  | { is: 'status'; status: HaStatus }
   /** What happens otherwise. */
   | { is: 'state'; at: number; state: string; code: string; message: string }
   /** It was a backup, and runs the machine now. */

@@ -13,14 +13,13 @@ import {
   clock,
   dieWithParent,
   GAP_MS,
+  REPORT_MS,
   tell,
   type ClientConfig,
   type ClientOrder,
   type ClientReport,
   type Gap
 } from './messages.js'
-
-const REPORT_MS = 250
 
 /** When somebody was answered, and how long nobody was. */
 class Observer {
