@@ -1,10 +1,13 @@
 // The channel over every transport: frames there and back, and what close() and the bandwidth limit do.
 #include <gtest/gtest.h>
-#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <fstream>
 #include <thread>
 
+#include "base/bytes.h"
 #include "wire/tls.h"
 #include "wire_util.h"
 
@@ -233,6 +236,86 @@ TEST_P(WireChannel, AReaderThatIsLateLosesNothing) {
     }
   a.join();
   b.join();
+}
+
+// Blocks every write until it is let go, and keeps what was written.
+class GatedStream : public Stream {
+ public:
+  size_t read(std::span<uint8_t>) override { return 0; }
+  void write(std::span<const std::span<const uint8_t>> parts) override {
+    std::unique_lock lock(mutex_);
+    inside_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return open_; });
+    types_.push_back(static_cast<FrameType>(get_le<uint16_t>(parts[0].data() + 6)));
+  }
+  void shutdown() noexcept override {}
+  std::string peer() const override { return "a test"; }
+
+  void wait_for_a_writer() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return inside_; });
+  }
+  void open() {
+    std::lock_guard lock(mutex_);
+    open_ = true;
+    changed_.notify_all();
+  }
+  std::vector<FrameType> types() {
+    std::lock_guard lock(mutex_);
+    return types_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool inside_ = false, open_ = false;
+  std::vector<FrameType> types_;
+};
+
+// A thread that sends one frame; asleep() once it waits for its turn.
+class WaitingSender {
+ public:
+  WaitingSender(Channel& channel, FrameType type)
+      : thread_([this, &channel, type] {
+          id_ = static_cast<int>(::syscall(SYS_gettid));
+          channel.send(type, {});
+        }) {}
+  ~WaitingSender() { thread_.join(); }
+  void wait_until_asleep() const {
+    for (;;) {
+      std::ifstream stat("/proc/self/task/" + std::to_string(id_) + "/stat");
+      std::string text(std::istreambuf_iterator<char>(stat), {});
+      const size_t name_end = text.rfind(") ");
+      if (id_ != 0 && name_end != text.npos && text[name_end + 2] == 'S') return;
+      std::this_thread::yield();
+    }
+  }
+
+ private:
+  std::atomic<int> id_{0};
+  std::thread thread_;
+};
+
+TEST(WireChannelTurns, WhatIsNotBulkGoesFirst) {
+  auto stream = std::make_unique<GatedStream>();
+  auto* gate = stream.get();
+  Channel channel(std::move(stream));
+  {
+    WaitingSender first(channel, FrameType::kPages);
+    gate->wait_for_a_writer();
+    WaitingSender bulk(channel, FrameType::kBlocks);
+    WaitingSender more(channel, FrameType::kPages);
+    bulk.wait_until_asleep();
+    more.wait_until_asleep();
+    WaitingSender ack(channel, FrameType::kAck);
+    ack.wait_until_asleep();
+    gate->open();
+  }
+  const auto types = gate->types();
+  ASSERT_EQ(types.size(), 4u);
+  EXPECT_EQ(types[0], FrameType::kPages);
+  EXPECT_EQ(types[1], FrameType::kAck);
 }
 
 }  // namespace

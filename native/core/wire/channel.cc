@@ -104,7 +104,7 @@ void Channel::send(FrameType type, std::span<const uint8_t> payload, std::span<c
   const std::array<std::span<const uint8_t>, 3> parts{head, payload, more};
   try {
     stream_->write(parts);
-  } catch (const Error&) {
+  } catch (...) {
     // Perhaps a part of the frame went out: nothing may follow it.
     if (closed_) lost("");
     stream_->shutdown();

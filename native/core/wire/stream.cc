@@ -32,6 +32,8 @@ using std::chrono::milliseconds;
 
 // A silent peer is noticed by the sessions' heartbeats; these end what has none, or is idle.
 constexpr unsigned kUserTimeoutMs = 30'000;
+// Unsent bytes that the kernel takes ahead: what comes behind bulk waits for no more than these.
+constexpr int kUnsentBytes = 256 << 10;
 constexpr int kKeepIdleSeconds = 10, kKeepIntervalSeconds = 5, kKeepCount = 4;
 constexpr milliseconds kHandshakeTimeout(10'000);
 constexpr int kBacklog = 64;
@@ -51,6 +53,7 @@ void set_option(int fd, int level, int name, int value) {
 void tune(int fd, bool tcp) {
   if (!tcp) return;
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, kUnsentBytes);
   set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(kUserTimeoutMs));
   set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
   set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, kKeepIdleSeconds);

@@ -51,7 +51,8 @@ class Stream {
 };
 
 // Throws Error: PEER_UNREACHABLE (with the cause), TIMEOUT, TLS_FAILED (which check), TLS_UNAVAILABLE,
-// CANCELLED. `cancel` is readable (an eventfd) when the caller gives up; may be -1.
+// CANCELLED. `cancel` is readable (an eventfd) when the caller gives up; may be -1. A host name is first
+// asked of the system's resolver, which neither `timeout` nor `cancel` reaches.
 std::unique_ptr<Stream> connect(const Address& address, const std::optional<TlsOptions>& tls,
                                 std::chrono::milliseconds timeout, int cancel = -1);
 // An already connected socket; for tests and inherited descriptors.
