@@ -79,7 +79,10 @@ export interface ProtectOptions {
   heldOutputs?: Size
   /** See {@link HeartbeatOptions}. */
   heartbeat?: HeartbeatOptions
-  /** What the machine does when its backup is lost: goes on unprotected (default), or stops. */
+  /**
+   * What the machine does when its backup is lost: goes on unprotected (default), or stops: it pauses, with reason
+   * `'unprotected'`, and goes on when it is protected again.
+   */
   onLoss?: 'continue' | 'stop'
   /** See {@link SyncOptions}. */
   sync?: SyncOptions
@@ -235,7 +238,7 @@ function heartbeatOf(value: unknown): { heartbeatUs: number; minTimeoutUs: numbe
   const every = milliseconds(interval, 2, 'heartbeat.interval', 0.1, 60_000)
   const least = milliseconds(minTimeout, Math.max(12, every * 6), 'heartbeat.minTimeout', 1, 600_000)
   const most = milliseconds(maxTimeout, Math.max(1000, least), 'heartbeat.maxTimeout', 1, 600_000)
-  if (least < 2 * every) throw invalid('heartbeat.minTimeout must be at least twice heartbeat.interval')
+  if (least < 3 * every) throw invalid('heartbeat.minTimeout must be at least three times heartbeat.interval')
   if (most < least) throw invalid('heartbeat.maxTimeout must be at least heartbeat.minTimeout')
   return { heartbeatUs: Math.round(every * 1000), minTimeoutUs: Math.round(least * 1000), maxTimeoutUs: Math.round(most * 1000) }
 }

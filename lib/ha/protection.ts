@@ -14,11 +14,15 @@ import type { HaSource, HaStatus } from './status.js'
 /** Protected machines: as active as a server, and so not collected. */
 const active = new Map<Machine, Protection>()
 
+const finalStates: readonly string[] = ['stopped', 'failed']
+
 /** With these another backup would be no better. */
 const hopeless = new Set(['BAD_STATE', 'BAD_CONFIG', 'EINVAL', 'CLOSED', 'TLS_UNAVAILABLE'])
 
 /** A protection that is lost sooner counts as a failed attempt: nobody is served by trying again at once. */
 const SHORT_MS = 1000
+/** How long the end of a machine may take to reach the backup. */
+const END_MS = 5000
 
 /** How a session with one backup came to its end. */
 interface SessionEnd {
@@ -53,7 +57,7 @@ export async function protect(machine: Machine, options: ProtectOptions): Promis
   if (!(machine instanceof Machine)) throw invalid('what is protected must be a Machine')
   const settings = protectSettings(options)
   if (machine.closed) throw new HaError('the machine is closed', { code: 'CLOSED' })
-  if (['stopped', 'failed'].includes(machine.state))
+  if (finalStates.includes(machine.state))
     throw new HaError(`the machine is ${machine.state} (${machine.reason}): nothing is left to protect`, { code: 'BAD_STATE' })
   if (active.has(machine))
     throw new HaError('the machine is protected already: close that protection first', { code: 'BAD_STATE' })
@@ -99,10 +103,8 @@ export class Protection implements HaSource, AsyncDisposable {
     if (settings.wait) this.#begin()
     void this.#side.check(settings.arbiter)
     this.#over = this.#run().finally(() => this.#finish())
-    machine.waitFor(['stopped', 'failed']).then(
-      () => this.#stop.abort(),
-      () => this.#stop.abort()
-    )
+    const ended = (): void => void this.#machineEnded()
+    machine.waitFor(['stopped', 'failed']).then(ended, ended)
   }
 
   /** Where it is. */
@@ -237,6 +239,18 @@ export class Protection implements HaSource, AsyncDisposable {
     return this.#view
   }
 
+  /** The backup is to learn how the machine ended; when it does not, it is let go. */
+  async #machineEnded(): Promise<void> {
+    const native = this.#native
+    if (native && !this.#stop.signal.aborted) {
+      const over = new AbortController()
+      const timer = setTimeout(() => over.abort(), END_MS)
+      await this.#side.until(() => (this.#native !== native ? true : undefined), AbortSignal.any([over.signal, this.#stop.signal])).catch(() => undefined)
+      clearTimeout(timer)
+    }
+    this.#stop.abort()
+  }
+
   async #run(): Promise<void> {
     const { addresses, wait, reprotect, firstRetryMs, mostRetryMs } = this.#settings
     let pause = firstRetryMs
@@ -247,6 +261,7 @@ export class Protection implements HaSource, AsyncDisposable {
       const begun = monotonic()
       const error = await this.#session(address)
       if (this.#stop.signal.aborted || this.#overNow) return
+      if (finalStates.includes(this.machine.state)) return
       if (error) {
         this.#side.tell({ type: 'attempt-failed', address, code: error.code, message: error.message })
         tried++
@@ -284,7 +299,10 @@ export class Protection implements HaSource, AsyncDisposable {
         }
         const [state, code, message, ns] = one as [HaState, string, string, bigint]
         const at = Number(ns) / 1e6
-        if (state === 'protected') this.#wasProtected = isProtected = true
+        if (state === 'protected') {
+          this.#wasProtected = isProtected = true
+          void this.#goOn()
+        }
         if (state === 'unprotected' || state === 'ended' || state === 'halted') end = { state, code, message }
         if (state === 'ended') continue
         this.#side.enter(state, code, message, at)
@@ -315,6 +333,7 @@ export class Protection implements HaSource, AsyncDisposable {
         news()
         this.#look()
         this.#native = undefined
+        this.#side.wake()
       }
       this.#side.peer = ''
       this.#side.session = ''
@@ -331,16 +350,24 @@ export class Protection implements HaSource, AsyncDisposable {
         this.#side.message = last.message
         return new HaError(last.message || `the copy ended: ${last.code}`, { code: last.code })
       }
-      if (this.state !== 'unprotected') this.#side.enter('unprotected', last.code, last.message)
+      if (finalStates.includes(this.machine.state)) this.#side.enter('ended', last.code, last.message)
+      else if (this.state !== 'unprotected') this.#side.enter('unprotected', last.code, last.message)
     }
     return undefined
+  }
+
+  /** With `onLoss: 'stop'` it stood still until now. */
+  async #goOn(): Promise<void> {
+    if (this.machine.state !== 'paused' || this.machine.reason !== 'unprotected') return
+    // It may be closed meanwhile, or resumed by its owner.
+    await this.machine.resume().catch(() => undefined)
   }
 
   #finish(): void {
     active.delete(this.machine)
     if (!this.#overNow) {
       const { state, reason, message } = this.machine
-      if (['stopped', 'failed'].includes(state))
+      if (finalStates.includes(state))
         this.#side.enter('ended', 'MACHINE_ENDED', message || `the machine is ${state} (${reason})`)
       else this.#side.enter('ended', 'CLOSED', 'the protection was closed; the machine goes on without')
     }

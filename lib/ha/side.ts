@@ -47,12 +47,17 @@ export class Side {
 
   pass(event: HaEvent): void {
     this.hub.tell(event)
+    this.wake()
+  }
+
+  /** Whoever waits in until() looks again. */
+  wake(): void {
     for (const wake of [...this.#waiting]) wake()
   }
 
   end(): void {
     this.hub.end()
-    for (const wake of [...this.#waiting]) wake()
+    this.wake()
   }
 
   /** Settles once `look` gives something other than undefined; it is asked whenever something happens. */

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "migrate/payloads.h"
 
 namespace hypertwin::addon {
 
@@ -253,10 +254,7 @@ void CallerState::refuse(const std::string& code, const std::string& sentence) {
   try {
     // An answer before the question could be lost with the reset that closing then causes.
     channel.receive();
-    ByteWriter out;
-    out.text(code);
-    out.text(sentence);
-    channel.send(wire::FrameType::kRefuse, out.data());
+    channel.send(wire::FrameType::kRefuse, migrate::encode_refusal(code, sentence));
     while (channel.receive()) continue;
   } catch (const Error&) {
     // It is gone already.
