@@ -7,6 +7,9 @@ import type { MigrationProgress, MigrationRound } from './progress.js'
 import type { Size } from '../kvm/size.js'
 import { Watch } from './watch.js'
 
+/** Handles of machines that move now. */
+const moving = new WeakSet<object>()
+
 /**
  * A machine that can be migrated: a `Machine` of `hypertwin/machine`.
  *
@@ -61,11 +64,13 @@ export class Migration implements AsyncIterable<MigrationProgress> {
     const { signal } = options
     if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid('signal must be an AbortSignal')
     signal?.throwIfAborted()
+    if (moving.has(handle)) throw new MigrateError('the machine is being migrated already', { code: 'BAD_STATE' })
     this.#bandwidth = settings.bandwidth
     this.#watch = new Watch(options.onStep)
     const native = migrateErrors(() => nativeMigrations.migration(() => this.#watch.hear(native.take())))
     this.#native = native
-    this.done = this.#run(native.run.bind(native, handle, settings), signal)
+    moving.add(handle)
+    this.done = this.#run(native.run.bind(native, handle, settings), signal).finally(() => moving.delete(handle))
     this.done.catch(() => undefined)
   }
 
@@ -142,7 +147,7 @@ export class Migration implements AsyncIterable<MigrationProgress> {
  *
  * @param machine - runs or is paused; neither recorded nor protected
  * @param address - where {@link listen} listens: `'tcp://host:port'`, `'unix:/path'`
- * @throws MigrateError `EINVAL`; everything else comes by {@link Migration.done}
+ * @throws MigrateError `EINVAL`, `BAD_STATE` while it is being migrated already; everything else comes by {@link Migration.done}
  *
  * @example
  * ```ts

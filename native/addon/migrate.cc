@@ -4,7 +4,6 @@
 
 #include <utility>
 
-#include "arbiter.h"
 #include "async.h"
 #include "env.h"
 #include "errors.h"
@@ -101,6 +100,7 @@ class MigrationHandle : public MigrateHandle<MigrationHandle, OutgoingState> {
   // machine, options
   Napi::Value run(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
+      if (std::exchange(ran_, true)) throw Error("BAD_STATE", "it runs already");
       auto owner = machine_state(info[0]);
       auto machine = owner->open();
       auto from = object_of(info[1], "the options");
@@ -119,8 +119,7 @@ class MigrationHandle : public MigrateHandle<MigrationHandle, OutgoingState> {
       auto address = wire::Address::parse(text_of(from.Get("address"), "address"));
       auto tls = read_tls(from);
       const milliseconds timeout(size_of(from, "connectTimeoutMs"));
-      auto arbiter = arbiter_of(from);
-      if (arbiter) options.arbiter = arbiter->function();
+      made_.state->use(arbiter_of(from));
       owner->attach(made_.state);
       return on_thread<migrate::MigrateResult>(
           info,
@@ -156,6 +155,8 @@ class MigrationHandle : public MigrateHandle<MigrationHandle, OutgoingState> {
       return info.Env().Undefined();
     });
   }
+
+  bool ran_ = false;
 };
 
 class IncomingHandle : public MigrateHandle<IncomingHandle, IncomingState> {
@@ -179,8 +180,7 @@ class IncomingHandle : public MigrateHandle<IncomingHandle, IncomingState> {
       options.adjust = read_backends(from);
       options.start_paused = flag_of(from, "startPaused");
       options.patience = milliseconds(size_of(from, "patienceMs"));
-      auto arbiter = arbiter_of(from);
-      if (arbiter) options.arbiter = arbiter->function();
+      made_.state->use(arbiter_of(from));
       made_.callback = callback_of(info.Env(), info[1]);
       auto machine_callback = callback_of(info.Env(), info[2]);
       news_ = std::make_shared<MigrationMailbox>(made_.callback->signal());

@@ -32,14 +32,18 @@ std::vector<MigrationMailbox::News> MigrationMailbox::take() {
 
 // ---- ClaimUntilGivenUp
 
-migrate::Arbiter ClaimUntilGivenUp::wrap(migrate::Arbiter arbiter) const {
-  if (!arbiter) return arbiter;
-  return
-      [given_up = given_up_, arbiter = std::move(arbiter)](const std::string& key, const std::string& who) {
-        if (*given_up) return migrate::Claim::kLost;
-        const migrate::Claim claim = arbiter(key, who);
-        return claim == migrate::Claim::kUnreachable && *given_up ? migrate::Claim::kLost : claim;
-      };
+void ClaimUntilGivenUp::give_up() {
+  given_up_->store(true);
+  if (arbiter_) arbiter_->give_up();
+}
+
+migrate::Arbiter ClaimUntilGivenUp::function() const {
+  if (!arbiter_) return {};
+  return [given_up = given_up_, ask = arbiter_->function()](const std::string& key, const std::string& who) {
+    if (*given_up) return migrate::Claim::kLost;
+    const migrate::Claim claim = ask(key, who);
+    return claim == migrate::Claim::kUnreachable && *given_up ? migrate::Claim::kLost : claim;
+  };
 }
 
 // ---- OutgoingState
@@ -54,9 +58,10 @@ migrate::MigrateResult OutgoingState::run(std::shared_ptr<machine::Machine> mach
                                           const std::optional<wire::TlsOptions>& tls,
                                           std::chrono::milliseconds timeout,
                                           migrate::MigrateOptions options) {
-  options.arbiter = claims_.wrap(std::move(options.arbiter));
+  options.arbiter = claims_.function();
   options.on_progress = [mailbox = mailbox_](const migrate::Progress& now) { mailbox->progress(now); };
   options.on_step = [mailbox = mailbox_](migrate::Step step) { mailbox->step(step); };
+  migrate::check_movable(*machine);
   auto channel = std::make_unique<wire::Channel>(wire::connect(address, tls, timeout, cancel_.get()));
   wire::Channel& its_channel = *channel;
   auto migration =
@@ -113,7 +118,7 @@ IncomingState::IncomingState(std::shared_ptr<kvm::System> system, std::unique_pt
       channel_(std::make_shared<wire::Channel>(std::move(stream))) {}
 
 migrate::ReceiveResult IncomingState::receive(migrate::ReceiveOptions options) {
-  options.arbiter = claims_.wrap(std::move(options.arbiter));
+  options.arbiter = claims_.function();
   std::shared_ptr<wire::Channel> channel;
   {
     std::lock_guard lock(mutex_);

@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "arbiter.h"
 #include "base/executor.h"
 #include "base/fd.h"
 #include "machine_state.h"
@@ -45,11 +46,15 @@ class MigrationMailbox {
 // one may have it.
 class ClaimUntilGivenUp {
  public:
-  void give_up() { given_up_->store(true); }
-  // An empty arbiter stays empty.
-  migrate::Arbiter wrap(migrate::Arbiter arbiter) const;
+  // Before anything else; nullptr: without an arbiter.
+  void use(std::shared_ptr<JsArbiter> arbiter) { arbiter_ = std::move(arbiter); }
+  // Any thread: who waits for an answer has it now.
+  void give_up();
+  // Empty without an arbiter.
+  migrate::Arbiter function() const;
 
  private:
+  std::shared_ptr<JsArbiter> arbiter_;
   std::shared_ptr<std::atomic<bool>> given_up_ = std::make_shared<std::atomic<bool>>(false);
 };
 
@@ -57,6 +62,8 @@ class ClaimUntilGivenUp {
 class OutgoingState final : public Closable {
  public:
   explicit OutgoingState(std::shared_ptr<MigrationMailbox> mailbox);
+  // Before run().
+  void use(std::shared_ptr<JsArbiter> arbiter) { claims_.use(std::move(arbiter)); }
   ~OutgoingState() override { shutdown(); }
 
   base::Executor& thread() { return thread_; }
@@ -88,6 +95,8 @@ class OutgoingState final : public Closable {
 class IncomingState final : public Closable {
  public:
   IncomingState(std::shared_ptr<kvm::System> system, std::unique_ptr<wire::Stream> stream);
+  // Before receive().
+  void use(std::shared_ptr<JsArbiter> arbiter) { claims_.use(std::move(arbiter)); }
   ~IncomingState() override { shutdown(); }
 
   base::Executor& thread() { return thread_; }

@@ -27,7 +27,7 @@ const busy = async (t: Test): Promise<Machine> => {
   await machine.start()
   return machine
 }
-const slow = { bandwidth: 8192, compress: false }
+const slow = { bandwidth: 65536, compress: false }
 /** Until memory is on its way. */
 async function moving(migration: Migration): Promise<void> {
   for await (const { phase, bytes } of migration) if (phase === 'memory' && bytes > 0) return
@@ -92,8 +92,7 @@ t.test('a machine that moves cannot move twice', { skip }, async t => {
   const first = migrate(machine, to.address, slow)
   await accepted
   await moving(first)
-  const second = await failure(migrate(machine, to.address).done)
-  t.type(second, MigrateError)
+  t.throws(() => migrate(machine, to.address), code('BAD_STATE'))
   first.cancel()
   await t.rejects(first.done, code('CANCELLED'))
 })
@@ -385,8 +384,8 @@ t.test('arbiters that throw, reject, hang or say nonsense are unreachable', { sk
 
 // ---- the other process dies
 
-const sourceSteps = ['connected', 'accepted', 'round-sent', 'stopped', 'state-sent', 'ready-received', 'commit-sent']
-const destinationSteps = ['hello-received', 'accept-sent', 'round-received', 'state-received', 'verified', 'ready-sent', 'commit-received', 'destination-claimed', 'running']
+const sourceSteps = ['accepted', 'stopped', 'state-sent', 'ready-received', 'commit-sent']
+const destinationSteps = ['accept-sent', 'round-received', 'state-received', 'ready-sent', 'destination-claimed', 'running']
 
 /** Who has the claim, as the folder says. */
 function winner(folder: string, session: string | undefined): string | undefined {

@@ -42,6 +42,16 @@ Claim claim(const Arbiter& arbiter, const SessionId& session, const char* who,
 
 }  // namespace
 
+void check_movable(const Machine& machine) {
+  const State state = machine.state();
+  if (state != State::kRunning && state != State::kPaused)
+    throw Error("BAD_STATE", "cannot migrate a machine that is " + std::string(machine::state_name(state)) +
+                                 ": only one that runs or is paused");
+  if (machine.recorded())
+    throw Error("BAD_STATE",
+                "cannot migrate a machine that is recorded, replayed or protected: end that first");
+}
+
 struct Migration::Impl {
   Impl(std::shared_ptr<Machine> its_machine, std::unique_ptr<wire::Channel> its_channel,
        MigrateOptions its_options)
@@ -53,16 +63,6 @@ struct Migration::Impl {
 
   void step(Step which) const {
     if (options.on_step) options.on_step(which);
-  }
-
-  void check_movable() const {
-    const State state = machine->state();
-    if (state != State::kRunning && state != State::kPaused)
-      throw Error("BAD_STATE", "cannot migrate a machine that is " + std::string(machine::state_name(state)) +
-                                   ": only one that runs or is paused");
-    if (machine->recorded())
-      throw Error("BAD_STATE",
-                  "cannot migrate a machine that is recorded, replayed or protected: end that first");
   }
 
   // The state was sent and `problem` came up: who runs the machine now? Returns when this side does.
@@ -93,7 +93,7 @@ struct Migration::Impl {
 
   // On the vCPU's thread.
   void hand_over(MigrateResult& result) {
-    check_movable();
+    check_movable(*machine);
     const uint64_t stopped = now_ns();
     step(Step::kStopped);
     bool commit_sent = false;
@@ -120,7 +120,7 @@ struct Migration::Impl {
 
   MigrateResult run() {
     const uint64_t started = now_ns();
-    check_movable();
+    check_movable(*machine);
     step(Step::kConnected);
     MigrateResult result;
     result.session = random_session();

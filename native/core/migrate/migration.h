@@ -11,6 +11,10 @@
 
 namespace hypertwin::migrate {
 
+// Throws Error("BAD_STATE") unless the machine runs or is paused, and is neither recorded nor replayed nor
+// protected. run() looks too; this is for before anything is connected.
+void check_movable(const machine::Machine& machine);
+
 struct MigrateOptions : SenderOptions {
   Arbiter arbiter;  // may be empty
   // An arbiter that gives no answer for so long leaves the machine in doubt.
