@@ -80,6 +80,8 @@ interface FailoverReport {
   brokenConnections: number
   /** The survivor found a new backup by itself. */
   reprotected: boolean
+  /** Longest time without an acknowledgement while the new backup was brought level. */
+  reprotectPauseMs: number | null
   /** From the kill to protection again. */
   reprotectMs: number | null
   /** From the kill until the primary was taken for dead. */
@@ -244,6 +246,7 @@ function failoverReport(options: FailoverOptions, act: FailoverAct): FailoverRep
     lostAcknowledged: verdict.lost,
     brokenConnections: seen.broken,
     reprotected: act.protectedAgainAt !== undefined,
+    reprotectPauseMs: act.reprotectPauseMs === undefined ? null : thousandths(act.reprotectPauseMs),
     reprotectMs: between(killedAt, act.protectedAgainAt),
     detectMs: between(killedAt, moments?.detected),
     claimMs: between(moments?.detected, moments?.claimed),
@@ -329,6 +332,7 @@ ${table([
   ['broken connections', report.brokenConnections],
   ['pause as the users saw it', ms(report.pauseMs)],
   ['time between two answers, p99', ms(report.gapP99Ms)],
+  ['the same while its new backup was brought level', ms(report.reprotectPauseMs)],
   ['kill to detection', `${ms(report.detectMs)}${report.cause === null ? '' : ` (${report.cause})`}`],
   ['claim', ms(report.claimMs)],
   ['replay of the rest', ms(report.replayMs)],

@@ -55,6 +55,8 @@ export interface FailoverAct {
   moments: Moments | undefined
   /** Milliseconds in which nobody was answered, around the kill. */
   pauseMs: number | undefined
+  /** The same while the survivor got a new backup. */
+  reprotectPauseMs: number | undefined
   /** When the survivor had a backup again. */
   protectedAgainAt: number | undefined
   /** Of the machine at the planned hand-over that ends the act, on both sides. */
@@ -306,17 +308,18 @@ async function play(
     verdict,
     killedAt,
     moments,
-    pauseMs: killedAt === undefined ? undefined : pauseAround(seen, killedAt, moments?.live ?? killedAt),
+    pauseMs: moments && killedAt !== undefined ? longestGap(seen, killedAt, moments.live) : undefined,
+    reprotectPauseMs: moments && protectedAgainAt !== undefined ? longestGap(seen, moments.live, protectedAgainAt, true) : undefined,
     protectedAgainAt,
     handedOver,
     logBytes
   }
 }
 
-/** The longest gap that ended after the kill and began before the machine was live again. */
-function pauseAround({ gaps }: Seen, killedAt: number, live: number): number {
+/** The longest gap that ended after `since` and began before `until`; `inside`: that began after `since` too. */
+function longestGap({ gaps }: Seen, since: number, until: number, inside = false): number {
   return gaps
-    .filter(({ from, to }) => to >= killedAt && from <= live)
+    .filter(({ from, to }) => (inside ? from : to) >= since && from <= until)
     .reduce((longest, { from, to }) => Math.max(longest, to - from), 0)
 }
 
@@ -430,7 +433,9 @@ export function tellFailover(ui: Ui, act: FailoverAct, options: FailoverOptions)
         `${ms(moments.detected, moments.claimed)}, host 2 was live after ${ms(killedAt, moments.live)}`
     )
     ui.say(
-      `The users saw a pause of ${act.pauseMs!.toFixed(1)} ms; of their other gaps 99 % were below ${seen.gapP99.toFixed(1)} ms`
+      `The users saw a pause of ${act.pauseMs!.toFixed(1)} ms` +
+        (act.reprotectPauseMs === undefined ? '' : `, and of ${act.reprotectPauseMs.toFixed(1)} ms when host 3 joined`) +
+        `; 99 % of all gaps between two answers were below ${seen.gapP99.toFixed(1)} ms`
     )
     ui.say(`  ${blocks(seen, killedAt - 100, 78, 5)}`)
     ui.say(`  ${'^ the kill'.padStart(30)}; a column is 5 ms of answers`)

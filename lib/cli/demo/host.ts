@@ -6,7 +6,7 @@ import { backup, protect, type HaSource, type Protection } from '../../ha/index.
 import type { Machine } from '../../machine/index.js'
 import { createMailroom } from '../mailroom/boot.js'
 import { HubPlug } from './hub.js'
-import { dieWithParent, REPORT_MS, tell, type HostConfig, type HostOrder, type HostReport } from './messages.js'
+import { clock, dieWithParent, REPORT_MS, tell, type HostConfig, type HostOrder, type HostReport } from './messages.js'
 
 function report(message: HostReport): void {
   tell(message)
@@ -17,8 +17,8 @@ function failed(error: unknown): void {
 }
 
 /** Tells of what happens, until there is nothing to tell any more. */
-async function watch(source: HaSource, status: boolean): Promise<void> {
-  let syncing = 0
+async function watch(source: HaSource, status: boolean, begun: number): Promise<void> {
+  let syncing = begun
   const show = () => report({ is: 'status', status: source.status() })
   if (status) setInterval(show, REPORT_MS)
   for await (const event of source.events()) {
@@ -27,10 +27,10 @@ async function watch(source: HaSource, status: boolean): Promise<void> {
       const moments = { detected: detected ?? live, claimed: claimed ?? live, replayed: replayed ?? live, live, boundary, cause }
       report({ is: 'live', moments })
     }
+    if (event.type === 'attempt') syncing = event.at
     if (event.type !== 'state') continue
     if (status) show()
     const { at, state, code, message, role, peer } = event
-    if (state === 'syncing') syncing = at
     if (state === 'protected' && role === 'primary') report({ is: 'protected', at, by: peer, syncMs: at - syncing })
     else report({ is: 'state', at, state, code, message })
   }
@@ -73,8 +73,9 @@ async function bePrimary(config: HostConfig): Promise<void> {
   if (wire.kind === 'hub') (await HubPlug.connect(wire.socket)).plugIn(machine.net(0))
   await machine.start()
   report({ is: 'up' })
+  const begun = clock()
   const protection = await protect(machine, { backup: pool, arbiter: openArbiter(config.arbiter), name: `host ${host}` })
-  void watch(protection, config.status)
+  void watch(protection, config.status, begun)
   measure(() => protection)
   obey(machine, () => protection)
 }
@@ -92,7 +93,7 @@ async function beBackup(config: HostConfig, listen: string): Promise<void> {
     ...(pool.length > 0 ? { pool } : {})
   })
   report({ is: 'listening' })
-  void watch(standby, config.status)
+  void watch(standby, config.status, clock())
   const machine = await standby.live
   plug?.plugIn(machine.net(0))
   measure(() => standby.protection)
