@@ -54,6 +54,8 @@ class InputSource {
   virtual Wait wait(uint64_t ordinal, std::optional<uint64_t> deadline) = 0;
   // Asked before the guest runs on; anything but kNone and kStay pauses the machine at this boundary.
   virtual SourceEnd end(uint64_t ordinal) = 0;
+  // The guest runs on: nothing more belongs to this boundary.
+  virtual void left(uint64_t /*ordinal*/) {}
   // False while replaying: what leaves the machine then goes nowhere.
   virtual bool live() const = 0;
 };

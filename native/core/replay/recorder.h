@@ -52,6 +52,9 @@ class Recorder final : public machine::InputSource {
   // the one before when nothing was logged since.
   uint64_t output(uint64_t ordinal);
 
+  // How many records there are.
+  uint64_t records() const { return next_index_ + kept_.size(); }
+
   // The last records: a check of what has none yet, the state if there is one, End.
   void finish(uint64_t ordinal, const std::optional<machine::StateDigest>& state, EndReason reason);
   // A check and the state's digest here and now.
