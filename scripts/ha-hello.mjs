@@ -20,11 +20,12 @@ const arbiter = new FileArbiter(folder)
 
 if (role === 'primary') {
   const machine = await Machine.create({ memory: '16MiB', kernel: guestPath('hello'), commandLine: 'ticks=300' })
+  const output = machine.console.output()
   await machine.start()
   const protection = await protect(machine, { backup: address, arbiter })
   await protection.ready
   process.send('protected')
-  for await (const text of machine.console.output()) process.stdout.write(`primary: ${text}`)
+  for await (const text of output) process.stdout.write(`primary: ${text}`)
 } else {
   const standby = await backup({ listen: address, arbiter })
   const primary = fork(fileURLToPath(new URL(import.meta.url)), ['primary', folder])

@@ -21,7 +21,7 @@ async function freePort(): Promise<number> {
 export async function startEtcd(
   topology: Topology | undefined,
   folder: string
-): Promise<{ url: string; end: () => void }> {
+): Promise<{ url: string; end: () => Promise<void> }> {
   const host = topology ? WIRE_ADDRESS : '127.0.0.1'
   const [client, peer] = topology ? [2379, 2380] : [await freePort(), await freePort()]
   const url = `http://${host}:${client}`
@@ -33,8 +33,10 @@ export async function startEtcd(
     ...['--initial-cluster', `demo=http://127.0.0.1:${peer}`]
   ]
   // The shell ends etcd when its own input ends, that is when this process does.
-  const script = '"$@" </dev/null & etcd=$!; cat >/dev/null; kill -9 $etcd'
+  const script = '"$@" </dev/null & etcd=$!; cat >/dev/null; kill -9 $etcd; wait'
   const [program, ...args] = [...(topology ? topology.onWire() : []), 'sh', '-c', script, 'sh', ...etcd]
+  let ended = () => {}
+  const end = new Promise<void>(resolve => (ended = resolve))
   const child = spawn(program!, args, { stdio: ['pipe', 'ignore', 'pipe'], detached: true })
   child.stdin.on('error', () => {})
   let said = ''
@@ -46,8 +48,17 @@ export async function startEtcd(
       if (/ready to serve client requests|serving (insecure )?client (requests|traffic)/i.test(said)) resolve()
       else if (/not found/.test(said)) failed('etcd is not installed')
     })
-    child.once('close', () => failed(`etcd ended: ${said.trim().split('\n').at(-1) ?? ''}`))
+    child.once('close', () => {
+      ended()
+      failed(`etcd ended: ${said.trim().split('\n').at(-1) ?? ''}`)
+    })
   })
   child.stderr.resume()
-  return { url, end: () => child.stdin.end() }
+  return {
+    url,
+    end: () => {
+      child.stdin.end()
+      return end
+    }
+  }
 }

@@ -1,6 +1,6 @@
 // The demo's second act: a primary and its backup, each a process in a network namespace of its own, and users in one
 // more, who go on when the primary is killed. This process starts them, kills, and compares; it is in no data path.
-import { mkdirSync, rmSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import { createInterface } from 'node:readline'
@@ -22,6 +22,7 @@ import {
   type Seen,
   type Wire
 } from './messages.js'
+import { sharedStorage } from './storage.js'
 import { guestAddress, hostAddress, TAP, Topology, TopologyError } from './topology.js'
 
 /** How the primary is killed. */
@@ -98,7 +99,8 @@ class Stage implements AsyncDisposable {
   users: Users | undefined
   arbiter!: string
   readonly #broken = new AbortController()
-  #endEtcd = () => {}
+  readonly #storage = sharedStorage()
+  #endEtcd = async () => {}
 
   private constructor(
     readonly topology: Topology | undefined,
@@ -174,19 +176,18 @@ class Stage implements AsyncDisposable {
 
   async #arbiter(): Promise<string> {
     if (this.options.arbiter === 'etcd') {
-      const { url, end } = await startEtcd(this.topology, this.folder)
+      const { url, end } = await startEtcd(this.topology, this.#storage.folder)
       this.#endEtcd = end
       return `etcd:${url}`
     }
-    const claims = path.join(this.folder, 'claims')
-    mkdirSync(claims)
-    return `file:${claims}`
+    return `file:${this.#storage.folder}`
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     const children: (Users | Host | undefined)[] = [this.users, ...this.hosts]
     await Promise.all(children.map(async child => child?.kill()))
-    this.#endEtcd()
+    await this.#endEtcd()
+    this.#storage.remove()
     this.topology?.close()
     if (!this.options.keep)
       for (let host = 1; host <= this.options.hosts; host++)
