@@ -11,7 +11,7 @@ export interface TlsFileOptions {
 }
 
 /** Undefined when none is given; all three files are needed, since both sides show a certificate. */
-export function tlsFiles(options: TlsFileOptions): { ca: string; certificate: string; key: string; serverName?: string } | undefined {
+export function tlsFiles(options: TlsFileOptions): { ca: string; cert: string; key: string; servername?: string } | undefined {
   const { tlsCa, tlsCert, tlsKey, tlsName } = options
   if (tlsCa === undefined && tlsCert === undefined && tlsKey === undefined) {
     if (tlsName !== undefined) throw usage('--tls-name needs --tls-ca, --tls-cert and --tls-key')
@@ -28,8 +28,8 @@ export function tlsFiles(options: TlsFileOptions): { ca: string; certificate: st
   }
   return {
     ca: read(tlsCa),
-    certificate: read(tlsCert),
+    cert: read(tlsCert),
     key: read(tlsKey),
-    ...(tlsName === undefined ? {} : { serverName: tlsName })
+    ...(tlsName === undefined ? {} : { servername: tlsName })
   }
 }

@@ -14,14 +14,14 @@ export interface HaTlsOptions {
   /** Checks the other side's certificate. */
   ca: string | Uint8Array
   /** This side's, and its chain. */
-  certificate: string | Uint8Array
+  cert: string | Uint8Array
   /** Its private key. */
   key: string | Uint8Array
   /**
    * What the other side's certificate must name: a DNS name or an IP address. Default, where it connects: the host
    * that is connected to; where it listens: not checked.
    */
-  serverName?: string
+  servername?: string
 }
 
 /**
@@ -218,12 +218,12 @@ function pem(value: unknown, what: string): string {
 
 function tlsOf(value: unknown): NativeTls | undefined {
   if (value === undefined) return undefined
-  const { ca, certificate, key, serverName } = object(value, 'tls')
+  const { ca, cert, key, servername } = object(value, 'tls')
   return {
     ca: pem(ca, 'tls.ca'),
-    certificate: pem(certificate, 'tls.certificate'),
+    certificate: pem(cert, 'tls.cert'),
     key: pem(key, 'tls.key'),
-    serverName: serverName === undefined ? '' : text(serverName, 'tls.serverName')
+    serverName: servername === undefined ? '' : text(servername, 'tls.servername')
   }
 }
 

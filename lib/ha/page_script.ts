@@ -40,7 +40,7 @@ export const script = String.raw`
     const s = Math.max(0, (Date.now() - Date.parse(iso)) / 1000);
     return s < 90 ? number(s, 0) + ' s' : s < 5400 ? number(s / 60, 0) + ' min' : number(s / 3600, 1) + ' h';
   };
-  const gone = source => source.code === 'UNREACHABLE';
+  const gone = source => source.state === 'ended' && ['UNREACHABLE', 'KILLED'].includes(source.code);
   const runs = source => !gone(source) && (source.role === 'primary'
     ? !['halted', 'ended'].includes(source.state) : source.state === 'live');
 
@@ -163,7 +163,7 @@ export const script = String.raw`
     made.box.dataset.tone = unreachable ? 'bad' : tones[source.state] || 'idle';
     made.box.dataset.state = source.state;
     made.box.dataset.gone = unreachable ? 'yes' : 'no';
-    made.pill.textContent = unreachable ? 'unreachable' : source.state;
+    made.pill.textContent = unreachable ? source.code.toLowerCase() : source.state;
     const machine = source.machine ? ' · machine ' + source.machine.state : '';
     made.role.textContent = (unreachable ? 'was ' : '') + (source.role === 'primary' ? 'primary: runs the machine'
       : source.state === 'live' ? 'survivor: runs the machine' : 'backup: follows the machine') + (unreachable ? '' : machine);

@@ -290,7 +290,9 @@ export class Protection implements HaSource, AsyncDisposable {
     const { native: options, arbiter } = this.#settings
     let end: SessionEnd | undefined
     let isProtected = false
+    let connected = false
     const news = (): void => {
+      if (!connected) return
       this.#side.session = native.view().session
       for (const one of native.take()) {
         if (typeof one === 'string') {
@@ -308,6 +310,7 @@ export class Protection implements HaSource, AsyncDisposable {
         this.#side.enter(state, code, message, at)
       }
       this.#progress.wake()
+      this.#side.wake()
     }
     let native!: NativeProtection
     try {
@@ -320,8 +323,11 @@ export class Protection implements HaSource, AsyncDisposable {
       )
       this.#native = native
       await haErrors(() => native.begin())
+      connected = true
       this.#side.peer = address
       this.#answered = true
+      this.#side.enter('syncing', 'COPYING', `memory and disks go to ${address}`)
+      news()
       this.#begin()
       await this.#side.until(() => end, this.#stop.signal).catch(() => undefined)
     } catch (error) {
@@ -346,8 +352,8 @@ export class Protection implements HaSource, AsyncDisposable {
     }
     if (last && last.state !== 'halted') {
       if (!isProtected) {
-        this.#side.code = last.code
-        this.#side.message = last.message
+        if (this.state === 'syncing')
+          this.#side.enter(this.#wasProtected ? 'unprotected' : 'connecting', last.code, last.message)
         return new HaError(last.message || `the copy ended: ${last.code}`, { code: last.code })
       }
       if (finalStates.includes(this.machine.state)) this.#side.enter('ended', last.code, last.message)

@@ -261,7 +261,9 @@ export class Standby implements HaSource, AsyncDisposable {
   async #follow(caller: NativeCaller): Promise<void> {
     const side = this.#side
     let end: HaState | undefined
+    let begun = false
     const news = (): void => {
+      if (!begun) return
       side.session = native.view().session
       for (const one of native.take()) {
         if (typeof one === 'string') {
@@ -303,6 +305,9 @@ export class Standby implements HaSource, AsyncDisposable {
         )
         this.#native = native
         await haErrors(() => native.begin())
+        begun = true
+        side.enter('syncing', 'COPYING', `memory and disks come from ${side.peer}`)
+        news()
         await side.until(() => end ?? (this.#closed ? 'ended' : undefined))
         return native.machine()
       })
