@@ -21,6 +21,19 @@ struct Scissors {
   void cut() { ::shutdown(fds[0], SHUT_RDWR); }
 };
 
+// Until the guest halts with nothing to do. A boundary is tried to be left between two looks.
+void wait_idle(Machine& machine) {
+  for (uint64_t before = 0;;) {
+    uint64_t halted = 0;
+    machine.call(machine::At::kAnywhere, [&] {
+      if (machine.at_boundary() && machine.vcpu()->run_page()->exit_reason == KVM_EXIT_HLT)
+        halted = machine.boundary();
+    });
+    if (halted != 0 && halted == before) return;
+    before = halted;
+  }
+}
+
 TEST(Ha, TheBackupGoesOnWhereThePrimaryWas) {
   NEED_KVM();
   Pair pair(system_);
@@ -30,6 +43,7 @@ TEST(Ha, TheBackupGoesOnWhereThePrimaryWas) {
   ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 500)) << pair.text();
   ASSERT_TRUE(pair.users->settle());
   pair.users->forget_machine();
+  wait_idle(*pair.machine);
   pair.arbiter.only("backup");
   scissors.cut();
   ASSERT_EQ(pair.backup->wait_settled(60s), State::kLive) << pair.text();
@@ -40,8 +54,7 @@ TEST(Ha, TheBackupGoesOnWhereThePrimaryWas) {
   auto survivor = pair.backup->machine();
   while (survivor->boundary() < pair.machine->boundary()) std::this_thread::yield();
   EXPECT_EQ(survivor->state_digest(), pair.machine->state_digest());
-  pair.users->use(survivor);
-  EXPECT_TRUE(pair.users->nothing_lost());
+  EXPECT_TRUE(pair.users->move_to(survivor));
 }
 
 TEST(Ha, KilledAtAnyMomentNothingAcknowledgedIsLost) {
@@ -57,11 +70,371 @@ TEST(Ha, KilledAtAnyMomentNothingAcknowledgedIsLost) {
     scissors.cut();
     ASSERT_EQ(pair.backup->wait_settled(60s), State::kLive) << pair.text();
     ASSERT_TRUE(pair.primary_events.wait(State::kHalted)) << pair.text();
-    pair.users->use(pair.backup->machine());
+    EXPECT_TRUE(pair.users->move_to(pair.backup->machine())) << pair.text();
     ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 200)) << pair.text();
     ASSERT_TRUE(pair.users->settle());
+  }
+}
+
+// Protected under load, then cut; neither side is told who shall win.
+struct Torn : Pair {
+  using Pair::Pair;
+  Scissors scissors;
+  testing::AssertionResult begin() {
+    boot();
+    if (auto protected_ = protect_it(std::move(scissors.ends)); !protected_) return protected_;
+    if (!users->wait_acknowledged(users->acknowledged() + 100)) return testing::AssertionFailure() << text();
+    return testing::AssertionSuccess();
+  }
+  testing::AssertionResult works_on(const std::shared_ptr<Machine>& survivor) {
+    if (auto known = users->move_to(survivor); !known) return known << text();
+    if (users->wait_acknowledged(users->acknowledged() + 100) && users->settle())
+      return testing::AssertionSuccess();
+    return testing::AssertionFailure() << "nobody works\n" << text();
+  }
+};
+
+TEST(Ha, BothSuspectAtOnceAndOneGoesOn) {
+  NEED_KVM();
+  Torn pair(system_);
+  ASSERT_TRUE(pair.begin());
+  pair.scissors.cut();
+  auto backup = pair.backup->wait_settled(60s);
+  ASSERT_TRUE(backup) << pair.text();
+  const bool backup_won = pair.arbiter.winner(pair.primary->session()) == "backup";
+  EXPECT_EQ(*backup, backup_won ? State::kLive : State::kHalted) << pair.text();
+  ASSERT_TRUE(pair.primary_events.wait(backup_won ? State::kHalted : State::kUnprotected)) << pair.text();
+  EXPECT_EQ(pair.machine->state(), backup_won ? machine::State::kStopped : machine::State::kRunning);
+  EXPECT_TRUE(pair.works_on(backup_won ? pair.backup->machine() : pair.machine));
+  EXPECT_TRUE(pair.users->nothing_lost()) << pair.text();
+}
+
+TEST(Ha, ThePrimaryGoesOnUnprotectedWhenItWins) {
+  NEED_KVM();
+  Torn pair(system_);
+  ASSERT_TRUE(pair.begin());
+  pair.arbiter.only("primary");
+  pair.scissors.cut();
+  ASSERT_TRUE(pair.primary_events.wait(State::kUnprotected)) << pair.text();
+  ASSERT_EQ(pair.backup->wait_settled(60s), State::kHalted) << pair.text();
+  EXPECT_EQ(pair.backup->machine()->reason(), Reason::kFenced);
+  EXPECT_EQ(pair.primary->stats().held_outputs, 0u);
+  EXPECT_FALSE(pair.machine->recorded());
+  EXPECT_TRUE(pair.works_on(pair.machine));
+  EXPECT_TRUE(pair.users->nothing_lost());
+  EXPECT_EQ(pair.backup_listener->packets.load(), 0u);
+}
+
+TEST(Ha, ThePrimaryStopsWithoutABackupWhereThatIsThePolicy) {
+  NEED_KVM();
+  Torn pair(system_);
+  pair.protect.on_loss = ProtectOptions::Loss::kStop;
+  ASSERT_TRUE(pair.begin());
+  pair.arbiter.only("primary");
+  pair.scissors.cut();
+  ASSERT_TRUE(pair.primary_events.wait(State::kUnprotected)) << pair.text();
+  EXPECT_EQ(pair.machine->state(), machine::State::kPaused);
+  EXPECT_EQ(pair.machine->reason(), Reason::kUnprotected);
+  pair.machine->resume();
+  EXPECT_TRUE(pair.works_on(pair.machine));
+}
+
+TEST(Ha, NobodyTakesARiskWhileTheArbiterDoesNotAnswer) {
+  NEED_KVM();
+  for (const std::string winner : {"primary", "backup"}) {
+    Torn pair(system_);
+    ASSERT_TRUE(pair.begin());
+    pair.arbiter.unreachable(true);
+    pair.scissors.cut();
+    ASSERT_TRUE(pair.primary_events.wait(State::kWaiting)) << pair.text();
+    ASSERT_TRUE(pair.backup_events.wait(State::kWaiting)) << pair.text();
+    EXPECT_EQ(pair.machine->state(), machine::State::kPaused);
+    EXPECT_EQ(pair.machine->reason(), Reason::kInDoubt);
+    const uint64_t seen = pair.users->replies();
+    EXPECT_EQ(pair.backup_listener->packets.load(), 0u);
+    EXPECT_EQ(pair.users->replies(), seen);
+    pair.arbiter.only(winner);
+    pair.arbiter.unreachable(false);
+    const bool backup_won = winner == "backup";
+    ASSERT_EQ(pair.backup->wait_settled(60s), backup_won ? State::kLive : State::kHalted) << pair.text();
+    ASSERT_TRUE(pair.primary_events.wait(backup_won ? State::kHalted : State::kUnprotected)) << pair.text();
+    EXPECT_TRUE(pair.works_on(backup_won ? pair.backup->machine() : pair.machine));
     EXPECT_TRUE(pair.users->nothing_lost()) << pair.text();
   }
+}
+
+TEST(Ha, ClosedWhileTheArbiterDoesNotAnswerNobodyRuns) {
+  NEED_KVM();
+  Torn pair(system_);
+  ASSERT_TRUE(pair.begin());
+  pair.arbiter.unreachable(true);
+  pair.scissors.cut();
+  ASSERT_TRUE(pair.primary_events.wait(State::kWaiting)) << pair.text();
+  ASSERT_TRUE(pair.backup_events.wait(State::kWaiting)) << pair.text();
+  pair.backup->close();
+  pair.primary->close();
+  EXPECT_EQ(pair.backup->state(), State::kEnded);
+  EXPECT_EQ(pair.primary->state(), State::kEnded);
+  EXPECT_EQ(pair.machine->state(), machine::State::kPaused);
+  EXPECT_EQ(pair.backup->machine()->state(), machine::State::kStopped);
+}
+
+TEST(Ha, SilenceIsNoticed) {
+  NEED_KVM();
+  for (const std::string winner : {"backup", "primary"}) {
+    Pair pair(system_);
+    pair.protect.heartbeats = pair.follow.heartbeats = {2000us, 100ms, 100ms};
+    pair.boot();
+    auto cable = std::make_shared<Cable>();
+    auto [left, right] = streams();
+    ASSERT_TRUE(pair.protect_it(
+        {std::make_unique<wire::Channel>(std::make_unique<CuttableStream>(std::move(left), cable)),
+         std::make_unique<wire::Channel>(std::make_unique<CuttableStream>(std::move(right), cable))}));
+    ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 50));
+    pair.arbiter.only(winner);
+    cable->cut.store(true);
+    const bool backup_won = winner == "backup";
+    ASSERT_EQ(pair.backup->wait_settled(60s), backup_won ? State::kLive : State::kHalted) << pair.text();
+    ASSERT_TRUE(pair.primary_events.wait(backup_won ? State::kHalted : State::kUnprotected)) << pair.text();
+    auto timeline = backup_won ? pair.backup->timeline() : pair.primary->timeline();
+    ASSERT_TRUE(timeline);
+    EXPECT_GE(timeline->detected_ns - timeline->last_heard_ns, 90'000'000u);
+    EXPECT_TRUE(pair.users->move_to(backup_won ? pair.backup->machine() : pair.machine)) << pair.text();
+    ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 50));
+    ASSERT_TRUE(pair.users->settle());
+  }
+}
+
+TEST(Ha, HandsOverAsPlanned) {
+  NEED_KVM();
+  Torn pair(system_);
+  ASSERT_TRUE(pair.begin());
+  pair.primary->hand_over();
+  EXPECT_EQ(pair.primary->state(), State::kEnded);
+  EXPECT_EQ(pair.primary_events.code(State::kEnded), "HAND_OVER");
+  EXPECT_EQ(pair.machine->state(), machine::State::kStopped);
+  EXPECT_EQ(pair.machine->reason(), Reason::kHandedOver);
+  ASSERT_EQ(pair.backup->wait_settled(60s), State::kLive) << pair.text();
+  EXPECT_EQ(pair.arbiter.winner(pair.backup->session()), "backup");
+  EXPECT_THROW(pair.primary->hand_over(), Error);
+  EXPECT_TRUE(pair.works_on(pair.backup->machine()));
+}
+
+TEST(Ha, AHandOverThatTheBackupLosesFailsAndThePrimaryGoesOn) {
+  NEED_KVM();
+  Torn pair(system_);
+  ASSERT_TRUE(pair.begin());
+  pair.arbiter.only("primary");
+  EXPECT_THROW(pair.primary->hand_over(), Error);
+  ASSERT_TRUE(pair.primary_events.wait(State::kUnprotected)) << pair.text();
+  ASSERT_EQ(pair.backup->wait_settled(60s), State::kHalted) << pair.text();
+  EXPECT_EQ(pair.machine->state(), machine::State::kRunning);
+  EXPECT_TRUE(pair.works_on(pair.machine));
+}
+
+TEST(Ha, EndsInPeaceFromEitherSideAndAsksNobody) {
+  NEED_KVM();
+  for (bool by_primary : {true, false}) {
+    Torn pair(system_);
+    ASSERT_TRUE(pair.begin());
+    if (by_primary)
+      pair.primary->close();
+    else
+      pair.backup->close();
+    ASSERT_TRUE(pair.primary_events.wait(State::kUnprotected)) << pair.text();
+    EXPECT_EQ(pair.primary_events.code(State::kUnprotected), "CLOSED");
+    ASSERT_TRUE(pair.backup_events.wait(State::kEnded)) << pair.text();
+    EXPECT_EQ(pair.backup_events.code(State::kEnded), "CLOSED");
+    EXPECT_EQ(pair.arbiter.winner(pair.primary->session()), "");
+    EXPECT_TRUE(pair.works_on(pair.machine));
+    EXPECT_TRUE(pair.users->nothing_lost());
+  }
+}
+
+TEST(Ha, AGuestThatEndsEndsBothSides) {
+  NEED_KVM();
+  for (bool by_owner : {true, false}) {
+    Pair pair(system_);
+    if (by_owner) {
+      pair.boot();
+    } else {
+      machine::MachineConfig config;
+      config.memory_size = 16u << 20;
+      pair.machine = Machine::create(pair.system, config, guest_image("hello"), pair.primary_listener);
+    }
+    ASSERT_TRUE(pair.protect_it());
+    if (by_owner)
+      pair.machine->stop();
+    else
+      pair.machine->start();
+    ASSERT_TRUE(pair.backup_events.wait(State::kEnded)) << pair.text();
+    ASSERT_TRUE(pair.primary_events.wait(State::kEnded)) << pair.text();
+    EXPECT_EQ(pair.primary_events.code(State::kEnded), "GUEST_ENDED");
+    EXPECT_EQ(pair.backup_events.code(State::kEnded), "GUEST_ENDED");
+    EXPECT_EQ(pair.arbiter.winner(pair.primary->session()), "");
+    EXPECT_EQ(pair.machine->reason(), by_owner ? Reason::kRequested : Reason::kPowerOff);
+    if (!by_owner) {
+      EXPECT_EQ(pair.backup->machine()->reason(), Reason::kPowerOff);
+      EXPECT_NE(pair.primary_listener->console().find("hello"), std::string::npos);
+      EXPECT_EQ(pair.backup_listener->console(), "");
+    }
+  }
+}
+
+// Live by failover, hand-over or a cut, five times in a row, each time with a new backup.
+TEST(Ha, IsProtectedAgainAndAgain) {
+  NEED_KVM();
+  Pair pair(system_);
+  pair.boot();
+  std::set<std::string> sessions;
+  std::vector<std::unique_ptr<Primary>> former;
+  for (int hop = 0; hop < 5; ++hop) {
+    Scissors scissors;
+    Events primary_events, backup_events;
+    pair.protect.on_event = primary_events.take();
+    pair.follow.on_event = backup_events.take();
+    pair.follow.adjust = [&, hop](machine::MachineConfig& config) {
+      for (auto& disk : config.disks) disk.path = pair.dir.file("hop" + std::to_string(hop));
+    };
+    auto backup = Backup::follow(pair.system, std::move(scissors.ends.backup), pair.follow);
+    auto primary = Primary::protect(pair.machine, std::move(scissors.ends.primary), pair.protect);
+    ASSERT_TRUE(primary_events.wait(State::kProtected)) << primary_events.text() << backup_events.text();
+    EXPECT_TRUE(sessions.insert(primary->session()).second);
+    ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 100));
+    if (hop % 2) {
+      primary->hand_over();
+    } else {
+      pair.arbiter.only("backup");
+      scissors.cut();
+    }
+    ASSERT_EQ(backup->wait_settled(60s), State::kLive) << primary_events.text() << backup_events.text();
+    ASSERT_TRUE(primary_events.wait(hop % 2 ? State::kEnded : State::kHalted)) << primary_events.text();
+    pair.machine = backup->machine();
+    primary.reset();
+    backup.reset();
+    EXPECT_TRUE(pair.users->move_to(pair.machine)) << hop;
+  }
+  ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 100));
+  ASSERT_TRUE(pair.users->settle());
+}
+
+TEST(Ha, BeforeThereIsProtectionALossChangesNothing) {
+  NEED_KVM();
+  for (const std::string where : {"hello", "copied", "state-sent"}) {
+    Pair pair(system_);
+    pair.boot();
+    Scissors scissors;
+    pair.protect.on_step = [&](const char* step) {
+      if (step == where) scissors.cut();
+    };
+    pair.backup = Backup::follow(pair.system, std::move(scissors.ends.backup), pair.follow);
+    pair.primary = Primary::protect(pair.machine, std::move(scissors.ends.primary), pair.protect);
+    ASSERT_TRUE(pair.primary_events.wait(State::kEnded)) << where << pair.text();
+    ASSERT_EQ(pair.backup->wait_settled(60s), State::kEnded) << where << pair.text();
+    EXPECT_EQ(pair.arbiter.winner(pair.primary->session()), "") << where;
+    EXPECT_EQ(pair.machine->state(), machine::State::kRunning) << where;
+    EXPECT_FALSE(pair.machine->recorded());
+    EXPECT_EQ(pair.backup_listener->packets.load(), 0u);
+    ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 100));
+    // It can be tried again.
+    pair.primary.reset();
+    pair.protect.on_step = nullptr;
+    Events again;
+    pair.protect.on_event = again.take();
+    auto ends = connect_ends();
+    auto backup = Backup::follow(pair.system, std::move(ends.backup), pair.follow);
+    auto primary = Primary::protect(pair.machine, std::move(ends.primary), pair.protect);
+    EXPECT_TRUE(again.wait(State::kProtected)) << again.text();
+    pair.users->settle();
+  }
+}
+
+// ---- What must not go unnoticed
+
+TEST(HaNegative, AGuestThatStraysEndsItsProtection) {
+  NEED_KVM();
+  Pair pair(system_);
+  machine::MachineConfig config;
+  config.memory_size = 16u << 20;
+  config.command_line = "only=rdtsc repeat=100000";
+  pair.machine = Machine::create(pair.system, config, guest_image("probe"), pair.primary_listener);
+  ASSERT_TRUE(pair.protect_it());
+  pair.machine->start();
+  ASSERT_TRUE(pair.backup_events.wait(State::kEnded)) << pair.text();
+  EXPECT_EQ(pair.backup_events.code(State::kEnded), "DIVERGED") << pair.text();
+  ASSERT_TRUE(pair.primary_events.wait(State::kUnprotected)) << pair.text();
+  EXPECT_EQ(pair.primary_events.code(State::kUnprotected), "DIVERGED");
+  EXPECT_EQ(pair.arbiter.winner(pair.primary->session()), "");
+  // The guest goes on, with all that it said.
+  pair.machine->stop();
+}
+
+TEST(HaNegative, ARecordThatIsNotSentIsFound) {
+  NEED_KVM();
+  Pair pair(system_);
+  pair.protect.planted.drop_record = 2000;
+  pair.boot();
+  ASSERT_TRUE(pair.protect_it());
+  ASSERT_TRUE(pair.backup_events.wait(State::kEnded)) << pair.text();
+  EXPECT_EQ(pair.backup_events.code(State::kEnded), "DIVERGED") << pair.text();
+  ASSERT_TRUE(pair.primary_events.wait(State::kUnprotected)) << pair.text();
+}
+
+// Cut at once after users were told of more than the backup knows.
+TEST(HaNegative, WithoutTheOutputRuleAcknowledgedOperationsAreLost) {
+  NEED_KVM();
+  Pair pair(system_);
+  pair.protect.planted.no_output_rule = true;
+  pair.boot();
+  auto cable = std::make_shared<Cable>();
+  auto [left, right] = streams();
+  pair.protect.heartbeats = pair.follow.heartbeats = {2000us, 200ms, 200ms};
+  ASSERT_TRUE(pair.protect_it(
+      {std::make_unique<wire::Channel>(std::make_unique<CuttableStream>(std::move(left), cable)),
+       std::make_unique<wire::Channel>(std::move(right))}));
+  ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 50));
+  pair.arbiter.only("backup");
+  cable->cut.store(true);
+  // The users go on being answered, though nothing leaves for the backup.
+  ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 50));
+  ASSERT_EQ(pair.backup->wait_settled(60s), State::kLive) << pair.text();
+  ASSERT_TRUE(pair.primary_events.wait(State::kHalted)) << pair.text();
+  EXPECT_FALSE(pair.users->move_to(pair.backup->machine()));
+}
+
+TEST(HaNegative, AnArbiterThatSaysYesTwiceLetsTwoLive) {
+  NEED_KVM();
+  Torn pair(system_);
+  pair.arbiter.yes_to_all();
+  ASSERT_TRUE(pair.begin());
+  pair.scissors.cut();
+  EXPECT_EQ(pair.backup->wait_settled(60s), State::kLive);
+  EXPECT_TRUE(pair.primary_events.wait(State::kUnprotected));
+}
+
+TEST(Ha, RefusesWhatCannotBeProtected) {
+  NEED_KVM();
+  Pair pair(system_);
+  pair.boot();
+  auto code = [&](ProtectOptions options) {
+    try {
+      Primary::protect(pair.machine, std::move(connect_ends().primary), options);
+    } catch (const Error& error) {
+      return error.code();
+    }
+    return std::string("none");
+  };
+  ProtectOptions none = pair.protect;
+  none.arbiter = nullptr;
+  EXPECT_EQ(code(none), "BAD_CONFIG");
+  ProtectOptions hasty = pair.protect;
+  hasty.heartbeats = {2000us, 1000us, 1000us};
+  EXPECT_EQ(code(hasty), "BAD_CONFIG");
+  ASSERT_TRUE(pair.protect_it());
+  EXPECT_EQ(code(pair.protect), "BAD_STATE");
+  pair.machine->stop();
+  ASSERT_TRUE(pair.primary_events.wait(State::kEnded));
+  EXPECT_EQ(code(pair.protect), "BAD_STATE");
 }
 
 }  // namespace

@@ -80,18 +80,31 @@ class Users {
     quiet_ = false;
     for (uint16_t user = 0; user < users_.size(); ++user) send(user);
   }
+  // As use(), having looked whether the guest there knows all that the users were told: it takes any later
+  // request for the next one.
+  testing::AssertionResult move_to(std::shared_ptr<Machine> machine) {
+    {
+      std::lock_guard lock(mutex_);
+      machine_ = machine;
+    }
+    auto result = nothing_lost();
+    use(std::move(machine));
+    return result;
+  }
   // What the guest knows of each user is what the user was told.
   testing::AssertionResult nothing_lost() {
     std::unique_lock lock(mutex_);
     known_.clear();
+    // They may go on meanwhile.
+    const auto told = users_;
     for (uint16_t user = 0; user < users_.size(); ++user)
       machine_->send_packet(0, mail::request(MAILROOM_LIST, user, 0, users_[user].session));
     if (!wake_.wait_for(lock, 60s, [&] { return known_.size() == users_.size(); }))
       return testing::AssertionFailure() << "only " << known_.size() << " users got an answer";
     for (uint16_t user = 0; user < users_.size(); ++user)
-      if (known_[user] < users_[user].acknowledged)
+      if (known_[user] < told[user].acknowledged)
         return testing::AssertionFailure()
-               << "user " << user << " was told that " << users_[user].acknowledged
+               << "user " << user << " was told that " << told[user].acknowledged
                << " operations were done, but the guest knows of " << known_[user];
     if (refused_) return testing::AssertionFailure() << refused_ << " operations were refused";
     return testing::AssertionSuccess();

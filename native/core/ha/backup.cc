@@ -124,6 +124,7 @@ class BackupSession final : public Backup {
   void receive_machine();
   void follow();
   void begin_replay();
+  void finish_replay();
   void report(FrameType type);
   void on_beat(const PrimaryBeat& beat);
   void look_at_replica();
@@ -266,6 +267,7 @@ void BackupSession::follow() {
       case FrameType::kGoodbye: {
         const auto goodbye = decode_goodbye(frame->payload);
         // The answer: only then the primary may go on without asking anybody.
+        if (goodbye.code == kGuestEnded) finish_replay();
         if (!renounce(goodbye.code, goodbye.message)) throw Error("PROTOCOL", "a goodbye too late");
         end(goodbye.code, "the primary ended the protection: " + goodbye.message);
         return;
@@ -292,6 +294,13 @@ void BackupSession::begin_replay() {
   listener_->expect_running();
   machine_->resume();
   replaying_.store(true);
+}
+
+// The log is whole: to its end, while the primary waits and hears of us.
+void BackupSession::finish_replay() {
+  handing_over_.store(true);
+  log_.finish();
+  if (replaying_.load()) listener_->wait_stopped([this] { return closing(); });
 }
 
 void BackupSession::report(FrameType type) {
@@ -439,12 +448,10 @@ std::optional<migrate::Claim> BackupSession::claim(const std::string& why) {
 // The log has ended in order: its state is compared with the primary's before anything is claimed.
 void BackupSession::hand_over() {
   status_.step("handing-over");
-  handing_over_.store(true);
-  log_.finish();
   Timeline timeline;
   timeline.last_heard_ns = timeline.detected_ns = now_ns();
   timeline.cause = "HAND_OVER";
-  listener_->wait_stopped([this] { return closing(); });
+  finish_replay();
   if (!replayer_->ended() || replayer_->divergence()) {
     renounce("DIVERGED", replayer_->divergence() ? replayer_->divergence()->message : "the log has no end");
     return end("DIVERGED", "the replica's state is not the primary's");
@@ -512,7 +519,7 @@ void BackupSession::go_live(Timeline& timeline, const std::string& code, const s
   timeline.live_ns = now_ns();
   status_.set_timeline(timeline);
   if (over) {
-    status_.enter(State::kEnded, "GUEST_ENDED", "the guest ended before the primary was lost");
+    status_.enter(State::kEnded, kGuestEnded, "the guest ended before the primary was lost");
   } else {
     status_.enter(State::kLive, code, message);
     status_.step("live");

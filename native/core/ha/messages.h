@@ -32,6 +32,9 @@ struct Goodbye {
   std::string message;
 };
 
+// The code of a goodbye, and of the event, when there is nothing left to protect.
+inline constexpr char kGuestEnded[] = "GUEST_ENDED";
+
 std::vector<uint8_t> encode(const PrimaryBeat& beat);
 std::vector<uint8_t> encode(const BackupReport& report);
 std::vector<uint8_t> encode(const Goodbye& goodbye);

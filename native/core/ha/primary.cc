@@ -83,7 +83,7 @@ class PrimarySession final : public Primary {
 
   // The connection's end, by whichever cause; nothing is received any more.
   void lose(const std::string& code, const std::string& message);
-  void go_on(State state, const std::string& code, const std::string& message);
+  void go_on(State state, const std::string& code, const std::string& message, Timeline* timeline = nullptr);
   void fence(State state, Reason reason, const std::string& code, const std::string& message);
   void stand_still();
   // False: closed meanwhile.
@@ -245,7 +245,7 @@ void PrimarySession::receive() {
         const bool closing = closing_;
         lock.unlock();
         go_on(ended ? State::kEnded : State::kUnprotected,
-              ended     ? "GUEST_ENDED"
+              ended     ? kGuestEnded
               : closing ? "CLOSED"
                         : goodbye.code,
               ended     ? "the guest has ended"
@@ -290,7 +290,7 @@ void PrimarySession::on_report(const BackupReport& report) {
   if (said_last_ || !gate_.empty()) return;
   if (records >= ends_at_.load()) {
     said_last_ = true;
-    channel_->send(FrameType::kGoodbye, encode(Goodbye{"GUEST_ENDED", "the guest has ended"}));
+    channel_->send(FrameType::kGoodbye, encode(Goodbye{kGuestEnded, "the guest has ended"}));
   } else if (records >= hands_over_at_.load()) {
     said_last_ = true;
     std::unique_lock lock(mutex_);
@@ -403,13 +403,12 @@ void PrimarySession::lose(const std::string& code, const std::string& message) {
   timeline.boundary = machine_->boundary();
   timeline.reissued_packets = gate_.held();
   const bool ended = ends_at_.load() != ~uint64_t{0};
-  go_on(ended ? State::kEnded : State::kUnprotected, ended ? "GUEST_ENDED" : code, message);
-  timeline.live_ns = now_ns();
-  status_.set_timeline(timeline);
+  go_on(ended ? State::kEnded : State::kUnprotected, ended ? kGuestEnded : code, message, &timeline);
 }
 
 // The machine goes on without a backup: what is held goes out first.
-void PrimarySession::go_on(State state, const std::string& code, const std::string& message) {
+void PrimarySession::go_on(State state, const std::string& code, const std::string& message,
+                           Timeline* timeline) {
   const bool handing = hands_over_at_.load() != ~uint64_t{0};
   const bool stop =
       state == State::kUnprotected && options_.on_loss == ProtectOptions::Loss::kStop && code != "CLOSED";
@@ -432,6 +431,10 @@ void PrimarySession::go_on(State state, const std::string& code, const std::stri
     } catch (const Error&) {
       // Nobody reads it.
     }
+  }
+  if (timeline) {
+    timeline->live_ns = now_ns();
+    status_.set_timeline(*timeline);
   }
   status_.enter(state, code, message);
   status_.step("unprotected");
