@@ -57,6 +57,69 @@ inline std::shared_ptr<machine::Machine> boot_dirtier(const std::shared_ptr<kvm:
   return machine;
 }
 
+struct Moved {
+  MigrateResult sent;
+  ReceiveResult received;
+  std::string source_code = "none", destination_code = "none";
+  std::string source_text, destination_text;
+};
+
+// Both sides, each in a thread. `started` is given the migration before it runs.
+inline Moved move(const std::shared_ptr<kvm::System>& system,
+                  const std::shared_ptr<machine::Machine>& machine, MigrateOptions send, ReceiveOptions take,
+                  Ends ends = connect_ends(), const std::function<void(Migration&)>& started = {}) {
+  Moved moved;
+  auto destination = std::async(std::launch::async, [&] {
+    try {
+      moved.received = receive(system, *ends.destination, std::move(take));
+    } catch (const Error& error) {
+      moved.destination_code = error.code();
+      moved.destination_text = error.what();
+    }
+    ends.destination->close();
+  });
+  try {
+    Migration migration(machine, std::move(ends.source), std::move(send));
+    if (started) started(migration);
+    moved.sent = migration.run();
+  } catch (const Error& error) {
+    moved.source_code = error.code();
+    moved.source_text = error.what();
+  }
+  destination.get();
+  return moved;
+}
+
+// With the first disk's image there, if it is another one.
+inline ReceiveOptions take(std::shared_ptr<machine::Listener> listener, const std::string& disk = "") {
+  ReceiveOptions options;
+  options.listener = std::move(listener);
+  if (!disk.empty())
+    options.adjust = [disk](machine::MachineConfig& config) { config.disks.at(0).path = disk; };
+  return options;
+}
+
+#define ASSERT_MOVED(moved)                                      \
+  ASSERT_EQ((moved).source_code, "none") << (moved).source_text; \
+  ASSERT_EQ((moved).destination_code, "none") << (moved).destination_text
+
+// It runs: a round of the dirtier comes to its end. (Its listener hears of each.)
+inline bool goes_on(machine::TestListener& listener) {
+  size_t before = 0;
+  {
+    std::lock_guard lock(listener.mutex_);
+    before = listener.markers_.size();
+  }
+  return listener.wait([&] { return listener.markers_.size() > before + 1; });
+}
+
+// No page of it is watched any more: writes cost nothing.
+inline bool tracked(const machine::Machine& machine) {
+  for (const kvm::Slot& slot : machine.vm()->slots())
+    if (slot.flags & KVM_MEM_LOG_DIRTY_PAGES) return true;
+  return false;
+}
+
 // Users of one mailroom, each one request at a time and again until it is answered, wherever it runs.
 class MailUsers {
  public:

@@ -317,7 +317,9 @@ struct Sender::Impl {
     const double span = seconds(harvested.ended_ns - harvested.started_ns);
     update([&](Progress& p) {
       p.remaining_pages = dirty::popcount(pages);
-      p.dirty_pages_per_second = span > 0 ? static_cast<double>(slot.pages) / span : 0;
+      // The stop follows its last harvest at once: that says nothing.
+      if (p.phase == Progress::Phase::kMemory && span > 0)
+        p.dirty_pages_per_second = static_cast<double>(slot.pages) / span;
     });
   }
 
