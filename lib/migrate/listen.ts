@@ -5,7 +5,7 @@ import { nativeMigrations, type NativeIncoming, type NativeListener, type Native
 import { migrateErrors, MigrateError } from './errors.js'
 import { nativeListenOptions, nativeReceiveOptions, type ListenOptions, type ReceiveOptions } from './options.js'
 import type { MigrationProgress, MigrationRound } from './progress.js'
-import { Watch } from './watch.js'
+import { Wake, Watch, type Ear } from './watch.js'
 
 /**
  * A machine that arrived.
@@ -39,6 +39,7 @@ export class IncomingMigration implements AsyncIterable<MigrationProgress> {
   readonly done: Promise<ReceivedMachine>
   readonly #native: NativeIncoming
   readonly #watch: Watch
+  readonly #ear: Ear = { heard: () => this.#watch.hear(this.#native.take()) }
   #cancelled: { reason: unknown } | undefined
 
   /** @internal */
@@ -79,10 +80,10 @@ export class IncomingMigration implements AsyncIterable<MigrationProgress> {
     const native = this.#native
     let result: NativeReceiveResult | undefined
     try {
+      const wake = new Wake()
+      wake.to(this.#ear)
       const machine = await Machine.around(async notify => {
-        result = await migrateErrors(() =>
-          native.receive(options, () => this.#watch.hear(native.take()), notify)
-        )
+        result = await migrateErrors(() => native.receive(options, wake.call, notify))
         return result.machine
       })
       const { session, digest, progress } = result as unknown as NativeReceiveResult
@@ -110,14 +111,17 @@ export class MigrationListener implements AsyncIterable<IncomingMigration>, Asyn
   readonly address: string
   readonly #native: NativeListener
   readonly #options: ReceiveOptions
+  /** Kept as long as this. */
+  readonly #ear: Ear
   /** One asks the addon at a time; who gives up leaves what comes to the next one. */
   #next: Promise<NativeIncoming | undefined> | undefined
   #turn: Promise<unknown> = Promise.resolve()
   #closing: Promise<void> | undefined
 
   /** @internal */
-  constructor(native: NativeListener, options: ReceiveOptions) {
+  constructor(native: NativeListener, options: ReceiveOptions, ear: Ear) {
     this.#native = native
+    this.#ear = ear
     this.#options = options
     this.address = migrateErrors(() => native.address())
   }
@@ -191,6 +195,7 @@ export class MigrationListener implements AsyncIterable<IncomingMigration>, Asyn
       await migrateErrors(() => this.#native.close())
       // A connection that was taken from the network and that nobody wanted any more.
       const left = await this.#next?.catch(() => undefined)
+      this.#ear.heard()
       this.#next = undefined
       await left?.close()
     })()
@@ -225,11 +230,14 @@ export async function listen(address: string, options: ListenOptions = {}): Prom
   const settings = nativeListenOptions(address, options)
   nativeReceiveOptions(options)
   const { tls: _tls, device: _device, onRefused, ...receive } = options
-  const native = migrateErrors(() =>
-    nativeMigrations.listener(() => {
+  const wake = new Wake()
+  const native = migrateErrors(() => nativeMigrations.listener(wake.call))
+  const ear: Ear = {
+    heard: () => {
       for (const reason of native.takeRefused()) onRefused?.(reason)
-    })
-  )
+    }
+  }
+  wake.to(ear)
   await migrateErrors(() => native.begin(settings))
-  return new MigrationListener(native, receive)
+  return new MigrationListener(native, receive, ear)
 }

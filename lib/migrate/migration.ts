@@ -5,7 +5,7 @@ import { invalid, migrateErrors, MigrateError } from './errors.js'
 import { bytesPerSecond, nativeMigrateOptions, type MigrateOptions } from './options.js'
 import type { MigrationProgress, MigrationRound } from './progress.js'
 import type { Size } from '../kvm/size.js'
-import { Watch } from './watch.js'
+import { Wake, Watch, type Ear } from './watch.js'
 
 /** Handles of machines that move now. */
 const moving = new WeakSet<object>()
@@ -54,6 +54,7 @@ export class Migration implements AsyncIterable<MigrationProgress> {
   readonly done: Promise<MigrationResult>
   readonly #native: NativeMigration
   readonly #watch: Watch
+  readonly #ear: Ear = { heard: () => this.#watch.hear(this.#native.take()) }
   #bandwidth: number
 
   /** @internal */
@@ -67,7 +68,9 @@ export class Migration implements AsyncIterable<MigrationProgress> {
     if (moving.has(handle)) throw new MigrateError('the machine is being migrated already', { code: 'BAD_STATE' })
     this.#bandwidth = settings.bandwidth
     this.#watch = new Watch(options.onStep)
-    const native = migrateErrors(() => nativeMigrations.migration(() => this.#watch.hear(native.take())))
+    const wake = new Wake()
+    wake.to(this.#ear)
+    const native = migrateErrors(() => nativeMigrations.migration(wake.call))
     this.#native = native
     moving.add(handle)
     this.done = this.#run(native.run.bind(native, handle, settings), signal).finally(() => moving.delete(handle))

@@ -3,6 +3,22 @@ import { Stream } from '../stream.js'
 import type { NativeNews } from './addon.js'
 import { decodeProgress, noProgress, Rounds, type MigrationProgress, type MigrationRound, type NativeProgress } from './progress.js'
 
+/** Hears that there is news. Its owner keeps it. @internal */
+export interface Ear {
+  heard: () => void
+}
+
+/** What the addon calls, and keeps: it does not keep the ear, nor what that belongs to. @internal */
+export class Wake {
+  #ear: WeakRef<Ear> | undefined
+  readonly call = (): void => this.#ear?.deref()?.heard()
+
+  /** Once. */
+  to(ear: Ear): void {
+    this.#ear = new WeakRef(ear)
+  }
+}
+
 /** @internal */
 export class Watch {
   progress: MigrationProgress = decodeProgress(noProgress)

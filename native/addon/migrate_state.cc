@@ -88,8 +88,9 @@ void OutgoingState::cancel() {
   std::lock_guard lock(mutex_);
   cancelled_ = true;
   const uint64_t one = 1;
-  // It cannot fail: the counter is far from its end.
-  [[maybe_unused]] ssize_t written = ::write(cancel_.get(), &one, sizeof(one));
+  // It cannot fail: the counter is far from its end. After shutdown() there is none, and nothing to cancel.
+  if (cancel_) [[maybe_unused]]
+    ssize_t written = ::write(cancel_.get(), &one, sizeof(one));
   if (migration_) migration_->cancel();
 }
 
@@ -108,6 +109,8 @@ void OutgoingState::shutdown() {
     if (channel_) channel_->close();
   }
   thread_.stop();
+  std::lock_guard lock(mutex_);
+  cancel_ = Fd();
 }
 
 // ---- IncomingState
