@@ -194,6 +194,36 @@ example(
   'hypertwin backup --listen tcp://0.0.0.0:7200 --arbiter file:/mnt/claims --disk copy.img --tap tap0'
 ).action(run(async () => (await import('./backup.js')).backup))
 
+example(
+  tls(guest(program.command('migrate')))
+    .description('run a guest, and move it to another process while it runs')
+    .requiredOption('--to <address>', 'where `hypertwin receive` listens: tcp://host:port or unix:/path')
+    .addOption(new Option('--after <n>', 'seconds that it runs here first').argParser(args.seconds).default(1))
+    .option('--arbiter <arbiter>', 'who decides when the connection breaks: file:/shared/folder or etcd:http://host:2379')
+    .option('--copy-disks', "send the disks' contents too")
+    .addOption(new Option('--bandwidth <size>', 'at most so many bytes a second, for example 20MiB').argParser(args.memorySize))
+    .addOption(
+      new Option('--max-blackout <ms>', 'how long the machine may stand still').argParser(args.integer(0, 600_000)).default(30)
+    )
+    .option('--must-converge', 'give up when that cannot be reached')
+    .option('--svg <file>', 'write a picture of the rounds')
+    .addOption(json()),
+  'hypertwin migrate dirtier --append rounds=0 --to tcp://10.0.0.2:7100 --svg rounds.svg'
+).action(run(async () => (await import('./migrate.js')).migrate))
+
+example(
+  tls(program.command('receive'))
+    .description('wait for a machine that is moved here, and run it until it ends')
+    .requiredOption('--listen <address>', 'tcp://host:port or unix:/path')
+    .option('--disk <image>', "a disk's image here; may be given several times", args.collect)
+    .option('--tap <interface>', 'a tap interface of this host, - for none; may be given several times', args.collect)
+    .option('--arbiter <arbiter>', 'as the source has it: file:/shared/folder or etcd:http://host:2379')
+    .option('--once', 'end when a migration fails, in place of waiting for the next one')
+    .option('--json', 'one JSON object a line on standard output')
+    .addOption(kvm()),
+  'hypertwin receive --listen tcp://0.0.0.0:7100 --disk mail.img'
+).action(run(async () => (await import('./migrate.js')).receive))
+
 const ha = program.command('ha').description('look at primaries and backups')
 example(
   ha
