@@ -124,25 +124,38 @@ export class EventHub {
 
   tell(event: HaEvent): void {
     if (this.#over) return
-    if (event.type !== 'step') {
+    if (this.#isNew(event)) {
       this.#recent.push(event)
       if (this.#recent.length > 100) this.#recent.shift()
     }
     for (const stream of this.#streams) stream.push(event)
   }
 
+  /** Who looks for a backup for hours has one thing to say, not thousands. */
+  #isNew(event: HaEvent): boolean {
+    if (event.type === 'step' || event.type === 'attempt' || event.type === 'retry') return false
+    if (event.type !== 'attempt-failed') return true
+    const text = sentence(event)
+    return !this.#recent.slice(-16).some(before => sentence(before) === text)
+  }
+
   events(options: { signal?: AbortSignal; limit?: number } = {}): AsyncIterableIterator<HaEvent> {
     const limit = options.limit ?? 1024
     if (!Number.isSafeInteger(limit) || limit < 1) throw invalid('limit must be a positive integer')
-    const stream: Stream<HaEvent> = new Stream<HaEvent>({
+    const closed: (() => void)[] = []
+    const stream = new Stream<HaEvent>({
       limit,
       onFull: dropOldest,
-      onClose: () => this.#streams.delete(stream),
+      // An aborted signal ends it while it is made.
+      onClose: () => closed.forEach(run => run()),
       signal: options.signal
     })
     stream.push(this.present())
     if (this.#over) stream.end()
-    else this.#streams.add(stream)
+    else if (options.signal?.aborted !== true) {
+      closed.push(() => this.#streams.delete(stream))
+      this.#streams.add(stream)
+    }
     return stream
   }
 

@@ -200,7 +200,7 @@ export class Standby implements HaSource, AsyncDisposable {
       if (!this.#machine) await this.#native?.close()
       await this.#over
       await Promise.all(this.#sendingAway)
-      if (!this.#machine) this.#side.enter('ended', 'CLOSED', 'the backup was closed')
+      if (!this.#machine && this.#side.state !== 'ended') this.#side.enter('ended', 'CLOSED', 'the backup was closed')
       this.#settle.reject(new HaError('the standby was closed before its machine went live', { code: 'CLOSED' }))
       this.#progress.wake()
       this.#side.end()
@@ -277,7 +277,7 @@ export class Standby implements HaSource, AsyncDisposable {
           this.#timeline = timelineOf(this.#look())
         }
         // The end of this primary is not the end of the standby.
-        side.enter(state === 'ended' ? 'listening' : state, code, message, Number(ns) / 1e6)
+        side.enter(state === 'ended' && !this.#closed ? 'listening' : state, code, message, Number(ns) / 1e6)
       }
       this.#progress.wake()
     }

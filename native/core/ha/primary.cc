@@ -410,8 +410,14 @@ void PrimarySession::lose(const std::string& code, const std::string& message) {
 void PrimarySession::go_on(State state, const std::string& code, const std::string& message,
                            Timeline* timeline) {
   const bool handing = hands_over_at_.load() != ~uint64_t{0};
+  bool closing;
+  {
+    std::lock_guard lock(mutex_);
+    closing = closing_;
+  }
+  // The owner's own wish is no loss.
   const bool stop =
-      state == State::kUnprotected && options_.on_loss == ProtectOptions::Loss::kStop && code != "CLOSED";
+      state == State::kUnprotected && options_.on_loss == ProtectOptions::Loss::kStop && !closing;
   if (logging_.load()) {
     try {
       machine_->call(At::kAnywhere, [&] {
