@@ -183,7 +183,10 @@ void Observer::signal(unsigned number, int which) {
   ::kill(to.pid, which);
   if (which == SIGSTOP) to.stopped = true;
   if (which == SIGCONT) to.stopped = false;
-  if (which == SIGKILL) reap();
+  if (which != SIGKILL) return;
+  // Dead from here on, also for who looks at once.
+  ::waitpid(to.pid, nullptr, 0);
+  to.alive = false;
 }
 
 void Observer::remove(unsigned number) {
