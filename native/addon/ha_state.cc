@@ -121,6 +121,13 @@ HaView ProtectionState::view() const {
   return last_;
 }
 
+void ProtectionState::cancel_connect() {
+  if (!cancel_) return;
+  const uint64_t one = 1;
+  // A full counter is as good.
+  [[maybe_unused]] auto written = write(cancel_.get(), &one, sizeof(one));
+}
+
 bool ProtectionState::settled() const {
   if (!primary_) return true;
   switch (primary_->state()) {
@@ -135,11 +142,9 @@ bool ProtectionState::settled() const {
 
 void ProtectionState::abandon() {
   given_up_.set();
-  const uint64_t one = 1;
-  // A full counter is as good.
-  [[maybe_unused]] auto written = write(cancel_.get(), &one, sizeof(one));
   if (release_arbiter_) release_arbiter_();
   std::unique_lock lock(mutex_);
+  cancel_connect();
   // What it sends now reaches nobody; it learns that its backup is gone, loses the claim and halts itself,
   // with all outputs that wait. Closing it before would release them.
   if (stream_) stream_->shutdown();
@@ -151,22 +156,24 @@ void ProtectionState::shutdown() {
   {
     std::lock_guard lock(mutex_);
     closed_ = true;
+    cancel_connect();
   }
-  const uint64_t one = 1;
-  [[maybe_unused]] auto written = write(cancel_.get(), &one, sizeof(one));
   auto found = primary();
   if (found) found->close();
   if (release_arbiter_) release_arbiter_();
   thread_.stop();
   // begin() may just have made it.
   found = primary();
-  if (!found) return;
-  found->close();
-  auto last = view_of(*found);
+  std::optional<HaView> last;
+  if (found) {
+    found->close();
+    last = view_of(*found);
+  }
   std::lock_guard lock(mutex_);
-  last_ = std::move(last);
+  if (last) last_ = std::move(*last);
   primary_ = nullptr;
   stream_ = nullptr;
+  cancel_.reset();
 }
 
 // ---- BackupState

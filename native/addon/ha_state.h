@@ -88,14 +88,16 @@ class ProtectionState final : public Closable {
 
  private:
   std::shared_ptr<ha::Primary> primary() const;
+  // Both under mutex_.
   bool settled() const;
+  void cancel_connect();
 
   const std::shared_ptr<HaMailbox> mailbox_;
   const std::function<void()> release_arbiter_;
   GivenUp given_up_;
-  Fd cancel_;                  // an eventfd: ends a connect
   std::mutex shutdown_mutex_;  // makes the second closer wait for the first
   mutable std::mutex mutex_;   // guards all below
+  Fd cancel_;                  // an eventfd: ends a connect
   std::condition_variable changed_;
   std::shared_ptr<ha::Primary> primary_;
   std::shared_ptr<wire::Stream> stream_;
