@@ -1,10 +1,15 @@
 // What takes longer than `npm test` should: soaks and kills on real KVM.
 //   npm run campaign -- [replay] [kill] [--runs 10] [--boundaries 1000000] [--kills 100] [--json] [--keep]
+//   npm run campaign -- ha|migrate|all [--runs KILLS] [--seed S] [--only SCENARIO] [--index I] [--lanes L] [--json]
 //   replay  records and replays under host load, the vCPU's thread moved between cores, until the boundaries
 //           are reached: no divergence
 //   kill    SIGKILLs a recording process at random moments: each log is readable to a whole record and replays
 //           to there
-// Without a name, all. Exit code 1 at the first thing that is wrong; its folder is then kept.
+//   ha      primaries and backups as processes, one or both killed at every step and at every block of the log
+//           (10000 kills), stopped, cut off, slow, full, without their arbiter; an observer who keeps what users
+//           saw acknowledged compares it with the survivor; errors planted on purpose must be caught
+//   migrate the same for both sides of a migration (1000 kills);  all: both
+// Without a name: replay and kill. Exit code 1 at the first thing that is wrong; its folder is then kept.
 import { execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
@@ -12,12 +17,18 @@ import path from 'node:path'
 import process from 'node:process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
+import { SingleBar } from 'cli-progress'
 import { setup } from './setup.mjs'
+import { ccache, must, root } from './support.mjs'
 
 const { values, positionals } = parseArgs({
   options: {
-    runs: { type: 'string', default: '10' },
+    runs: { type: 'string' },
+    only: { type: 'string' },
+    index: { type: 'string' },
+    lanes: { type: 'string' },
     boundaries: { type: 'string', default: '1000000' },
     kills: { type: 'string', default: '100' },
     seed: { type: 'string', default: String(Date.now() % 1e6) },
@@ -29,6 +40,7 @@ const { values, positionals } = parseArgs({
   allowPositionals: true
 })
 if (values.record === undefined) setup()
+if (['ha', 'migrate', 'all'].some(name => positionals.includes(name))) await nativeCampaign()
 const { connectMailroom, createMailroom } = await import('../dist/cli/mailroom/boot.js')
 const { MailLoad } = await import('../dist/cli/mailroom/load.js')
 const { EventLog, Recording, Replay } = await import('../dist/eventlog/index.js')
@@ -37,6 +49,51 @@ const { EventLog, Recording, Replay } = await import('../dist/eventlog/index.js'
 const base = existsSync('/dev/shm') ? '/dev/shm' : tmpdir()
 const self = fileURLToPath(import.meta.url)
 const say = text => process.stderr.write(`campaign: ${text}\n`)
+
+/** The campaigns of native/campaign; ends the process. */
+async function nativeCampaign() {
+  if (positionals.length !== 1) {
+    console.error('campaign: ha, migrate and all stand alone')
+    process.exit(2)
+  }
+  const build = path.join(root, 'build/campaign')
+  must('cmake', ['-S', root, '-B', build, '-DCMAKE_BUILD_TYPE=Release', '-DBUILD_ADDON=OFF', '-DBUILD_CAMPAIGN=ON', ...ccache])
+  must('cmake', ['--build', build, '-j2', '--target', 'hypertwin_campaign', 'guest_mailroom'])
+  const given = ['runs', 'seed', 'only', 'index', 'lanes'].flatMap(name =>
+    process.argv.some(word => word.split('=')[0] === `--${name}`) ? [`--${name}`, values[name]] : []
+  )
+  const child = spawn(path.join(build, 'hypertwin_campaign'), [...positionals, ...given], {
+    stdio: ['ignore', 'pipe', 'inherit']
+  })
+  const ended = new Promise(resolve => child.once('close', (code, signal) => resolve(signal ? 1 : code)))
+  const bar = new SingleBar({
+    format: '{bar} {percentage}% | {value} of {total} runs | {kills} kills | {violations} violations | {eta_formatted} left',
+    stream: process.stderr,
+    clearOnComplete: true,
+    hideCursor: true
+  })
+  let shown = false
+  for await (const line of createInterface({ input: child.stdout })) {
+    const { progress, ...record } = JSON.parse(line)
+    if (!progress) {
+      if (shown && record.violation === undefined) {
+        bar.stop()
+        shown = false
+      }
+      if (record.violation !== undefined && !values.json)
+        console.log(`VIOLATION in ${record.scenario}: ${record.violation}\n  again: --only ${record.scenario} --index ${record.index} --seed ${record.seed}\n${record.story}`)
+      else console.log(JSON.stringify(record))
+    } else if (process.stderr.isTTY) {
+      const fields = { kills: progress.kills, violations: progress.violations }
+      if (!shown) bar.start(progress.of, progress.runs, fields)
+      else bar.update(progress.runs, fields)
+      shown = true
+    }
+  }
+  const code = await ended
+  if (code === 77) say('skipped: /dev/kvm cannot be used: `npx hypertwin doctor` says what to do')
+  process.exit(code === 77 ? 0 : code)
+}
 
 async function work(folder, users, fsync) {
   const machine = await createMailroom({ disk: path.join(folder, 'mail.img') })
@@ -146,12 +203,12 @@ if (values.record !== undefined) {
 const parts = positionals.length > 0 ? positionals : ['replay', 'kill']
 const unknown = parts.filter(part => !['replay', 'kill'].includes(part))
 if (unknown.length > 0) {
-  console.error(`unknown: ${unknown.join(', ')}; there are replay and kill`)
+  console.error(`unknown: ${unknown.join(', ')}; there are replay, kill, ha, migrate and all`)
   process.exit(2)
 }
 const summary = {}
 if (parts.includes('replay')) {
-  const runs = Number(values.runs)
+  const runs = Number(values.runs ?? 10)
   let boundaries = 0
   for (let number = 0; number < runs; number++) boundaries += await replayRun(number, BigInt(Math.ceil(Number(values.boundaries) / runs)))
   summary.replay = { runs, boundaries, divergences: 0 }
