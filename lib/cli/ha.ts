@@ -60,7 +60,7 @@ function lines(status: HaStatus): string[] {
     ...(state === 'protected' && role === 'primary'
       ? [row('outputs', `${count(stats.heldOutputs)} held, ${count(stats.releasedOutputs)} let out`)]
       : []),
-    ...(failover?.live != null
+    ...(typeof failover?.live === 'number'
       ? [row('failover', `${failover.at}: paused ${failover.live.toFixed(1)} ms (${failover.cause})`)]
       : [])
   ]

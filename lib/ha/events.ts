@@ -176,5 +176,5 @@ function dropOldest(items: HaEvent[], item: HaEvent): HaEvent[] {
 
 /** @internal */
 export function stamped(role: HaEvent['role'], news: HaNews, at = monotonic()): HaEvent {
-  return { at, time: wallClock(at), role, ...news } as HaEvent
+  return { at, time: wallClock(at), role, ...news }
 }

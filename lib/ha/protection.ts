@@ -344,7 +344,7 @@ export class Protection implements HaSource, AsyncDisposable {
       this.#side.peer = ''
       this.#side.session = ''
     }
-    const last = end as SessionEnd | undefined
+    const last = end
     const timeline = timelineOf(this.#view)
     if (timeline) {
       this.#timeline = timeline

@@ -37,17 +37,18 @@ const STALL_MS = 60_000
  */
 export async function backup(options: BackupOptions): Promise<Standby> {
   const settings = backupSettings(options)
-  const refused = (): void => standby?.refusals()
-  let standby: Standby | undefined
-  const listener = haErrors(() => nativeHa.listen({ listen: settings.listen, tls: settings.tls }, refused))
+  const made: { standby?: Standby } = {}
+  const listener = haErrors(() =>
+    nativeHa.listen({ listen: settings.listen, tls: settings.tls }, () => made.standby?.refusals())
+  )
   try {
     await haErrors(() => listener.begin())
   } catch (error) {
     await listener.close()
     throw error
   }
-  standby = new Standby(listener, settings)
-  return standby
+  made.standby = new Standby(listener, settings)
+  return made.standby
 }
 
 /**

@@ -43,7 +43,7 @@ function status(name: string, change: Partial<HaStatus> = {}): HaStatus {
     stats: Object.fromEntries(numbers.map(key => [key, 0])) as unknown as HaStatus['stats'],
     ...{ machine: null, sync: null, failovers: 0, failover: null, figures: {}, events: [] },
     ...change
-  } as HaStatus
+  }
 }
 
 const failover = {
@@ -94,9 +94,9 @@ t.test('what others say is text to the page, and it stays readable', { skip: noB
     await page.locator('.host .name', { hasText: '<img src=x' }).waitFor()
     t.match(await page.title(), /^Protected/)
     t.equal(await page.locator('main img').count(), 0)
-    const [ink, ground] = await page.evaluate(
+    const [ink, ground] = await page.evaluate<[number, number]>(
       "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor].map(c => c.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0))"
-    ) as [number, number]
+    )
     t.ok(scheme === 'light' ? ground - ink > 500 : ink - ground > 500, `contrast, ${scheme}`)
     await page.setViewportSize({ width: 380, height: 800 })
     t.ok(await page.evaluate('document.documentElement.scrollWidth <= 380'), 'fits a narrow screen')
@@ -136,8 +136,8 @@ t.test('what the server answers, and to whom', async t => {
   t.match(await ask(bare.url), { body: /state\.json/ })
   // Somebody who listens does not keep it open.
   const listening = await fetch(`${bare.url}events`)
-  const reader = listening.body?.getReader()
-  t.match(new TextDecoder().decode((await reader?.read())?.value), /event: history\ndata: \[/)
+  const { value } = (await listening.body?.getReader().read()) as { value: Uint8Array }
+  t.match(Buffer.from(value).toString(), /event: history\ndata: \[/)
   await bare.close()
   await bare.close()
   await t.rejects(fetch(bare.url))
