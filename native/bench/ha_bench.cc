@@ -1,0 +1,235 @@
+// What protection costs and gives, on a mailroom with 50 busy users: operations with and without it (in
+// turns, on fresh machines), how long outputs are held against the connection's round trip and this host's
+// wake-ups, the log against its inputs, the replica's lag, and how long nobody serves when the connection
+// breaks. Primary and backup share this host's processors. With --quick less of each.
+#include <sys/socket.h>
+
+#include <cstring>
+#include <filesystem>
+#include <future>
+#include <thread>
+
+#include "ha/ha.h"
+#include "mail_load.h"
+#include "wire/stream.h"
+
+using namespace hypertwin;
+using namespace hypertwin::bench;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr double kAllowedPerSecond = 125'000;  // 1 Mb, beside 1.02 of the inputs
+
+struct Ends {
+  std::unique_ptr<wire::Stream> primary, backup;
+};
+
+Ends connect_ends() {
+  wire::Listener listener(wire::Address::parse("tcp://127.0.0.1:0"));
+  auto accepted = std::async(std::launch::async, [&] { return listener.accept(); });
+  auto left = wire::connect(listener.address(), std::nullopt, 10s);
+  return {std::move(left), accepted.get()};
+}
+
+// Can be cut: what is written vanishes then.
+class Cut final : public wire::Stream {
+ public:
+  Cut(std::unique_ptr<wire::Stream> inner, std::shared_ptr<std::atomic<bool>> cut)
+      : inner_(std::move(inner)), cut_(std::move(cut)) {}
+  size_t read(std::span<uint8_t> into) override { return inner_->read(into); }
+  void write(std::span<const std::span<const uint8_t>> parts) override {
+    if (!cut_->load()) inner_->write(parts);
+  }
+  void shutdown() noexcept override { inner_->shutdown(); }
+  std::string peer() const override { return inner_->peer(); }
+
+ private:
+  const std::unique_ptr<wire::Stream> inner_;
+  const std::shared_ptr<std::atomic<bool>> cut_;
+};
+
+struct Protection {
+  std::shared_ptr<std::atomic<bool>> cut = std::make_shared<std::atomic<bool>>(false);
+  std::string winner = "backup";
+  wire::Stream* socket = nullptr;  // the primary's
+  ha::ProtectOptions protect;
+  ha::BackupOptions follow;
+  std::unique_ptr<ha::Primary> primary;
+  std::unique_ptr<ha::Backup> backup;
+
+  Protection(const std::shared_ptr<kvm::System>& system, const std::shared_ptr<machine::Machine>& machine,
+             const TempDir& dir) {
+    protect.arbiter = follow.arbiter = [this](const std::string&, const std::string& who) {
+      return who == winner ? migrate::Claim::kWon : migrate::Claim::kLost;
+    };
+    protect.heartbeats.max_timeout = follow.heartbeats.max_timeout = 10s;
+    const std::string disk = dir.file("backup.img");
+    follow.adjust = [disk](machine::MachineConfig& config) {
+      for (auto& one : config.disks) one.path = disk;
+    };
+    auto ends = connect_ends();
+    socket = ends.primary.get();
+    backup = ha::Backup::follow(
+        system, std::make_unique<wire::Channel>(std::make_unique<Cut>(std::move(ends.backup), cut)), follow);
+    primary = ha::Primary::protect(
+        machine, std::make_unique<wire::Channel>(std::make_unique<Cut>(std::move(ends.primary), cut)),
+        protect);
+    while (primary->state() == ha::State::kSyncing) std::this_thread::sleep_for(1ms);
+    expect_protected();
+  }
+  void expect_protected() const {
+    if (primary->state() != ha::State::kProtected)
+      throw Error("BENCH", "not protected, but " + std::string(ha::state_name(primary->state())));
+  }
+};
+
+double microseconds(uint64_t ns) { return static_cast<double>(ns) / 1e3; }
+
+struct Run {
+  double seconds = 0, cpu = 0;  // wall; the primary's vCPU thread
+  ha::Stats before, after;
+};
+
+Run run(const std::shared_ptr<kvm::System>& system, const std::filesystem::path& where, uint64_t warm,
+        uint64_t count, bool with) {
+  TempDir dir(where);
+  Run run;
+  auto load = MailLoad::boot(system, dir, {});
+  std::unique_ptr<Protection> protection;
+  if (with) protection = std::make_unique<Protection>(system, load->machine, dir);
+  load->start();
+  load->wait_answers(warm);
+  if (with) run.before = protection->primary->stats();
+  const double cpu = load->cpu(), start = now();
+  const uint64_t before = load->answered();
+  load->wait_answers(before + count);
+  run.seconds = now() - start;
+  run.cpu = load->cpu() - cpu;
+  if (with) {
+    run.after = protection->primary->stats();
+    protection->expect_protected();
+    protection->primary->close();
+  }
+  load->finish();
+  load->machine->stop();
+  return run;
+}
+
+void throughput(const std::shared_ptr<kvm::System>& system, const std::filesystem::path& where, int pairs,
+                uint64_t count) {
+  Pairs rates, cpu;
+  for (int i = 0; i < pairs; ++i) {
+    Run with, without;
+    if (i % 2) without = run(system, where, 3000, count, false);
+    with = run(system, where, 3000, count, true);
+    if (i % 2 == 0) without = run(system, where, 3000, count, false);
+    rates.add(static_cast<double>(count) / with.seconds, static_cast<double>(count) / without.seconds);
+    cpu.add(with.cpu / static_cast<double>(count), without.cpu / static_cast<double>(count));
+    std::fprintf(stderr, "protected: pair %d of %d\n", i + 1, pairs);
+    if (i + 1 < pairs) continue;
+    const auto& s = with.after;
+    const double bytes = static_cast<double>(s.log_bytes - with.before.log_bytes);
+    const double inputs = static_cast<double>(s.input_bytes - with.before.input_bytes);
+    const double allowed = 1.02 * inputs + kAllowedPerSecond * with.seconds;
+    print("ha/mailroom/log-bytes-vs-allowed", bytes, "bytes", allowed, bytes / allowed);
+    print("ha/mailroom/log-bytes-vs-inputs", bytes, "bytes", inputs, bytes / inputs);
+    print("ha/mailroom/log-blocks", static_cast<double>(s.log_blocks - with.before.log_blocks) / with.seconds,
+          "1/s");
+    print("ha/mailroom/output-hold-p50", microseconds(s.hold_p50_ns), "us", microseconds(s.round_trip_ns),
+          static_cast<double>(s.hold_p50_ns) / static_cast<double>(s.round_trip_ns));
+    print("ha/mailroom/output-hold-p99", microseconds(s.hold_p99_ns), "us");
+    print("ha/mailroom/lag-p50", microseconds(s.lag_p50_ns), "us");
+    print("ha/mailroom/lag-p99", microseconds(s.lag_p99_ns), "us");
+    print("ha/mailroom/paced", microseconds(s.paced_ns - with.before.paced_ns) / with.seconds / 1e6, "share");
+  }
+  rates.print("ha/mailroom/operations-protected", "1/s");
+  cpu.print("ha/mailroom/vcpu-thread-per-operation", "us", 1e6);
+}
+
+// One user, one request at a time: what an answer waits for.
+void delay(const std::shared_ptr<kvm::System>& system, const std::filesystem::path& where, uint64_t count) {
+  Pairs each;
+  ha::Stats stats;
+  for (int i = 0; i < 3; ++i) {
+    double seconds[2];
+    for (bool with : {false, true}) {
+      TempDir dir(where);
+      auto load = MailLoad::boot(system, dir, {.users = 1, .log = {}});
+      std::unique_ptr<Protection> protection;
+      if (with) protection = std::make_unique<Protection>(system, load->machine, dir);
+      load->start();
+      load->wait_answers(200);
+      const double start = now();
+      load->wait_answers(200 + count);
+      seconds[with] = (now() - start) / static_cast<double>(count);
+      if (with) stats = protection->primary->stats();
+      if (with) protection->primary->close();
+      load->finish();
+      load->machine->stop();
+    }
+    each.add(seconds[1], seconds[0]);
+  }
+  each.print("ha/one-user/answer", "us", 1e6);
+  print("ha/one-user/output-hold-p50", microseconds(stats.hold_p50_ns), "us",
+        microseconds(stats.round_trip_ns),
+        static_cast<double>(stats.hold_p50_ns) / static_cast<double>(stats.round_trip_ns));
+  print("ha/one-user/output-hold-p99", microseconds(stats.hold_p99_ns), "us");
+  print("ha/one-user/lag-p99", microseconds(stats.lag_p99_ns), "us");
+}
+
+// From the cut to the moment at which the backup serves.
+void pauses(const std::shared_ptr<kvm::System>& system, const std::filesystem::path& where, int rounds) {
+  for (bool silent : {false, true}) {
+    std::vector<double> pauses, detected, claimed, replayed;
+    for (int i = 0; i < rounds; ++i) {
+      TempDir dir(where);
+      auto load = MailLoad::boot(system, dir, {.users = 8, .log = {}});
+      Protection protection(system, load->machine, dir);
+      load->start();
+      load->wait_answers(500);
+      // The time-out adapts to the calm after the copying.
+      if (silent) std::this_thread::sleep_for(3s);
+      const double begun = now();
+      if (silent)
+        protection.cut->store(true);
+      else
+        protection.socket->shutdown();
+      (void)protection.backup->wait_settled(30s);
+      if (protection.backup->state() != ha::State::kLive)
+        throw Error("BENCH", "the backup is " + std::string(ha::state_name(protection.backup->state())));
+      const auto timeline = *protection.backup->timeline();
+      auto since = [&](uint64_t ns) { return static_cast<double>(ns) / 1e9 - begun; };
+      pauses.push_back(since(timeline.live_ns));
+      detected.push_back(since(timeline.detected_ns));
+      claimed.push_back(since(timeline.claimed_ns) - since(timeline.detected_ns));
+      replayed.push_back(since(timeline.live_ns) - since(timeline.claimed_ns));
+      protection.backup->machine()->stop();
+      protection.primary->close();
+    }
+    const std::string name = silent ? "ha/pause/silence" : "ha/pause/reset";
+    print(name + "-p50", median(pauses) * 1e3, "ms");
+    print(name + "-p99", quantile(pauses, 0.99) * 1e3, "ms");
+    print(name + "-detection-p50", median(detected) * 1e3, "ms");
+    print(name + "-from-claim-to-live-p50", median(replayed) * 1e3, "ms");
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  const bool quick = argc > 1 && std::strcmp(argv[1], "--quick") == 0;
+  auto system = kvm::System::open();
+  const std::filesystem::path memory = "/dev/shm";
+  std::error_code failed;
+  const auto space = std::filesystem::space(memory, failed);
+  const bool room = !failed && space.available >= (512u << 20) && ::access(memory.c_str(), W_OK) == 0;
+  const auto where = room ? memory : std::filesystem::temp_directory_path();
+  throughput(system, where, quick ? 3 : 11, quick ? 10'000 : 30'000);
+  delay(system, where, quick ? 1000 : 5000);
+  pauses(system, where, quick ? 5 : 30);
+  return 0;
+} catch (const Error& error) {
+  std::fprintf(stderr, "%s: %s\n", error.code().c_str(), error.what());
+  return 1;
+}
