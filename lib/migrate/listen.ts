@@ -160,6 +160,7 @@ export class MigrationListener implements AsyncIterable<IncomingMigration>, Asyn
         ? Promise.race([
             next,
             new Promise<never>((_resolve, reject) => {
+              // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- the signal's reason as it is
               abort = () => reject(signal.reason)
               signal.addEventListener('abort', abort, { once: true })
             })

@@ -58,7 +58,7 @@ t.test('arguments', { skip }, async t => {
     { signal: 'stop' }
   ]
   for (const options of wrong)
-    t.throws(() => migrate(machine, 'tcp://127.0.0.1:1', options as MigrateOptions), { code: 'EINVAL' }, JSON.stringify(options))
+    t.throws(() => migrate(machine, 'tcp://127.0.0.1:1', options), { code: 'EINVAL' }, JSON.stringify(options))
   for (const nothing of [undefined, {}, 'machine'])
     t.throws(() => migrate(nothing as never, 'tcp://127.0.0.1:1'), code('EINVAL'))
   for (const options of [{ disks: 'a' }, { disks: [7] }, { taps: [''] }, { startPaused: 1 }, { onRefused: 1 }, { arbiter: 1 }])
