@@ -79,6 +79,26 @@ class LiveListener final : public machine::Listener {
   machine::State state_ = machine::State::kPaused;
 };
 
+// How far the primary's guest is known to have run on.
+class Horizon final : public replay::Guide {
+ public:
+  explicit Horizon(const LogSource& log) : log_(log) {}
+  bool settled(uint64_t boundary, uint64_t records) const override {
+    // In this order: see advance().
+    return boundary <= boundary_.load(std::memory_order_acquire) &&
+           records >= records_.load(std::memory_order_relaxed);
+  }
+  bool complete() const override { return log_.complete() || log_.cancelled(); }
+  void advance(uint64_t boundary, uint64_t records) {
+    records_.store(records, std::memory_order_relaxed);
+    boundary_.store(boundary, std::memory_order_release);
+  }
+
+ private:
+  const LogSource& log_;
+  std::atomic<uint64_t> boundary_{0}, records_{0};
+};
+
 class BackupSession final : public Backup {
  public:
   BackupSession(std::shared_ptr<kvm::System> system, std::unique_ptr<wire::Channel> channel,
@@ -90,6 +110,7 @@ class BackupSession final : public Backup {
         listener_(std::make_shared<LiveListener>(options_.listener)),
         unread_(std::make_unique<LogSource>(kUnreadLog)),
         log_(*unread_),
+        horizon_(log_),
         link_(*channel_, options_.heartbeats,
               {[this] { report(FrameType::kHeartbeat); },
                [this] { return !handing_over_.load() && lease_clock_ns() > promised_until_.load(); },
@@ -125,6 +146,7 @@ class BackupSession final : public Backup {
   void follow();
   void begin_replay();
   void finish_replay();
+  void pause_behind_log();
   void report(FrameType type);
   void on_beat(const PrimaryBeat& beat);
   void look_at_replica();
@@ -163,6 +185,7 @@ class BackupSession final : public Backup {
 
   std::unique_ptr<LogSource> unread_;  // until the reader has it
   LogSource& log_;
+  Horizon horizon_;
   std::unique_ptr<RetainedOutputs> outputs_;
   std::unique_ptr<log::Reader> reader_;
   std::unique_ptr<replay::Replayer> replayer_;
@@ -285,7 +308,7 @@ void BackupSession::begin_replay() {
   here.initial_state = header.initial_state;
   if (const auto mismatches = log::replay_mismatches(header, here); !mismatches.empty())
     throw Error("LOG_MISMATCH", "the primary's log cannot be replayed here: " + mismatches.front());
-  replayer_ = std::make_unique<replay::Replayer>(*machine_, *reader_, true);
+  replayer_ = std::make_unique<replay::Replayer>(*machine_, *reader_, true, &horizon_);
   machine_->call(At::kAnywhere, [&] {
     machine_->rolling() = RollingDigest(header.initial_state);
     machine_->use_outputs(outputs_.get());
@@ -300,7 +323,17 @@ void BackupSession::begin_replay() {
 void BackupSession::finish_replay() {
   handing_over_.store(true);
   log_.finish();
-  if (replaying_.load()) listener_->wait_stopped([this] { return closing(); });
+  if (!replaying_.load()) return;
+  pause_behind_log();
+  listener_->wait_stopped([this] { return closing(); });
+}
+
+// A replica that ran on beyond the complete log need not come to a boundary.
+void BackupSession::pause_behind_log() {
+  machine_->call(At::kAnywhere, [this] {
+    if (machine_->state() == machine::State::kRunning && replayer_->finished())
+      machine_->pause_here(Reason::kLogEnd);
+  });
 }
 
 void BackupSession::report(FrameType type) {
@@ -325,6 +358,10 @@ void BackupSession::report(FrameType type) {
 
 void BackupSession::on_beat(const PrimaryBeat& beat) {
   outputs_->released(beat.released);
+  horizon_.advance(beat.settled_boundary, beat.settled_records);
+  // A replica that waits for a record may go on without one.
+  if (log_.dry_since() != 0 && replaying_.load() && machine_->boundary() <= beat.settled_boundary)
+    log_.wake();
   // When it came first, then what it was: a promise is never counted from later than it was heard.
   echo_at_.store(lease_clock_ns());
   echo_.store(beat.sent_ns);
@@ -485,6 +522,7 @@ void BackupSession::hand_over() {
 }
 
 void BackupSession::go_live(Timeline& timeline, const std::string& code, const std::string& message) {
+  pause_behind_log();
   listener_->wait_stopped([this] { return closing(); });
   timeline.replayed_ns = now_ns();
   status_.step("replayed");

@@ -65,6 +65,7 @@ void LogSource::finish() {
 void LogSource::wake() {
   {
     std::lock_guard lock(mutex_);
+    woken_.store(true);
     ++changes_;
   }
   grown_.notify_one();

@@ -24,7 +24,7 @@ class LogSource final : public log::Source {
   uint64_t received() const { return received_.load(std::memory_order_relaxed); }
   // No more will come: the reader ends behind what is there.
   void finish();
-  // Lets wait() return for once.
+  // Lets the reader, if it waits, return to its caller for once.
   void wake();
   // Since when the reader waits for more; 0 when it does not.
   uint64_t dry_since() const { return dry_since_.load(std::memory_order_relaxed); }
@@ -37,6 +37,7 @@ class LogSource final : public log::Source {
   void cancel() override;
   bool cancelled() const override { return cancelled_.load(std::memory_order_acquire); }
   bool complete() const override { return complete_.load(std::memory_order_acquire); }
+  bool yields() override { return woken_.exchange(false); }
 
  private:
   struct Segment {
@@ -56,7 +57,7 @@ class LogSource final : public log::Source {
   size_t unread_ = 0;
   uint64_t changes_ = 0, seen_ = 0;
   std::atomic<uint64_t> received_{0}, dry_since_{0};
-  std::atomic<bool> cancelled_{false}, complete_{false};
+  std::atomic<bool> cancelled_{false}, complete_{false}, woken_{false};
 };
 
 }  // namespace hypertwin::ha

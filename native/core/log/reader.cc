@@ -359,7 +359,7 @@ std::optional<Record> Reader::next() {
     const bool complete = !options_.follow || source_->complete();
     if (records_left_ == 0 && !next_block()) {
       if (stop_ != Stop::kNone) return std::nullopt;
-      if (complete) {
+      if (complete || source_->yields()) {
         stop_ = Stop::kDataEnds;
         return std::nullopt;
       }

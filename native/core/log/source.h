@@ -29,6 +29,8 @@ class Source {
   virtual bool cancelled() const = 0;
   // Any thread: nothing will be added any more; who follows ends behind what is there.
   virtual bool complete() const { return false; }
+  // Whether a follower that finds nothing more shall return to its caller for once (Stop::kDataEnds).
+  virtual bool yields() { return false; }
 };
 
 // A directory of segment files; anything else in it is ignored. Throws Error("LOG_NOT_FOUND") when there

@@ -20,8 +20,8 @@ constexpr uint64_t kSuspectReach = 4096;
 std::string at(uint64_t boundary) { return "boundary " + std::to_string(boundary); }
 }  // namespace
 
-Replayer::Replayer(machine::Machine& machine, log::Reader& reader, bool follow)
-    : machine_(machine), reader_(reader), follow_(follow) {}
+Replayer::Replayer(machine::Machine& machine, log::Reader& reader, bool follow, const Guide* guide)
+    : machine_(machine), reader_(reader), follow_(follow), guide_(guide) {}
 
 void Replayer::diverge(uint64_t boundary, std::string kind, std::string message) {
   if (divergence_) return;
@@ -43,11 +43,16 @@ void Replayer::look_ahead(uint64_t ordinal) {
   while (!exhausted_ && ahead_.size() < kMaxAhead) {
     bool beyond = !ahead_.empty() && ahead_.back().boundary > ordinal;
     if (beyond && (follow_ || checks_ahead_ > 0)) return;
+    if (guide_ && guide_->settled(ordinal, read_)) return;
+    const bool complete = !guide_ || guide_->complete();
     auto record = reader_.next();
     if (!record) {
+      // Woken to ask the guide again.
+      if (!complete && reader_.stop() == log::Stop::kDataEnds) continue;
       exhausted_ = true;
       return;
     }
+    read_ = record->index + 1;
     if (record->as<log::Marker>() || record->as<log::Extension>()) continue;
     if (record->as<log::Check>()) ++checks_ahead_;
     ahead_.emplace_back(record->boundary, record->body);
@@ -129,7 +134,7 @@ uint64_t Replayer::clock(uint64_t ordinal) {
       drop_front();
       return time_;
     }
-  if (!ahead_.empty())
+  if (!ahead_.empty() || !exhausted_)
     diverge(ordinal, "clock",
             "the guest read the clock at " + at(ordinal) + ", but the log has no time there");
   return time_;
@@ -227,6 +232,12 @@ machine::Wait Replayer::wait(uint64_t ordinal, std::optional<uint64_t>) {
           "the guest halted at " + at(ordinal) + " with nothing to wake it, but the log goes on" +
               (ahead_.empty() ? "" : " at " + at(ahead_.front().boundary)));
   return machine::Wait::kEnd;
+}
+
+bool Replayer::finished() {
+  if (divergence_) return false;
+  look_ahead(UINT64_MAX);
+  return exhausted_ && ahead_.empty();
 }
 
 SourceEnd Replayer::end(uint64_t ordinal) {

@@ -31,11 +31,23 @@ struct Divergence {
   std::vector<Suspect> suspects;
 };
 
+// What a follower knows beside the log. Called on the vCPU's thread.
+class Guide {
+ public:
+  virtual ~Guide() = default;
+  // The first `records` records hold all that belongs to the boundaries up to `boundary`: the guest may run
+  // on from there though no later record has come.
+  virtual bool settled(uint64_t boundary, uint64_t records) const = 0;
+  // No more will come than is there.
+  virtual bool complete() const = 0;
+};
+
 // See machine::InputSource. Looks ahead in the log far enough to know, at each boundary, all that belongs to
 // it, and (unless it follows a growing log) the digest that it must have.
 class Replayer final : public machine::InputSource {
  public:
-  Replayer(machine::Machine& machine, log::Reader& reader, bool follow);
+  // `guide`, for a follower, must outlive this.
+  Replayer(machine::Machine& machine, log::Reader& reader, bool follow, const Guide* guide = nullptr);
 
   void boundary(uint64_t ordinal, const RollingDigest& digest) override;
   uint64_t clock(uint64_t ordinal) override;
@@ -51,6 +63,8 @@ class Replayer final : public machine::InputSource {
   // The End record was reached.
   bool ended() const { return ended_; }
   bool log_done() const { return exhausted_ && ahead_.empty(); }
+  // The vCPU's thread, between two boundaries too, of a log that is complete: nothing is left to replay.
+  bool finished();
   uint64_t checks() const { return checks_; }
   uint64_t state_checks() const { return state_checks_; }
   // The next record's boundary, if any is known.
@@ -68,6 +82,8 @@ class Replayer final : public machine::InputSource {
   machine::Machine& machine_;
   log::Reader& reader_;
   const bool follow_;
+  const Guide* const guide_;
+  uint64_t read_ = 0;  // records
   std::deque<OwnedRecord> ahead_;
   size_t checks_ahead_ = 0;
   bool exhausted_ = false;
