@@ -230,7 +230,25 @@ std::string Observer::story() const {
   return text;
 }
 
+// What each of a process's threads is doing, by the kernel's word.
+static std::string threads_of(pid_t pid) {
+  std::string text;
+  std::error_code ignored;
+  const std::string folder = "/proc/" + std::to_string(pid) + "/task";
+  for (const auto& task : std::filesystem::directory_iterator(folder, ignored)) {
+    std::string comm, wchan, status, state;
+    std::getline(std::ifstream(task.path() / "comm"), comm);
+    std::getline(std::ifstream(task.path() / "wchan"), wchan);
+    for (std::ifstream in(task.path() / "status"); std::getline(in, status);)
+      if (status.compare(0, 6, "State:") == 0) state = status.substr(7, 1);
+    text += " " + comm + ":" + state + ":" + wchan;
+  }
+  return text;
+}
+
 void Observer::violated(const std::string& what) {
+  for (auto& [number, host] : hosts_)
+    if (host.alive) story_.push_back("node " + std::to_string(number) + " now:" + threads_of(host.pid));
   story_.push_back("VIOLATION: " + what);
   throw Violation{what};
 }

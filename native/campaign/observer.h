@@ -111,11 +111,14 @@ class Observer {
   // Longest time without any answer while traffic was on, since the last call.
   uint64_t take_longest_pause();
 
+  // Generous: a kernel that creates and destroys many VMs now and then lets a call wait for tens of seconds.
+  static constexpr std::chrono::seconds kPatience{120};
+
   // Runs the network until `done`; false when it was not within `limit`.
-  bool run(const std::function<bool()>& done, std::chrono::milliseconds limit = std::chrono::seconds(20));
+  bool run(const std::function<bool()>& done, std::chrono::milliseconds limit = kPatience);
   // As run(), but a limit that is passed is a violation.
   void expect(const std::string& what, const std::function<bool()>& done,
-              std::chrono::milliseconds limit = std::chrono::seconds(20));
+              std::chrono::milliseconds limit = kPatience);
   void pass(std::chrono::microseconds time);
   // New requests are answered: by `number`, if it is given.
   void expect_service(const std::string& when, std::optional<unsigned> number = std::nullopt,
