@@ -3,6 +3,7 @@ import { writeFileSync } from 'node:fs'
 import process from 'node:process'
 import { openArbiter } from '../arbiter/index.js'
 import { listen, migrate as move, type Migration, type MigrationProgress } from '../migrate/index.js'
+import { addressOf } from '../migrate/options.js'
 import type { Machine } from '../machine/index.js'
 import { bytes, count, Exit, interruption, resolveGuest, toJson, Ui } from './common.js'
 import { createGuest, runGuest, trouble, type GuestOptions } from './guest.js'
@@ -26,6 +27,7 @@ export async function migrate(guest: string, options: MigrateCommandOptions): Pr
   const ui = new Ui(options.json === true)
   const signal = interruption()
   resolveGuest(guest)
+  addressOf(options.to)
   const tls = tlsFiles(options)
   const arbiter = options.arbiter === undefined ? undefined : openArbiter(options.arbiter)
   await checkKvm(options.kvmDevice)
