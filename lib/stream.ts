@@ -30,8 +30,11 @@ export class Stream<T> implements AsyncIterableIterator<T> {
     this.#onFull = options.onFull
     this.#onClose = options.onClose
     this.#signal = options.signal
-    if (this.#signal?.aborted) this.#abort()
-    else this.#signal?.addEventListener('abort', this.#abort, { once: true })
+    if (this.#signal?.aborted) {
+      // Its maker does not know it yet, so onClose is not for it.
+      this.#error = { error: this.#signal.reason }
+      this.#ended = true
+    } else this.#signal?.addEventListener('abort', this.#abort, { once: true })
   }
 
   push(item: T): void {

@@ -142,20 +142,15 @@ export class EventHub {
   events(options: { signal?: AbortSignal; limit?: number } = {}): AsyncIterableIterator<HaEvent> {
     const limit = options.limit ?? 1024
     if (!Number.isSafeInteger(limit) || limit < 1) throw invalid('limit must be a positive integer')
-    const closed: (() => void)[] = []
-    const stream = new Stream<HaEvent>({
+    const stream: Stream<HaEvent> = new Stream<HaEvent>({
       limit,
       onFull: dropOldest,
-      // An aborted signal ends it while it is made.
-      onClose: () => closed.forEach(run => run()),
+      onClose: () => this.#streams.delete(stream),
       signal: options.signal
     })
     stream.push(this.present())
     if (this.#over) stream.end()
-    else if (options.signal?.aborted !== true) {
-      closed.push(() => this.#streams.delete(stream))
-      this.#streams.add(stream)
-    }
+    else if (options.signal?.aborted !== true) this.#streams.add(stream)
     return stream
   }
 
