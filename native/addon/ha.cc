@@ -9,8 +9,8 @@
 #include "env.h"
 #include "errors.h"
 #include "ha_state.h"
-#include "machine_convert.h"
 #include "machine_state.h"
+#include "migrate_convert.h"
 
 namespace hypertwin::addon {
 namespace {
@@ -35,18 +35,6 @@ HaEnv& ha_env(Napi::Env env) {
 }
 
 // -------------------------------------------------------------------------------------------- conversions
-
-std::optional<wire::TlsOptions> tls_of(const Napi::Object& options) {
-  Napi::Value given = options.Get("tls");
-  if (given.IsUndefined()) return std::nullopt;
-  auto tls = object_of(given, "tls");
-  wire::TlsOptions out;
-  out.ca = text_of(tls.Get("ca"), "tls.ca");
-  out.certificate = text_of(tls.Get("certificate"), "tls.certificate");
-  out.key = text_of(tls.Get("key"), "tls.key");
-  out.server_name = text_of(tls.Get("serverName"), "tls.serverName");
-  return out;
-}
 
 // As lib/ha/options.ts has checked them.
 void read_common(const Napi::Object& options, ha::CommonOptions& out,
@@ -73,72 +61,6 @@ ha::ProtectOptions read_protect(const Napi::Object& options, const std::shared_p
   out.sync.verify_memory = flag_of(options, "verifyMemory");
   out.planted.no_output_rule = flag_of(options, "noOutputRule");
   if (!options.Get("dropRecord").IsUndefined()) out.planted.drop_record = size_of(options, "dropRecord");
-  return out;
-}
-
-// disks: a path or undefined; taps: a name, '' for a queue in this process, or undefined.
-std::function<void(machine::MachineConfig&)> read_adjust(const Napi::Object& options) {
-  auto list = [&](const char* name) {
-    std::vector<std::optional<std::string>> out;
-    auto given = array_of(options, name);
-    for (uint32_t i = 0; i < given.Length(); ++i) {
-      Napi::Value one = given.Get(i);
-      out.push_back(one.IsUndefined() ? std::nullopt : std::optional(text_of(one, name)));
-    }
-    return out;
-  };
-  return [disks = list("disks"), taps = list("taps")](machine::MachineConfig& config) {
-    if (disks.size() > config.disks.size() || taps.size() > config.nets.size())
-      throw Error("BAD_CONFIG", "the primary's machine has " + std::to_string(config.disks.size()) +
-                                    " disks and " + std::to_string(config.nets.size()) +
-                                    " network devices: this backup was given " +
-                                    std::to_string(disks.size()) + " and " + std::to_string(taps.size()));
-    for (size_t i = 0; i < disks.size(); ++i)
-      if (disks[i]) config.disks[i].path = *disks[i];
-    for (size_t i = 0; i < taps.size(); ++i) {
-      if (!taps[i]) continue;
-      config.nets[i].backend = taps[i]->empty() ? machine::NetBackend::kQueue : machine::NetBackend::kTap;
-      config.nets[i].tap = *taps[i];
-    }
-  };
-}
-
-const char* phase_name(migrate::Progress::Phase phase) {
-  switch (phase) {
-    case migrate::Progress::Phase::kConnect:
-      return "connect";
-    case migrate::Progress::Phase::kMemory:
-      return "memory";
-    case migrate::Progress::Phase::kStop:
-      return "stop";
-    case migrate::Progress::Phase::kCommit:
-      return "commit";
-    case migrate::Progress::Phase::kDone:
-      return "done";
-  }
-  return "connect";
-}
-
-Napi::Value describe(Napi::Env env, const migrate::Progress& progress) {
-  const double values[] = {static_cast<double>(progress.round),
-                           static_cast<double>(progress.pages_sent),
-                           static_cast<double>(progress.pages_zero),
-                           static_cast<double>(progress.pages_raw),
-                           static_cast<double>(progress.pages_compressed),
-                           static_cast<double>(progress.pages_delta),
-                           static_cast<double>(progress.disk_blocks_sent),
-                           static_cast<double>(progress.bytes_sent),
-                           static_cast<double>(progress.remaining_pages),
-                           static_cast<double>(progress.remaining_bytes),
-                           progress.dirty_pages_per_second,
-                           progress.bytes_per_second,
-                           progress.expected_blackout_ms,
-                           static_cast<double>(progress.elapsed_ns)};
-  auto numbers = Napi::Float64Array::New(env, std::size(values));
-  std::memcpy(numbers.Data(), values, sizeof(values));
-  Napi::Object out = Napi::Object::New(env);
-  out.Set("phase", phase_name(progress.phase));
-  out.Set("numbers", numbers);
   return out;
 }
 
@@ -172,7 +94,7 @@ Napi::Value describe(Napi::Env env, const HaView& view) {
   out.Set("session", view.session);
   out.Set("stats", describe(env, view.stats));
   out.Set("timeline", describe(env, view.timeline));
-  out.Set("progress", describe(env, view.progress));
+  out.Set("progress", to_value(env, view.progress));
   return out;
 }
 
@@ -341,7 +263,7 @@ class CallerHandle : public HaHandle<CallerHandle, CallerState> {
       read_common(options, settings, arbiter);
       settings.retained_bytes = size_of(options, "retainedBytes");
       settings.announce = flag_of(options, "announce");
-      settings.adjust = read_adjust(options);
+      settings.adjust = read_backends(options);
       Made<BackupState> made;
       made.callback = callback_of(env, info[1]);
       made.machine_callback = callback_of(env, info[2]);
@@ -410,7 +332,7 @@ Napi::Value protect(const Napi::CallbackInfo& info) {
     owner->attach(made.state);
     made.begin = [state = made.state.get(), machine = std::move(machine),
                   address = wire::Address::parse(text_of(options.Get("address"), "address")),
-                  tls = tls_of(options), timeout = milliseconds(size_of(options, "connectTimeoutMs")),
+                  tls = read_tls(options), timeout = milliseconds(size_of(options, "connectTimeoutMs")),
                   settings] { state->begin(machine, address, tls, timeout, settings); };
     return wrap(env, env_data(env).slot<Classes>().protection, std::move(made));
   });
@@ -427,7 +349,7 @@ Napi::Value listen(const Napi::CallbackInfo& info) {
     machine_env(env)->add(made.state);
     made.begin = [state = made.state.get(),
                   address = wire::Address::parse(text_of(options.Get("listen"), "listen")),
-                  tls = tls_of(options)] { state->begin(address, tls); };
+                  tls = read_tls(options)] { state->begin(address, tls); };
     return wrap(env, env_data(env).slot<Classes>().listener, std::move(made));
   });
 }
