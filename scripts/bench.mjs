@@ -1,5 +1,5 @@
 // The benchmarks: sets up, builds native/bench into build/bench, runs all or those that are named.
-//   npm run bench -- [exit] [dirty] [mailroom] [log] [snapshot] [migrate] [wire] [--quick] [--json]
+//   npm run bench -- [exit] [dirty] [mailroom] [log] [snapshot] [migrate] [wire] [ha] [--quick] [--json]
 // Prints a figure a line, as JSON with --json or where stdout is no terminal: {name, value, unit}, with {baseline,
 // ratio, quartiles} where it is compared with something in the same run, and {goal, met} where there is a goal. Progress
 // goes to stderr. Exit code 1 when a benchmark fails; a goal that is not met is a figure, not a failure.
@@ -19,7 +19,9 @@ const benchmarks = {
   log: { kvm: false, native: ['log_bench'], scripts: [] },
   snapshot: { kvm: true, native: ['snapshot_bench'], scripts: [] },
   migrate: { kvm: true, native: [], scripts: ['migrate.mjs'] },
-  wire: { kvm: false, native: ['wire_bench'], scripts: [] }
+  wire: { kvm: false, native: ['wire_bench'], scripts: [] },
+  // The failover as users see it, among the campaign's hosts.
+  ha: { kvm: true, native: [['hypertwin_campaign', 'bench']], scripts: [] }
 }
 
 // Of the figures whose names match: what their ratio should be.
@@ -85,7 +87,7 @@ async function measure(command, args) {
 }
 
 setup()
-must('cmake', ['-S', root, '-B', build, '-DCMAKE_BUILD_TYPE=Release', '-DBUILD_ADDON=OFF', '-DBUILD_BENCH=ON', ...ccache])
+must('cmake', ['-S', root, '-B', build, '-DCMAKE_BUILD_TYPE=Release', '-DBUILD_ADDON=OFF', '-DBUILD_BENCH=ON', '-DBUILD_CAMPAIGN=ON', ...ccache])
 must('cmake', ['--build', build, '-j2'])
 
 let noKvm
@@ -103,7 +105,8 @@ for (const name of chosen) {
     continue
   }
   console.error(`bench: ${name}`)
-  for (const program of native) await measure(path.join(build, program), options)
+  for (const [program, ...args] of native.map(entry => [entry].flat()))
+    await measure(path.join(build, program), [...args, ...options])
   for (const script of scripts) await measure(process.execPath, [path.join(root, 'bench', script), ...options])
 }
 console.error(

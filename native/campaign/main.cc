@@ -31,6 +31,7 @@ void Tally::operator+=(const Tally& other) {
   moves += other.moves;
   zombie_frames += other.zombie_frames;
   zombie_writes += other.zombie_writes;
+  stalled += other.stalled;
 }
 
 std::string Tally::json() const {
@@ -47,6 +48,7 @@ std::string Tally::json() const {
   add("acknowledged", acknowledged);
   add("zombieFrames", zombie_frames);
   add("zombieWrites", zombie_writes);
+  add("stalled", stalled);
   return text;
 }
 
@@ -99,6 +101,11 @@ void run_job(const Setup& setup, const Job& job, Report& report) {
                       seed);
     try {
       job.scenario->run(observer, setup, job.index, report.tally);
+      return;
+    } catch (const Stalled& stalled) {
+      ++report.tally.stalled;
+      std::fprintf(stderr, "campaign: %s %llu given up: %s\n", job.scenario->name,
+                   static_cast<unsigned long long>(job.index), stalled.what.c_str());
       return;
     } catch (const Violation& violation) {
       story = violation.what + "\n" + observer.story();
@@ -249,6 +256,8 @@ int bench(const Setup& setup, uint64_t failovers) {
       } catch (const Violation& violation) {
         std::fprintf(stderr, "campaign: %s\n%s", violation.what.c_str(), observer.story().c_str());
         return 1;
+      } catch (const Stalled& stalled) {
+        std::fprintf(stderr, "campaign: a failover given up: %s\n", stalled.what.c_str());
       }
     }
     figure(std::string("ha/failover-pause/") + (silent ? "silent" : "reset"), pauses, "ms", 1e6);
@@ -270,6 +279,10 @@ int run(int argc, char** argv) {
     const std::string name = argv[i];
     if (name.compare(0, 2, "--") != 0) {
       options.what = name;
+      continue;
+    }
+    if (name == "--quick") {
+      options.runs = 20;
       continue;
     }
     if (i + 1 == argc) return usage();

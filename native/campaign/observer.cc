@@ -26,6 +26,22 @@ constexpr uint64_t kRetransmit = 20'000'000;
 constexpr uint64_t kMostMails = 6;  // of a user, before one is deleted
 constexpr size_t kPayloadAt = 14 + 20 + 8;
 
+// What each of a process's threads is doing, by the kernel's word.
+std::string threads_of(pid_t pid) {
+  std::string text;
+  std::error_code ignored;
+  const std::string folder = "/proc/" + std::to_string(pid) + "/task";
+  for (const auto& task : std::filesystem::directory_iterator(folder, ignored)) {
+    std::string comm, wchan, status, state;
+    std::getline(std::ifstream(task.path() / "comm"), comm);
+    std::getline(std::ifstream(task.path() / "wchan"), wchan);
+    for (std::ifstream in(task.path() / "status"); std::getline(in, status);)
+      if (status.compare(0, 6, "State:") == 0) state = status.substr(7, 1);
+    text += " " + comm + ":" + state + ":" + wchan;
+  }
+  return text;
+}
+
 }  // namespace
 
 uint64_t monotonic_ns() {
@@ -230,22 +246,6 @@ std::string Observer::story() const {
   return text;
 }
 
-// What each of a process's threads is doing, by the kernel's word.
-static std::string threads_of(pid_t pid) {
-  std::string text;
-  std::error_code ignored;
-  const std::string folder = "/proc/" + std::to_string(pid) + "/task";
-  for (const auto& task : std::filesystem::directory_iterator(folder, ignored)) {
-    std::string comm, wchan, status, state;
-    std::getline(std::ifstream(task.path() / "comm"), comm);
-    std::getline(std::ifstream(task.path() / "wchan"), wchan);
-    for (std::ifstream in(task.path() / "status"); std::getline(in, status);)
-      if (status.compare(0, 6, "State:") == 0) state = status.substr(7, 1);
-    text += " " + comm + ":" + state + ":" + wchan;
-  }
-  return text;
-}
-
 void Observer::violated(const std::string& what) {
   for (auto& [number, host] : hosts_)
     if (host.alive) story_.push_back("node " + std::to_string(number) + " now:" + threads_of(host.pid));
@@ -317,7 +317,12 @@ bool Observer::run(const std::function<bool()>& done, std::chrono::milliseconds 
 
 void Observer::expect(const std::string& what, const std::function<bool()>& done,
                       std::chrono::milliseconds limit) {
-  if (!run(done, limit)) violated("in vain awaited: " + what);
+  if (run(done, limit)) return;
+  for (auto& [number, host] : hosts_)
+    if (host.alive)
+      if (const auto threads = threads_of(host.pid); threads.find(":D:") != threads.npos)
+        throw Stalled{"node " + std::to_string(number) + " hangs in the kernel:" + threads};
+  violated("in vain awaited: " + what);
 }
 
 void Observer::pass(std::chrono::microseconds time) {

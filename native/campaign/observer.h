@@ -26,6 +26,11 @@ struct Violation {
   std::string what;
 };
 
+// The host's kernel keeps a call of a node for longer than anybody waits: the run says nothing.
+struct Stalled {
+  std::string what;
+};
+
 struct Mail {
   std::vector<uint8_t> body;
   uint16_t from = 0;
@@ -111,12 +116,12 @@ class Observer {
   // Longest time without any answer while traffic was on, since the last call.
   uint64_t take_longest_pause();
 
-  // Generous: a kernel that creates and destroys many VMs now and then lets a call wait for tens of seconds.
-  static constexpr std::chrono::seconds kPatience{120};
+  // Longer than any time-out of the nodes.
+  static constexpr std::chrono::seconds kPatience{30};
 
   // Runs the network until `done`; false when it was not within `limit`.
   bool run(const std::function<bool()>& done, std::chrono::milliseconds limit = kPatience);
-  // As run(), but a limit that is passed is a violation.
+  // As run(), but a limit that is passed is a violation; or Stalled, where a node hangs in the kernel.
   void expect(const std::string& what, const std::function<bool()>& done,
               std::chrono::milliseconds limit = kPatience);
   void pass(std::chrono::microseconds time);

@@ -21,6 +21,7 @@ struct Tally {
   uint64_t moves = 0;          // whole migrations
   uint64_t zombie_frames = 0;  // repeats from a fenced side
   uint64_t zombie_writes = 0;  // disks that a fenced side still changed
+  uint64_t stalled = 0;        // runs given up because the host's kernel kept a call of a node
   void operator+=(const Tally& other);
   std::string json() const;
 };
