@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "ha/announcer.h"
+#include "ha/block_codec.h"
 #include "ha/clock.h"
 #include "ha/detector.h"
 #include "ha/histogram.h"
@@ -234,16 +235,80 @@ TEST(LogChannel, ALostBackupIsNoFailureOfTheLog) {
 
 TEST(LogSource, RefusesWhatIsOutOfTurnOrTooMuch) {
   LogSource source(1000);
-  const Bytes bytes(600);
-  EXPECT_EQ(code_of([&] { source.append(bytes); }), "PROTOCOL");
-  EXPECT_EQ(code_of([&] { source.begin_segment(2, bytes); }), "PROTOCOL");
-  source.begin_segment(1, bytes);
-  EXPECT_EQ(code_of([&] { source.append(bytes); }), "BACKUP_SLOW");
+  log::SegmentHeader segment;
+  segment.number = 1;
+  segment.blob.resize(500);
+  const Bytes header = log::encode_segment_header(segment);
+  // One record in a block: form, records, three deltas, payload.
+  Bytes block{1, 1, 0, 0, 0};
+  block.resize(500);
+  EXPECT_EQ(code_of([&] { source.append(block); }), "PROTOCOL");
+  EXPECT_EQ(code_of([&] { source.begin_segment(2, header); }), "PROTOCOL");
+  EXPECT_EQ(code_of([&] { source.begin_segment(1, std::span(header).first(100)); }), "PROTOCOL");
+  source.begin_segment(1, header);
+  EXPECT_EQ(code_of([&] { source.append({}); }), "PROTOCOL");
+  EXPECT_EQ(code_of([&] { source.append(Bytes{7, 1, 0, 0, 0}); }), "PROTOCOL");
+  EXPECT_EQ(code_of([&] {
+              source.append(Bytes{1, 9, 0, 0, 0, 1, 2});
+            }),
+            "PROTOCOL")
+      << "9 records in 2 bytes";
+  EXPECT_EQ(code_of([&] { source.append(Bytes(50)); }), "PROTOCOL") << "no header";
+  EXPECT_EQ(code_of([&] { source.append(Bytes(200)); }), "PROTOCOL") << "no header's checksum";
+  EXPECT_EQ(code_of([&] { source.append(block); }), "BACKUP_SLOW");
   EXPECT_EQ(code_of([&] { source.begin_segment(3, {}); }), "PROTOCOL");
   Bytes out(700);
-  EXPECT_EQ(source.read(1, 0, out), 600u);
+  EXPECT_EQ(source.read(1, 0, out), header.size());
   EXPECT_EQ(source.read(9, 0, out), 0u);
-  EXPECT_EQ(source.received(), 600u);
+  EXPECT_EQ(source.received(), header.size());
+}
+
+// Large blocks go as they are, small ones without their headers; both come out byte for byte.
+TEST(BlockCodec, GivesBackEveryByte) {
+  auto memory = std::make_shared<log::MemoryLog>();
+  log::LogHeader header;
+  header.log_id = log::random_log_id();
+  {
+    log::Writer writer(std::make_unique<log::MemorySink>(memory), header, {});
+    log::RandomRecords records(3);
+    for (int i = 0; i < 2000; ++i) {
+      auto [boundary, body] = records.next();
+      writer.append(boundary, body);
+      if (i % 3 == 0) writer.flush();
+    }
+    writer.append(UINT64_MAX - 1, log::Time{5});
+    writer.append(UINT64_MAX, log::PacketRx{0, Bytes(log::kMaxRecordBytes - 200)});
+    writer.append(UINT64_MAX, log::Output{});
+    writer.close();
+  }
+  const Bytes whole = memory->segments.at(1);
+  BlockPacker packer;
+  BlockUnpacker unpacker;
+  size_t at = log::kSegmentFixedBytes + get_le<uint32_t>(whole.data() + 12) + 8, packed = 0, plain = 0;
+  unpacker.begin_segment(std::span(whole).first(at));
+  while (at < whole.size()) {
+    const size_t size = log::kBlockHeaderBytes + get_le<uint32_t>(whole.data() + at + 4);
+    const auto block = std::span(whole).subspan(at, size);
+    Bytes frame, out;
+    if (auto prefix = packer.pack(block)) {
+      frame = *prefix;
+      frame.insert(frame.end(), block.begin() + log::kBlockHeaderBytes, block.end());
+      out = unpacker.unpack(frame);
+      ++packed;
+    } else {
+      for (auto part : {block.first(1000), block.subspan(1000)}) {
+        frame.assign(1, 0);
+        frame.insert(frame.end(), part.begin(), part.end());
+        const Bytes some = unpacker.unpack(frame);
+        out.insert(out.end(), some.begin(), some.end());
+      }
+      ++plain;
+    }
+    ASSERT_TRUE(std::ranges::equal(out, block)) << "at " << at;
+    at += size;
+  }
+  EXPECT_GT(packed, 600u);
+  EXPECT_LE(plain, 1u);
 }
 
 // ---- Messages

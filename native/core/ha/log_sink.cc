@@ -17,6 +17,7 @@ constexpr size_t kRecordsAt = 8, kFirstRecordAt = 16, kLastBoundaryAt = 32;
 
 void LogSink::send(wire::FrameType type, std::span<const uint8_t> bytes, std::span<const uint8_t> more) {
   if (lost_) return;
+  wire_bytes_.fetch_add(wire::kHeaderBytes + bytes.size() + more.size(), std::memory_order_relaxed);
   try {
     channel_.send(type, bytes, more);
   } catch (const Error&) {
@@ -39,10 +40,15 @@ void LogSink::write(uint64_t, std::span<const uint8_t> bytes) {
   const uint8_t* head = bytes.data();
   ledger_.sent({sent_, get_le<uint64_t>(head + kFirstRecordAt) + get_le<uint32_t>(head + kRecordsAt),
                 get_le<uint64_t>(head + kLastBoundaryAt), now_ns()});
-  while (!bytes.empty()) {
-    const size_t size = std::min(bytes.size(), wire::kMaxPayload);
-    send(wire::FrameType::kLog, bytes.first(size));
-    bytes = bytes.subspan(size);
+  if (const auto prefix = packer_.pack(bytes)) {
+    send(wire::FrameType::kLog, *prefix, bytes.subspan(log::kBlockHeaderBytes));
+  } else {
+    const uint8_t form[] = {static_cast<uint8_t>(LogForm::kBytes)};
+    while (!bytes.empty()) {
+      const size_t size = std::min(bytes.size(), wire::kMaxPayload - sizeof(form));
+      send(wire::FrameType::kLog, form, bytes.first(size));
+      bytes = bytes.subspan(size);
+    }
   }
   if (on_sent_) on_sent_();
 }

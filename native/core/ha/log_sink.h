@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 
+#include "ha/block_codec.h"
 #include "ha/ledger.h"
 #include "log/sink.h"
 #include "wire/channel.h"
@@ -16,6 +17,9 @@ class LogSink final : public log::Sink {
   // `on_sent`: after a block went, on the log's thread.
   LogSink(wire::Channel& channel, Ledger& ledger, std::function<void()> on_sent)
       : channel_(channel), ledger_(ledger), on_sent_(std::move(on_sent)) {}
+
+  // On the wire, frames' headers and all. Any thread.
+  uint64_t wire_bytes() const { return wire_bytes_.load(std::memory_order_relaxed); }
 
   void begin_segment(uint32_t number, std::span<const uint8_t> header) override;
   void write(uint64_t offset, std::span<const uint8_t> bytes) override;
@@ -29,8 +33,10 @@ class LogSink final : public log::Sink {
   wire::Channel& channel_;
   Ledger& ledger_;
   const std::function<void()> on_sent_;
+  BlockPacker packer_;
   uint64_t sent_ = 0;
   bool lost_ = false;
+  std::atomic<uint64_t> wire_bytes_{0};
 };
 
 }  // namespace hypertwin::ha

@@ -27,6 +27,7 @@ void LogSource::begin_segment(uint32_t number, std::span<const uint8_t> header) 
       throw Error("PROTOCOL", "log segment " + std::to_string(number) + " came where segment " +
                                   std::to_string(expected) + " was due");
     check_room(header.size());
+    unpacker_.begin_segment(header);
     segments_.push_back({number, {header.begin(), header.end()}, header.size(), header.size(), {}});
     unread_ += header.size();
     ++changes_;
@@ -35,21 +36,20 @@ void LogSource::begin_segment(uint32_t number, std::span<const uint8_t> header) 
   grown_.notify_one();
 }
 
-void LogSource::append(std::span<const uint8_t> bytes) {
-  if (bytes.empty()) return;
-  std::vector<uint8_t> chunk(bytes.begin(), bytes.end());
+void LogSource::append(std::span<const uint8_t> frame) {
+  std::vector<uint8_t> chunk = unpacker_.unpack(frame);
+  const size_t size = chunk.size();
   {
     std::lock_guard lock(mutex_);
-    if (segments_.empty()) throw Error("PROTOCOL", "bytes of the log came before its first segment");
-    check_room(bytes.size());
+    check_room(size);
     Segment& last = segments_.back();
     last.end += chunk.size();
     last.chunks.push_back(std::move(chunk));
-    unread_ += bytes.size();
+    unread_ += size;
     ++changes_;
     dry_since_.store(0, std::memory_order_relaxed);
   }
-  received_.fetch_add(bytes.size(), std::memory_order_relaxed);
+  received_.fetch_add(size, std::memory_order_relaxed);
   grown_.notify_one();
 }
 

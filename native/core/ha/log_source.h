@@ -8,6 +8,7 @@
 #include <mutex>
 #include <vector>
 
+#include "ha/block_codec.h"
 #include "log/source.h"
 
 namespace hypertwin::ha {
@@ -19,7 +20,8 @@ class LogSource final : public log::Source {
   // ---- Who receives. Throw Error: PROTOCOL (a segment out of turn, bytes before one), BACKUP_SLOW (more
   // than `limit` bytes are unread).
   void begin_segment(uint32_t number, std::span<const uint8_t> header);
-  void append(std::span<const uint8_t> bytes);
+  // A kLog frame's payload.
+  void append(std::span<const uint8_t> frame);
   // Bytes of both, ever.
   uint64_t received() const { return received_.load(std::memory_order_relaxed); }
   // No more will come: the reader ends behind what is there.
@@ -50,6 +52,7 @@ class LogSource final : public log::Source {
   void check_room(size_t size) const;
   Segment* find(uint32_t number);
 
+  BlockUnpacker unpacker_;  // who receives
   const size_t limit_;
   std::mutex mutex_;  // guards the members up to seen_
   std::condition_variable grown_;

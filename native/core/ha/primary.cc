@@ -107,6 +107,7 @@ class PrimarySession final : public Primary {
   OutputGate gate_;
   // From the state's being sent on; they live as long as this, since other threads ask them.
   std::unique_ptr<log::Writer> writer_;
+  const LogSink* sink_ = nullptr;  // the writer's
   std::unique_ptr<replay::Recorder> recorder_;
   std::unique_ptr<PrimarySource> source_;
   std::atomic<bool> logging_{false};  // the three are there
@@ -191,8 +192,9 @@ void PrimarySession::begin_log(const machine::StateDigest& state) {
   header.log_id = log::random_log_id();
   log::WriterOptions writing;
   writing.buffer_bytes = kLogBuffer;
-  writer_ = std::make_unique<log::Writer>(
-      std::make_unique<LogSink>(*channel_, ledger_, [this] { status_.step("log-sent"); }), header, writing);
+  auto sink = std::make_unique<LogSink>(*channel_, ledger_, [this] { status_.step("log-sent"); });
+  sink_ = sink.get();
+  writer_ = std::make_unique<log::Writer>(std::move(sink), header, writing);
   replay::PlantedFaults faults;
   faults.drop_record = options_.planted.drop_record;
   recorder_ = std::make_unique<replay::Recorder>(machine_->live_inputs(), *writer_, faults);
@@ -514,7 +516,6 @@ Stats PrimarySession::stats() const {
   stats.dropped_outputs = gate_.dropped();
   stats.hold_p50_ns = gate_.holds().quantile(0.5);
   stats.hold_p99_ns = gate_.holds().quantile(0.99);
-  stats.log_bytes = ledger_.bytes();
   stats.log_blocks = ledger_.blocks();
   stats.acked_records = ledger_.acknowledged_records();
   stats.peer_boundary = peer_boundary_.load(std::memory_order_relaxed);
@@ -526,6 +527,7 @@ Stats PrimarySession::stats() const {
   if (logging_.load()) {
     const auto log = writer_->stats();
     stats.log_records = log.records;
+    stats.log_bytes = sink_->wire_bytes();
     stats.input_bytes = log.input_bytes;
     stats.paced_ns = source_->paced_ns();
   }
