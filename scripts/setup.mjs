@@ -8,8 +8,8 @@ import { pathToFileURL } from 'node:url'
 import { bin, filesBelow, has, hashOf, must, output, readStamp, root, run, writeStamp } from './support.mjs'
 
 const packages = {
-  build: ['g++', 'make', 'cmake', 'libxxhash-dev', 'liblz4-dev'],
-  tests: ['libgtest-dev', 'iproute2', 'chromium', 'etcd-server', 'openssl'],
+  build: ['g++', 'make', 'cmake', 'libxxhash-dev', 'liblz4-dev', 'iproute2'],
+  tests: ['libgtest-dev', 'chromium', 'etcd-server', 'openssl'],
   lint: ['clang-format']
 }
 

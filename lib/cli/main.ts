@@ -82,24 +82,37 @@ function guest(command: Command): Command {
 example(
   program
     .command('demo')
-    .description('serve 50 mail users on KVM, record it all, and replay it to the identical state')
+    .description('serve 50 mail users on KVM, kill the host that does, and see them go on; before, record and replay it all')
+    .addOption(new Option('--users <n>', 'simulated users').argParser(args.integer(1, 256)).default(50))
+    .addOption(new Option('--seconds <n>', 'how long they work').argParser(args.seconds).default(10))
     .addOption(
-      new Option('--users <n>', 'simulated users').argParser(args.integer(1, 256)).default(50)
+      new Option('--hosts <n>', 'primary, backup and spares').argParser(args.integer(2, 9)).default(3)
     )
-    .addOption(new Option('--seconds <n>', 'how long the load lasts').argParser(args.seconds).default(10))
+    .addOption(
+      new Option('--kill <when>', 'kill the primary in the middle, when you press Enter, or not at all')
+        .choices(['auto', 'manual', 'none'])
+        .default('auto')
+    )
+    .option('--silent', "cut the host's cable with the kill, so that no connection is reset")
+    .addOption(new Option('--arbiter <which>', 'who decides').choices(['file', 'etcd']).default('file'))
+    .addOption(
+      new Option('--think <ms>', "between an answer and the user's next request").argParser(args.integer(0, 60_000)).default(0)
+    )
+    .option('--page [host:port]', 'serve a live page, by default on a free port of 127.0.0.1')
     .addOption(memory('32MiB'))
-    .option('--out <folder>', 'where log, heat map and report go (default: out/demo-<time>)')
+    .option('--out <folder>', 'where log, pictures and report go (default: out/demo-<time>)')
     .addOption(new Option('--seed <n>', "of the users' choices").argParser(args.integer(0, 2 ** 32 - 1)).default(1))
     .addOption(
       new Option('--mode <mode>', 'how dirty pages are tracked')
         .choices(['auto', 'bitmap', 'manual', 'ring'])
         .default('auto')
     )
-    .option('--keep', 'keep the disk image too')
+    .option('--keep', 'keep the disk images too')
     .addOption(json())
     .addOption(kvm()),
-  'hypertwin demo --seconds 5 --users 20'
-).action(run(async () => (await import('./demo.js')).demo))
+  'hypertwin demo --seconds 5 --users 20',
+  'hypertwin demo --kill manual --page'
+).action(run(async () => (await import('./demo/demo.js')).demo))
 
 example(
   guest(program.command('record'))

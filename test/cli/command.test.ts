@@ -1,9 +1,8 @@
 // The hypertwin command as its users run it: a process, its arguments, its output, its exit code.
-import { spawn, spawnSync, type SpawnSyncReturns } from 'node:child_process'
+import { spawnSync, type SpawnSyncReturns } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
-import { createInterface } from 'node:readline'
 import t from 'tap'
 import { guestPath } from '../../lib/index.js'
 import { Recording } from '../../lib/eventlog/index.js'
@@ -49,6 +48,9 @@ t.test('wrong arguments: one line that says what to do, exit code 2', async t =>
     ['demo', '--seconds', 'soon'],
     ['demo', '--memory', '32 apples'],
     ['demo', '--mode', 'magic'],
+    ['demo', '--hosts', '1'],
+    ['demo', '--kill', 'softly'],
+    ['demo', '--arbiter', 'coin'],
     ['demo', '--bogus'],
     ['demo', 'surplus'],
     ...(noKvm ? [] : [['demo', '--out', used]]),
@@ -89,67 +91,6 @@ t.test('without KVM: says so and what to do, exit code 3', async t => {
     t.match(json(result), { error: { code: 'ENOENT', message: /nonexistent/ } })
   }
   t.notOk(existsSync('out/demo'))
-})
-
-t.test('demo', { skip: noKvm }, async t => {
-  const out = path.join(t.testdir({}), 'demo')
-  const result = hypertwin('demo', '--json', '--seconds', '1', '--users', '20', '--out', out)
-  t.equal(result.status, 0, result.stderr)
-  const report = json(result)
-  t.match(report, {
-    operations: Number,
-    acknowledged: Number,
-    lost: 0,
-    surplus: 0,
-    unanswered: 0,
-    boundaries: Number,
-    logBytes: Number,
-    inputBytes: Number,
-    dirtyPages: Number,
-    dirtyMode: /^(bitmap|manual|ring)$/,
-    digestRecorded: /^[0-9a-f]{32}$/,
-    digestReplayed: report['digestRecorded'] as string,
-    equal: true,
-    diverged: false,
-    users: 20,
-    seconds: Number,
-    replaySeconds: Number,
-    p50: Number,
-    p99: Number
-  })
-  t.ok((report['operations'] as number) > 20)
-  t.equal(report['acknowledged'], report['operations'])
-  t.ok((report['boundaries'] as number) > 0)
-  t.ok((report['dirtyPages'] as number) > 0)
-  t.ok((report['logBytes'] as number) > (report['inputBytes'] as number))
-  t.equal(readFileSync(path.join(out, 'heat.png')).toString('latin1', 1, 4), 'PNG')
-  t.match(readFileSync(path.join(out, 'heat.svg'), 'utf8'), /<svg /)
-  t.same(JSON.parse(readFileSync(path.join(out, 'report.json'), 'utf8')), report)
-  t.match(readFileSync(path.join(out, 'report.md'), 'utf8'), report['digestReplayed'])
-  t.notOk(existsSync(path.join(out, 'mail.img')))
-  // A line a second where there is no terminal.
-  t.match(result.stderr, /op\/s .* dirty pages\/s .*\/s log .* p50 .* p99/)
-  t.match(hypertwin('log', 'verify', path.join(out, 'log')), { status: 0, stdout: /It is whole/ })
-
-  const again = hypertwin('replay', path.join(out, 'log'), '--json')
-  t.equal(again.status, 0, again.stderr)
-  t.match(json(again), { digest: report['digestRecorded'] as string, complete: true, boundaries: report['boundaries'] })
-})
-
-t.test('demo, interrupted', { skip: noKvm }, async t => {
-  const out = path.join(t.testdir({}), 'demo')
-  const child = spawn(process.execPath, [command, 'demo', '--seconds', '600', '--users', '10', '--out', out])
-  const closed = new Promise<number | null>(resolve => child.on('close', resolve))
-  let text = ''
-  for await (const line of createInterface({ input: child.stdout })) {
-    text += `${line}\n`
-    if (line.includes('op/s')) child.kill('SIGINT')
-  }
-  t.equal(await closed, 130)
-  t.match(text, /Interrupted\. The log is whole: /)
-  const log = path.join(out, 'log')
-  t.match(json(hypertwin('log', 'verify', log, '--json')), { ok: true, ended: true })
-  t.match(json(hypertwin('replay', log, '--json')), { stop: 'log-end', complete: true, diverged: false })
 })
 
 t.test('record, replay and log of a guest that powers off', { skip: noKvm }, async t => {
