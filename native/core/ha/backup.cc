@@ -493,11 +493,13 @@ void BackupSession::hand_over() {
     renounce("DIVERGED", replayer_->divergence() ? replayer_->divergence()->message : "the log has no end");
     return end("DIVERGED", "the replica's state is not the primary's");
   }
+  std::optional<Goodbye> renounced;
   {
     std::lock_guard lock(mutex_);
-    if (!renounced_) claiming_ = true;
+    renounced = renounced_;
+    if (!renounced) claiming_ = true;
   }
-  if (renounced_) return end(renounced_->code, renounced_->message);
+  if (renounced) return end(renounced->code, renounced->message);
   const auto answer = claim("the machine was handed over");
   timeline.claimed_ns = now_ns();
   if (!answer || *answer == migrate::Claim::kLost) {
