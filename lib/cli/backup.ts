@@ -1,7 +1,7 @@
 // `hypertwin backup`: waits for a primary, follows it, and runs its machine when that must be.
 import process from 'node:process'
 import { openArbiter } from '../arbiter/index.js'
-import { backup as listen, statusServer, type HaEvent, type Standby } from '../ha/index.js'
+import { backup as listen, statusServer, type HaEvent, type HaServer, type Standby } from '../ha/index.js'
 import { sentence } from '../ha/events.js'
 import type { Machine } from '../machine/index.js'
 import { CliError, Exit, interruption, toJson, Ui } from './common.js'
@@ -43,11 +43,10 @@ export async function backup(options: BackupCommandOptions): Promise<number> {
     device: options.kvmDevice,
     ...(options.name !== undefined && { name: options.name })
   })
-  const server =
-    options.status === undefined
-      ? undefined
-      : await statusServer(standby, { listen: options.status, allowedHosts: options.allowHost ?? [] })
+  let server: HaServer | undefined
   try {
+    if (options.status !== undefined)
+      server = await statusServer(standby, { listen: options.status, allowedHosts: options.allowHost ?? [] })
     say(ui, { type: 'listening', listen: standby.listen, status: server?.url ?? null }, `Waiting for a primary on ${standby.listen}`)
     if (server) ui.say(`Status on ${server.url}`)
     const told = tell(standby, ui)

@@ -16,7 +16,7 @@ async function browse(t: Test, url: string, colorScheme: 'light' | 'dark' = 'lig
   const profile = path.join(scratch(t), 'profile')
   const args = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run']
   args.push('--disable-background-networking', '--disable-component-update', '--disable-sync')
-  const context = await chromium.launchPersistentContext(profile, { executablePath: program, args, colorScheme })
+  const context = await chromium.launchPersistentContext(profile, { executablePath: program, args, colorScheme, timeout: 60_000 })
   const browser: Browser | null = context.browser()
   t.teardown(async () => {
     await context.close()
