@@ -76,7 +76,18 @@ struct Pair {
   unsigned p, b;
 };
 
+bool over(const Observer::Host& host) {
+  return host.said("ha live") || host.said("ha ended") || host.said("ha halted") ||
+         host.said("ha unprotected");
+}
+
 void await_protection(Observer& o, const Pair& pair) {
+  const auto& P = o.host(pair.p);
+  const auto& B = o.host(pair.b);
+  // Where others keep the host busy, heartbeats may be missed before it begins: that ends in order.
+  o.run([&] { return over(P) || over(B) || (P.said("ha protected") && B.said("ha protected")); });
+  if (over(P) || over(B))
+    throw Stalled{"no protection on a host so busy: " + (over(B) ? B : P).events.back()};
   o.expect("protection",
            [&] { return o.host(pair.p).said("ha protected") && o.host(pair.b).said("ha protected"); });
 }
@@ -93,11 +104,6 @@ Pair protected_pair(Observer& o, const Setup& setup, const ha::Heartbeats& heart
   o.command(pair.p, "protect " + address);
   await_protection(o, pair);
   return pair;
-}
-
-bool over(const Observer::Host& host) {
-  return host.said("ha live") || host.said("ha ended") || host.said("ha halted") ||
-         host.said("ha unprotected");
 }
 
 bool goes_on(const Observer::Host& host) { return host.said("ha live") || host.said("ha unprotected"); }

@@ -207,6 +207,7 @@ int run_all(const Setup& setup, const std::vector<Job>& jobs, const Options& opt
 // ---- The benchmark of what users see
 
 void figure(const std::string& name, std::vector<uint64_t>& samples, const char* unit, double scale) {
+  if (samples.empty()) return;
   std::sort(samples.begin(), samples.end());
   auto at = [&](double quantile) {
     const auto i = static_cast<size_t>(quantile * static_cast<double>(samples.size() - 1) + 0.5);
