@@ -107,7 +107,8 @@ t.test('what others say is text to the page, and it stays readable', { skip: noB
 /** As fetch, but with any Host header. */
 function ask(url: string, headers: Record<string, string> = {}, method = 'GET'): Promise<{ status: number; headers: Record<string, unknown>; body: string }> {
   return new Promise((resolve, reject) => {
-    request(url, { headers, method }, response => {
+    // A connection of its own: a server may end an idle one at the moment of the next request.
+    request(url, { headers, method, agent: false }, response => {
       let body = ''
       response.setEncoding('utf8').on('data', (text: string) => (body += text))
       response.on('end', () => resolve({ status: response.statusCode ?? 0, headers: response.headers, body }))
