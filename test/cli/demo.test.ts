@@ -43,7 +43,8 @@ function survived(t: Test, report: Json): void {
     lostAcknowledged: 0,
     brokenConnections: 0,
     reprotected: true,
-    detectMs: Number,
+    // A machine too busy takes host 1 for dead before its time, and it halts.
+    detectMs: report['killedTooLate'] === true ? null : Number,
     claimMs: Number,
     replayMs: Number,
     liveMs: Number,
@@ -98,7 +99,7 @@ t.test('demo', { skip: noNetwork }, async t => {
   t.same(readdirSync(out).filter(name => /\.(img|sock)$/.test(name)), [])
   // A line a second where there is no terminal.
   t.match(result.stderr, /op\/s .* dirty pages\/s .*\/s log .* p50 .* p99/)
-  t.match(result.stderr, /host 1 was killed[^]*host 2 is live[^]*host 3 has joined/)
+  t.match(result.stderr, /host 1 was killed[^]*host 2 (is|was) live[^]*host 3 has joined/)
   t.match(hypertwin(['log', 'verify', path.join(out, 'log')]), { status: 0, stdout: /It is whole/ })
 
   const again = hypertwin(['replay', path.join(out, 'log'), '--json'])
@@ -111,7 +112,7 @@ t.test('demo, the power cut silently', { skip: noNetwork }, async t => {
   const result = hypertwin(['demo', '--json', '--silent', '--seconds', '2', '--users', '20', '--out', out])
   t.equal(result.status, 0, result.stderr)
   survived(t, json(result))
-  t.match(json(result), { silent: true, cause: 'HEARTBEAT' })
+  t.match(json(result), { silent: true, cause: /^(HEARTBEAT|PEER_LOST)$/ })
 })
 
 t.test('demo, without network namespaces', { skip: noKvm }, async t => {

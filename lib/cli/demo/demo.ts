@@ -5,7 +5,7 @@ import { mkdir, readdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { DirtyMode } from '../../dirty/index.js'
 import { bytes, count, Exit, interruption, toJson, Ui, usage } from '../common.js'
-import { failover, tellFailover, type FailoverAct, type FailoverOptions, type Kill } from './failover.js'
+import { failover, lostAt, tellFailover, type FailoverAct, type FailoverOptions, type Kill } from './failover.js'
 import type { Page } from './page.js'
 import { recordAndReplay, statesEqual, tellRecorded, type RecordedAct } from './recorded.js'
 import { timelineSvg, type Mark } from './timeline.js'
@@ -84,6 +84,8 @@ interface FailoverReport {
   reprotectPauseMs: number | null
   /** From the kill to protection again. */
   reprotectMs: number | null
+  /** The primary was taken for dead before the kill, on a machine too busy; the times then count from that moment. */
+  killedTooLate: boolean
   /** From the kill until the primary was taken for dead. */
   detectMs: number | null
   /** Then until the arbiter had said yes. */
@@ -233,6 +235,8 @@ function failoverReport(options: FailoverOptions, act: FailoverAct): FailoverRep
   const { seen, verdict, killedAt, moments, handedOver } = act
   const seconds = (seen.ended - seen.begun) / 1000
   const { p50, p90, p99, max } = seen.stats.latency.all
+  const lost = killedAt !== undefined && moments ? lostAt(killedAt, moments) : undefined
+  const early = lost !== undefined && killedAt !== undefined && lost < killedAt
   const between = (from: number | undefined, to: number | undefined) =>
     from === undefined || to === undefined ? null : thousandths(Math.max(0, to - from))
   return {
@@ -247,11 +251,12 @@ function failoverReport(options: FailoverOptions, act: FailoverAct): FailoverRep
     brokenConnections: seen.broken,
     reprotected: act.protectedAgainAt !== undefined,
     reprotectPauseMs: act.reprotectPauseMs === undefined ? null : thousandths(act.reprotectPauseMs),
-    reprotectMs: between(killedAt, act.protectedAgainAt),
-    detectMs: between(killedAt, moments?.detected),
+    reprotectMs: between(lost, act.protectedAgainAt),
+    killedTooLate: early,
+    detectMs: early ? null : between(killedAt, moments?.detected),
     claimMs: between(moments?.detected, moments?.claimed),
     replayMs: between(moments?.claimed, moments?.replayed),
-    liveMs: between(killedAt, moments?.live),
+    liveMs: between(lost, moments?.live),
     cause: moments?.cause ?? null,
     digestSurvivor: handedOver?.from ?? null,
     digestBackup: handedOver?.to ?? null,

@@ -272,14 +272,17 @@ async function play(
       moments = (await inTime(living, REPROTECT_MS, 'host 2 did not go live')).moments
       scene.on = 2
       ui.say(
-        `${elapsed()}  host 2 is live: it went on at boundary ${count(moments.boundary)}, ` +
-          `${(moments.live - killedAt).toFixed(1)} ms after the kill`
+        moments.live < killedAt
+          ? `${elapsed()}  host 2 was live before that: host 1 had been taken for dead (${moments.cause}), and halted`
+          : `${elapsed()}  host 2 is live: it went on at boundary ${count(moments.boundary)}, ` +
+              `${(moments.live - killedAt).toFixed(1)} ms after the kill`
       )
       const again = protecting?.then(report => {
         protectedAgainAt = report.at
         scene.backup = 3
         ui.say(
-          `${elapsed()}  host 3 has joined by itself: protected again, ${((report.at - killedAt!) / 1000).toFixed(2)} s after the kill`
+          `${elapsed()}  host 3 has joined by itself: protected again, ` +
+            `${((report.at - lostAt(killedAt!, moments!)) / 1000).toFixed(2)} s after host 1 was lost`
         )
       })
       await wait(finish - clock(), signal)
@@ -309,12 +312,19 @@ async function play(
     verdict,
     killedAt,
     moments,
-    pauseMs: moments && killedAt !== undefined ? longestGap(seen, killedAt, moments.live) : undefined,
+    pauseMs: moments && killedAt !== undefined
+        ? longestGap(seen, lostAt(killedAt, moments), moments.live)
+        : undefined,
     reprotectPauseMs: moments && protectedAgainAt !== undefined ? longestGap(seen, moments.live, protectedAgainAt, true) : undefined,
     protectedAgainAt,
     handedOver,
     logBytes
   }
+}
+
+/** When the primary was lost: by the kill, or before that on a host too busy to be told from a dead one. */
+export function lostAt(killedAt: number, moments: Moments): number {
+  return Math.min(killedAt, moments.detected)
 }
 
 /** The longest gap that ended after `since` and began before `until`; `inside`: that began after `since` too. */
@@ -429,17 +439,20 @@ export function tellFailover(ui: Ui, act: FailoverAct, options: FailoverOptions)
   const { seen, verdict, killedAt, moments } = act
   if (killedAt !== undefined && moments) {
     const ms = (from: number, to: number) => `${Math.max(0, to - from).toFixed(1)} ms`
+    const lost = lostAt(killedAt, moments)
     ui.say(
-      `Host 1 was killed; it was missed after ${ms(killedAt, moments.detected)} (${moments.cause}), the claim took ` +
-        `${ms(moments.detected, moments.claimed)}, host 2 was live after ${ms(killedAt, moments.live)}`
+      (lost < killedAt
+        ? `This machine was so busy that host 1 was taken for dead (${moments.cause}) ${ms(lost, killedAt)} before the kill`
+        : `Host 1 was killed; it was missed after ${ms(lost, moments.detected)} (${moments.cause})`) +
+        `; the claim took ${ms(moments.detected, moments.claimed)}, host 2 was live after ${ms(lost, moments.live)}`
     )
     ui.say(
       `The users saw a pause of ${act.pauseMs!.toFixed(1)} ms` +
         (act.reprotectPauseMs === undefined ? '' : `, and of ${act.reprotectPauseMs.toFixed(1)} ms when host 3 joined`) +
         `; 99 % of all gaps between two answers were below ${seen.gapP99.toFixed(1)} ms`
     )
-    ui.say(`  ${blocks(seen, killedAt - 100, 78, 5)}`)
-    ui.say(`  ${'^ the kill'.padStart(30)}; a column is 5 ms of answers`)
+    ui.say(`  ${blocks(seen, lost - 100, 78, 5)}`)
+    ui.say(`  ${' '.repeat(20)}^ host 1 was lost; a column is 5 ms of answers`)
   }
   ui.say(
     `${count(seen.stats.acknowledged)} operations were acknowledged (${count((seen.stats.operations / (seen.ended - seen.begun)) * 1000)}/s), ` +
