@@ -396,7 +396,8 @@ void caught(Observer& o, const std::string& error, std::initializer_list<const c
 
 void no_output_rule(Observer& o, const Setup& setup, uint64_t, Tally& tally) {
   caught(o, "answers that do not wait for the backup",
-         {"are lost", "were acknowledged", "not asked yet", "answers that differ", "status"}, [&] {
+         {"given twice", "are lost", "were acknowledged", "not asked yet", "answers that differ", "status"},
+         [&] {
            NodeOptions options = restored(setup);
            options.planted.no_output_rule = true;
            const Pair pair{first_primary(o, setup, std::move(options)), o.start(follower())};
