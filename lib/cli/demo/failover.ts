@@ -264,13 +264,16 @@ async function play(
       living.catch(() => {})
       const protecting = hosts.length > 2 ? hosts[1]!.next('protected', signal) : undefined
       protecting?.catch(() => {})
-      killedAt = await killPrimary(stage, begun + options.seconds * 500, ui, elapsed, signal)
+      const kill = await killPrimary(stage, begun + options.seconds * 500, ui, elapsed, signal)
+      killedAt = kill.killedAt
       page?.gone(1, 'its process was killed')
       finish = Math.max(finish, killedAt + options.seconds * 500)
       scene.backup = undefined
       scene.channel = undefined
       moments = (await inTime(living, REPROTECT_MS, 'host 2 did not go live')).moments
       scene.on = 2
+      // The backup may have noticed sooner.
+      if (kill.byHand) killedAt = lostAt(killedAt, moments)
       ui.say(
         moments.live < killedAt
           ? `${elapsed()}  host 2 was live before that: host 1 had been taken for dead (${moments.cause}), and halted`
@@ -353,14 +356,14 @@ async function handOver(
   return { from: left.combined, to: right.combined, boundary: right.boundary }
 }
 
-/** Kills host 1 when its time has come, or waits until somebody else does. Resolves to when that was. */
+/** Kills host 1 when its time has come, or waits until somebody else does. Resolves to when that was, or was noticed. */
 async function killPrimary(
   { hosts, topology, options }: Stage,
   at: number,
   ui: Ui,
   elapsed: () => string,
   signal: AbortSignal
-): Promise<number> {
+): Promise<{ killedAt: number; byHand: boolean }> {
   const primary = hosts[0]!
   const killer = options.silent ? topology?.silentKiller(1, primary.pid) : undefined
   primary.expectEnd()
@@ -378,7 +381,7 @@ async function killPrimary(
         try {
           if (!(await Promise.race([enter, killed, interrupted]))) {
             ui.say(`${elapsed()}  host 1 was killed`)
-            return clock()
+            return { killedAt: clock(), byHand: true }
           }
         } finally {
           aborted.abort()
@@ -394,7 +397,7 @@ async function killPrimary(
     if (killer) await killer.kill()
     else await primary.kill()
     ui.say(`${elapsed()}  host 1 was killed (SIGKILL to ${primary.pid}${killer ? ', its cable cut first' : ''})`)
-    return killedAt
+    return { killedAt, byHand: false }
   } finally {
     killer?.cancel()
   }
