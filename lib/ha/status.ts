@@ -85,6 +85,47 @@ export interface HaSource {
   events(options?: { signal?: AbortSignal; limit?: number }): AsyncIterableIterator<HaEvent>
 }
 
+/** Of a source that tells nothing more than this. @internal */
+export function blankStatus(said: Pick<HaStatus, 'name' | 'role' | 'state' | 'code' | 'message'>): HaStatus {
+  const at = new Date().toISOString()
+  return {
+    ...said,
+    since: at,
+    at,
+    session: '',
+    peer: '',
+    listen: '',
+    machine: null,
+    stats: {
+      logBytes: 0,
+      logRecords: 0,
+      inputBytes: 0,
+      logBlocks: 0,
+      ackedRecords: 0,
+      boundary: 0,
+      peerBoundary: 0,
+      lagMs: 0,
+      lagP50Ms: 0,
+      lagP99Ms: 0,
+      lagMaxMs: 0,
+      roundTripMs: 0,
+      heldOutputs: 0,
+      heldBytes: 0,
+      releasedOutputs: 0,
+      droppedOutputs: 0,
+      holdP50Ms: 0,
+      holdP99Ms: 0,
+      pacedMs: 0,
+      heartbeatTimeoutMs: 0
+    },
+    sync: null,
+    failovers: 0,
+    failover: null,
+    figures: {},
+    events: []
+  }
+}
+
 /** @internal */
 export function plainStats(stats: HaStats): Plain<HaStats> {
   return Object.fromEntries(Object.entries(stats).map(([key, value]) => [key, Number(value)])) as Plain<HaStats>

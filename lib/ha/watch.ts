@@ -1,7 +1,7 @@
 // A status server of another process, looked at again and again.
 import { haStates } from './figures.js'
 import { invalid } from './errors.js'
-import type { HaStatus } from './status.js'
+import { blankStatus, type HaStatus } from './status.js'
 
 const EVERY_MS = 250
 const TIMEOUT_MS = 2000
@@ -133,45 +133,11 @@ function checked(value: unknown): HaStatus {
 }
 
 function silent(name: string, message: string): HaStatus {
-  const now = new Date().toISOString()
-  return {
+  return blankStatus({
     name,
     role: 'backup',
     state: 'ended',
     code: 'UNREACHABLE',
-    message: `its status server does not answer: ${message}`,
-    since: now,
-    at: now,
-    session: '',
-    peer: '',
-    listen: '',
-    machine: null,
-    stats: {
-      logBytes: 0,
-      logRecords: 0,
-      inputBytes: 0,
-      logBlocks: 0,
-      ackedRecords: 0,
-      boundary: 0,
-      peerBoundary: 0,
-      lagMs: 0,
-      lagP50Ms: 0,
-      lagP99Ms: 0,
-      lagMaxMs: 0,
-      roundTripMs: 0,
-      heldOutputs: 0,
-      heldBytes: 0,
-      releasedOutputs: 0,
-      droppedOutputs: 0,
-      holdP50Ms: 0,
-      holdP99Ms: 0,
-      pacedMs: 0,
-      heartbeatTimeoutMs: 0
-    },
-    sync: null,
-    failovers: 0,
-    failover: null,
-    figures: {},
-    events: []
-  }
+    message: `its status server does not answer: ${message}`
+  })
 }

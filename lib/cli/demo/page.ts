@@ -1,6 +1,7 @@
 // The live page of the demo: what the host processes tell of themselves, and what the users see, served by
 // hypertwin/ha's own page from this process, which a browser can reach.
 import { servePage, type HaServer, type HaSource, type HaStatus } from '../../ha/index.js'
+import { blankStatus } from '../../ha/status.js'
 
 /** A page of all hosts. */
 export class Page implements AsyncDisposable {
@@ -46,45 +47,5 @@ export class Page implements AsyncDisposable {
 
 /** Of a host that has said nothing yet. */
 function silent(name: string): HaStatus {
-  const at = new Date().toISOString()
-  return {
-    name,
-    role: 'primary',
-    state: 'connecting',
-    code: '',
-    message: 'its process starts',
-    since: at,
-    at,
-    session: '',
-    peer: '',
-    listen: '',
-    machine: null,
-    stats: {
-      logBytes: 0,
-      logRecords: 0,
-      inputBytes: 0,
-      logBlocks: 0,
-      ackedRecords: 0,
-      boundary: 0,
-      peerBoundary: 0,
-      lagMs: 0,
-      lagP50Ms: 0,
-      lagP99Ms: 0,
-      lagMaxMs: 0,
-      roundTripMs: 0,
-      heldOutputs: 0,
-      heldBytes: 0,
-      releasedOutputs: 0,
-      droppedOutputs: 0,
-      holdP50Ms: 0,
-      holdP99Ms: 0,
-      pacedMs: 0,
-      heartbeatTimeoutMs: 0
-    },
-    sync: null,
-    failovers: 0,
-    failover: null,
-    figures: {},
-    events: []
-  }
+  return blankStatus({ name, role: 'primary', state: 'connecting', code: '', message: 'its process starts' })
 }

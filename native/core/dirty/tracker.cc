@@ -1,23 +1,16 @@
 #include "dirty/tracker.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <set>
 #include <string>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/error.h"
 
 namespace hypertwin::dirty {
 
 namespace {
-
-uint64_t now_ns() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
 
 // VMs with a started tracker: a second one would steal the first one's pages.
 class Busy {

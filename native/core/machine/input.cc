@@ -1,20 +1,14 @@
 #include "machine/input.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <chrono>
+
+#include "base/clock.h"
 
 namespace hypertwin::machine {
 
 namespace {
 constexpr uint64_t kLongestWait = 3'600'000'000'000;  // nanoseconds
-
-uint64_t host_now() {
-  timespec ts;
-  clock_gettime(CLOCK_MONOTONIC, &ts);
-  return static_cast<uint64_t>(ts.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(ts.tv_nsec);
-}
 }  // namespace
 
 bool LiveInputs::push(Input input) {
@@ -44,7 +38,7 @@ void LiveInputs::control_taken() { control_.store(false, std::memory_order_relea
 
 void LiveInputs::start_clock(uint64_t at_least) {
   base_virtual_ = std::max(virtual_now(), at_least);
-  base_host_ = host_now();
+  base_host_ = now_ns();
   running_ = true;
 }
 
@@ -54,7 +48,7 @@ void LiveInputs::stop_clock() {
 }
 
 uint64_t LiveInputs::virtual_now() const {
-  return running_ ? base_virtual_ + (host_now() - base_host_) : base_virtual_;
+  return running_ ? base_virtual_ + (now_ns() - base_host_) : base_virtual_;
 }
 
 uint64_t LiveInputs::clock(uint64_t) { return virtual_now(); }

@@ -3,11 +3,10 @@
 // moved it simply goes on.
 #include "migrate/migration.h"
 
-#include <time.h>
-
 #include <exception>
 #include <thread>
 
+#include "base/clock.h"
 #include "migrate/payloads.h"
 #include "migrate/peer.h"
 
@@ -21,12 +20,6 @@ using machine::State;
 
 constexpr std::chrono::milliseconds kFirstPause{10}, kLongestPause{500};
 constexpr const char* kRefused = "REFUSED";
-
-uint64_t now_ns() {
-  timespec time{};
-  ::clock_gettime(CLOCK_MONOTONIC, &time);
-  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
-}
 
 // Asks until there is an answer, or for `patience` (0: for ever).
 Claim claim(const Arbiter& arbiter, const SessionId& session, const char* who,

@@ -2,13 +2,13 @@
 // and payloads.h before anything of them is applied.
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
 #include <mutex>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "machine/cpuid.h"
 #include "machine/memory_scan.h"
@@ -25,12 +25,6 @@ namespace {
 constexpr uint64_t kTick = 50'000'000;
 constexpr const char* kAborted = "ABORTED";
 constexpr std::chrono::milliseconds kForEver{0};
-
-uint64_t now_ns() {
-  timespec time{};
-  ::clock_gettime(CLOCK_MONOTONIC, &time);
-  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
-}
 
 // An image that is being filled.
 class Image {

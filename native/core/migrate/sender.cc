@@ -1,10 +1,10 @@
 // The source's side of pre-copy.
 #include <sys/random.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cstring>
 
+#include "base/clock.h"
 #include "machine/memory_scan.h"
 #include "migrate/codec.h"
 #include "migrate/migrate.h"
@@ -26,12 +26,6 @@ constexpr uint64_t kTellingBytes = 256u << 10;
 constexpr double kStopSeconds = 0.001;
 constexpr std::chrono::milliseconds kCancelGrace{1000};
 constexpr const char* kRefused = "REFUSED";
-
-uint64_t now_ns() {
-  timespec time{};
-  ::clock_gettime(CLOCK_MONOTONIC, &time);
-  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
-}
 
 double seconds(uint64_t ns) { return static_cast<double>(ns) / 1e9; }
 

@@ -1,10 +1,9 @@
 #include "replay/recorder.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <filesystem>
 
+#include "base/clock.h"
 #include "machine/quirks.h"
 
 namespace hypertwin::replay {
@@ -202,10 +201,7 @@ std::unique_ptr<Recording> Recording::start(std::shared_ptr<machine::Machine> ma
   recording->machine_ = machine;
   recording->directory_ = directory;
   log::LogHeader header = log_header(*machine);
-  timespec now{};
-  ::clock_gettime(CLOCK_REALTIME, &now);
-  header.created_unix_ns =
-      static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+  header.created_unix_ns = clock_ns(CLOCK_REALTIME);
   header.log_id = log::random_log_id();
   machine->call(machine::At::kAnywhere, [&] {
     if (machine->recorded()) throw Error("BAD_STATE", "the machine is being recorded already");

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/digest.h"
 #include "base/error.h"
 
@@ -22,12 +23,6 @@ constexpr size_t kReadAhead = 256u << 10;
 constexpr double kBurstSeconds = 0.02;
 
 bool is_bulk(FrameType type) { return type == FrameType::kPages || type == FrameType::kBlocks; }
-
-// CLOCK_MONOTONIC, which steady_clock is on Linux.
-uint64_t now_ns() {
-  return static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch()).count());
-}
 
 }  // namespace
 
