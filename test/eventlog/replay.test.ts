@@ -1,4 +1,5 @@
 // A log replays to the identical state; what is wrong with one is found and named.
+import { EventEmitter, once } from 'node:events'
 import {
   appendFileSync,
   copyFileSync,
@@ -172,7 +173,13 @@ t.test('a follower can be cancelled', { skip }, async t => {
   await replay.close()
   await t.rejects(replay.run(), code('CLOSED'))
   const other = await Replay.open(directory, { follow: true })
-  const open = other.run().catch((error: unknown) => error)
+  const runs = new EventEmitter()
+  const begun = once(runs, 'begun')
+  const open = other
+    .run({ progressMs: 1, onProgress: at => at.boundary > at.firstBoundary && runs.emit('begun') })
+    .catch((error: unknown) => error)
+  // One that waits for its turn only would be dropped instead.
+  await begun
   await other.close()
   t.match(await open, { stop: 'cancelled' }, 'closing ends a run too')
 })
