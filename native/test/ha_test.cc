@@ -1,6 +1,8 @@
 // A primary and its backup in one process: who goes on, with what, and who does not.
 #include "ha/ha.h"
 
+#include <future>
+
 #include "ha_util.h"
 
 namespace hypertwin::ha {
@@ -229,6 +231,34 @@ TEST(Ha, AHandOverThatTheBackupLosesFailsAndThePrimaryGoesOn) {
   ASSERT_TRUE(pair.primary_events.wait(State::kUnprotected)) << pair.text();
   ASSERT_EQ(pair.backup->wait_settled(60s), State::kHalted) << pair.text();
   EXPECT_EQ(pair.machine->state(), machine::State::kRunning);
+  EXPECT_TRUE(pair.works_on(pair.machine));
+}
+
+TEST(Ha, AHandOverThatTheLossOvertakesLeavesThePrimaryRunning) {
+  NEED_KVM();
+  Torn pair(system_);
+  std::promise<void> claimed;
+  pair.protect.on_step = [&](const char* step) {
+    if (std::string_view(step) == "claimed") claimed.set_value();
+  };
+  ASSERT_TRUE(pair.begin());
+  pair.arbiter.only("primary");
+  // Until the backup is lost the vCPU's thread cannot do what the hand-over asks of it.
+  std::promise<void> standing;
+  auto still = std::async(std::launch::async, [&] {
+    pair.machine->call(machine::At::kAnywhere, [&] {
+      standing.set_value();
+      claimed.get_future().wait();
+      std::this_thread::sleep_for(20ms);
+    });
+  });
+  standing.get_future().wait();
+  auto handing = std::async(std::launch::async, [&] { pair.primary->hand_over(); });
+  std::this_thread::sleep_for(20ms);
+  pair.scissors.cut();
+  EXPECT_THROW(handing.get(), Error);
+  still.get();
+  ASSERT_TRUE(pair.primary_events.wait(State::kUnprotected)) << pair.text();
   EXPECT_TRUE(pair.works_on(pair.machine));
 }
 

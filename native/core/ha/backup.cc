@@ -367,8 +367,9 @@ void BackupSession::on_beat(const PrimaryBeat& beat) {
   echo_.store(beat.sent_ns);
   if (!beat.armed || armed_.load()) return;
   armed_.store(true);
-  report(FrameType::kHeartbeat);
+  // Before the primary hears it and says so: whoever sees it protected sees this side protected too.
   status_.enter(State::kProtected, "PROTECTED", "the replica follows and may take over");
+  report(FrameType::kHeartbeat);
   status_.step("armed");
 }
 

@@ -1,8 +1,9 @@
 // The primary's side of a protection.
 //
-//   ht-ha-main   sends the machine, then receives: acknowledgements release outputs; ends in a loss, a
-//   goodbye ht-ha-beat   a heartbeat each interval; notices that the guest has ended ht-ha-watch  closes the
-//   channel when the backup is silent for too long ht-log       sends the log's blocks
+//   ht-ha-main   sends the machine, then receives: acknowledgements release outputs
+//   ht-ha-beat   a heartbeat each interval; notices that the guest has ended
+//   ht-ha-watch  closes the channel when the backup is silent for too long
+//   ht-log       sends the log's blocks
 //
 // Who may run the machine. Before `armed` was sent in a heartbeat the backup must not claim, and the primary
 // goes on by itself. From the moment it may have been sent the primary goes on only when it wins the claim,
@@ -120,6 +121,7 @@ class PrimarySession final : public Primary {
   std::atomic<uint64_t> hands_over_at_{~uint64_t{0}};  // so many records are all there will be
   bool said_last_ = false;                             // ht-ha-main: goodbye or hand-over
   bool standing_ = false;                              // paused while the arbiter does not answer
+  bool let_go_ = false;  // the vCPU's thread: the machine is not recorded any more
   std::atomic<uint64_t> peer_boundary_{0};
 
   Link link_;
@@ -329,6 +331,8 @@ void PrimarySession::hand_over() {
   }
   try {
     machine_->call(At::kBoundary, [this] {
+      if (let_go_)
+        throw Error("NO_BOUNDARY", "the backup was lost before the machine could be stopped for it");
       if (machine_->state() != machine::State::kRunning && machine_->state() != machine::State::kPaused)
         throw Error("NO_BOUNDARY", "the machine has ended");
       machine_->pause_here(Reason::kRequested, "it is being handed over");
@@ -411,7 +415,6 @@ void PrimarySession::lose(const std::string& code, const std::string& message) {
 // The machine goes on without a backup: what is held goes out first.
 void PrimarySession::go_on(State state, const std::string& code, const std::string& message,
                            Timeline* timeline) {
-  const bool handing = hands_over_at_.load() != ~uint64_t{0};
   bool closing;
   {
     std::lock_guard lock(mutex_);
@@ -422,7 +425,10 @@ void PrimarySession::go_on(State state, const std::string& code, const std::stri
       state == State::kUnprotected && options_.on_loss == ProtectOptions::Loss::kStop && !closing;
   if (logging_.load()) {
     try {
+      bool handing = false;
       machine_->call(At::kAnywhere, [&] {
+        let_go_ = true;
+        handing = hands_over_at_.load() != ~uint64_t{0};
         gate_.open();
         machine_->use_outputs(nullptr);
         machine_->use_source(machine_->live_inputs());
@@ -451,6 +457,7 @@ void PrimarySession::go_on(State state, const std::string& code, const std::stri
 void PrimarySession::fence(State state, Reason reason, const std::string& code, const std::string& message) {
   try {
     machine_->call(At::kAnywhere, [&] {
+      let_go_ = true;
       gate_.drop();
       machine_->stop_here(reason, message);
       machine_->use_source(machine_->live_inputs());
