@@ -20,12 +20,19 @@ const benchmarks = {
   snapshot: { kvm: true, native: ['snapshot_bench'], scripts: [] },
   migrate: { kvm: true, native: [], scripts: ['migrate.mjs'] },
   wire: { kvm: false, native: ['wire_bench'], scripts: [] },
-  // The failover as users see it, among the campaign's hosts.
-  ha: { kvm: true, native: [['hypertwin_campaign', 'bench']], scripts: [] }
+  // Both ends in one process, and the failover as users see it, among the campaign's hosts.
+  ha: { kvm: true, native: ['ha_bench', ['hypertwin_campaign', 'bench']], scripts: [] }
 }
 
-// Of the figures whose names match: what their ratio should be.
+// Of the figures whose names match: what their ratio should be, or what they should be themselves.
 const goals = [
+  { name: /^ha\/(pause\/reset-|failover-pause\/reset\/)p99$/, of: 'value', most: 10 },
+  { name: /^ha\/(pause\/silence-|failover-pause\/silent\/)p50$/, of: 'value', most: 20 },
+  { name: /^ha\/(pause\/silence-|failover-pause\/silent\/)p99$/, of: 'value', most: 50 },
+  { name: /^ha\/.*\/lag-p99$/, of: 'value', most: 5000 },
+  { name: /^ha\/(mailroom|saturated)\/operations-protected$/, least: 0.9 },
+  { name: /^ha\/computing\//, least: 0.97 },
+  { name: /^ha\/one-user\/output-hold-vs-allowed$/, most: 1 },
   { name: /^exit\//, most: 1.05 },
   { name: /^dirty\/harvest\//, most: 1.05 },
   { name: /^capture\/.*\/operations$/, least: 0.97 },
@@ -49,10 +56,12 @@ const build = path.join(root, 'build/bench')
 const tally = { met: 0, missed: [], skipped: 0, failed: 0 }
 
 function show(figure) {
-  const goal = figure.ratio === undefined ? undefined : goals.find(({ name }) => name.test(figure.name))
+  const goal = goals.find(({ name, of = 'ratio' }) => figure[of] !== undefined && name.test(figure.name))
   if (goal) {
-    figure.goal = goal.most === undefined ? `ratio >= ${goal.least}` : `ratio <= ${goal.most}`
-    figure.met = goal.most === undefined ? figure.ratio >= goal.least : figure.ratio <= goal.most
+    const { of = 'ratio', most, least } = goal
+    const unit = of === 'value' ? ` ${figure.unit}` : ''
+    figure.goal = most === undefined ? `${of} >= ${least}${unit}` : `${of} <= ${most}${unit}`
+    figure.met = most === undefined ? figure[of] >= least : figure[of] <= most
     if (figure.met) tally.met++
     else tally.missed.push(figure.name)
   }

@@ -476,8 +476,11 @@ const std::vector<Scenario>& ha_scenarios() {
 
 Failover one_failover(Observer& o, const Setup& setup, bool silent) {
   const ha::Heartbeats usual;
+  // Else the pause would be the users' own patience.
+  o.retransmit_after(microseconds(1000));
   const Pair pair = protected_pair(o, setup, usual);
-  o.pass(microseconds(20000 + o.below(10000)));
+  // Silence is noticed sooner when the connection has shown for some seconds how even it is.
+  o.pass(microseconds((silent ? 4'000'000 : 20'000) + o.below(10000)));
   o.take_longest_pause();
   const uint64_t from = monotonic_ns();
   // A process that is stopped keeps its connection, as a host without power does.

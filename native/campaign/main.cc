@@ -250,7 +250,7 @@ int bench(const Setup& setup, uint64_t failovers) {
   figure("ha/host/wake-round-trip", wake, "us", 1e3);
   for (const bool silent : {false, true}) {
     std::vector<uint64_t> pauses;
-    for (uint64_t i = 0; i < failovers; ++i) {
+    for (uint64_t i = 0; i < (silent ? (failovers + 1) / 2 : failovers); ++i) {
       Observer observer(setup.folder + "/" + (silent ? "s" : "r") + std::to_string(i), setup.seed + i);
       try {
         pauses.push_back(one_failover(observer, setup, silent).pause_ns);

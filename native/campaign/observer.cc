@@ -22,8 +22,7 @@ namespace hypertwin::campaign {
 namespace {
 
 constexpr uint16_t kProbeUser = 200;  // and up, one for each host
-constexpr uint64_t kRetransmit = 20'000'000;
-constexpr uint64_t kMostMails = 6;  // of a user, before one is deleted
+constexpr uint64_t kMostMails = 6;    // of a user, before one is deleted
 constexpr size_t kPayloadAt = 14 + 20 + 8;
 
 // What each of a process's threads is doing, by the kernel's word.
@@ -300,9 +299,9 @@ void Observer::pump(std::chrono::microseconds wait) {
         }
       }
   }
-  const uint64_t now = monotonic_ns();
+  const uint64_t now = monotonic_ns(), patience = static_cast<uint64_t>(retransmit_.count()) * 1000;
   for (uint16_t user = 0; user < kUsers; ++user)
-    if (users_[user].waiting && now - users_[user].sent_at > kRetransmit) transmit(user, true);
+    if (users_[user].waiting && now - users_[user].sent_at > patience) transmit(user, true);
 }
 
 bool Observer::run(const std::function<bool()>& done, std::chrono::milliseconds limit) {

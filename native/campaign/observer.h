@@ -108,6 +108,8 @@ class Observer {
   // Kills it if it is alive, and forgets its process.
   void remove(unsigned number);
 
+  // What is not answered within it is sent again.
+  void retransmit_after(std::chrono::microseconds time) { retransmit_ = time; }
   // The users begin, or stop beginning new requests.
   void traffic(bool on);
   // The users' network is connected to this host; else it is wherever the last answer came from.
@@ -185,6 +187,7 @@ class Observer {
   std::map<uint16_t, std::map<uint32_t, Mail>> rooms_;
   uint64_t answered_ = 0;
   uint64_t operations_ = 0;
+  std::chrono::microseconds retransmit_{20'000};
   bool traffic_ = false;
   bool queries_ = false;  // an answer goes to query() alone
   std::optional<Answer> answer_;
