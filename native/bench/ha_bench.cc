@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <future>
 #include <mutex>
 #include <thread>
@@ -332,19 +333,37 @@ void pauses(const std::shared_ptr<kvm::System>& system, const std::filesystem::p
 }  // namespace
 
 int main(int argc, char** argv) try {
-  const bool quick = argc > 1 && std::strcmp(argv[1], "--quick") == 0;
+  bool quick = false;
+  std::string only;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--quick") == 0)
+      quick = true;
+    else
+      only = argv[i];
+  }
   auto system = kvm::System::open();
   const std::filesystem::path memory = "/dev/shm";
   std::error_code failed;
   const auto space = std::filesystem::space(memory, failed);
   const bool room = !failed && space.available >= (512u << 20) && ::access(memory.c_str(), W_OK) == 0;
   const auto where = room ? memory : std::filesystem::temp_directory_path();
-  throughput(system, where, "ha/mailroom", 50, quick ? 3 : 11, quick ? 10'000 : 30'000);
-  throughput(system, where, "ha/saturated", 250, quick ? 3 : 11, quick ? 10'000 : 30'000);
-  computing(system, where, quick ? 3 : 11, quick ? 200 : 1000);
-  delay(system, where, quick ? 1000 : 5000);
-  pauses(system, where, quick ? 5 : 30);
-  return 0;
+  const std::pair<const char*, std::function<void()>> parts[] = {
+      {"mailroom",
+       [&] { throughput(system, where, "ha/mailroom", 50, quick ? 3 : 11, quick ? 10'000 : 30'000); }},
+      {"saturated",
+       [&] { throughput(system, where, "ha/saturated", 250, quick ? 3 : 11, quick ? 30'000 : 90'000); }},
+      {"computing", [&] { computing(system, where, quick ? 3 : 11, quick ? 200 : 1000); }},
+      {"one-user", [&] { delay(system, where, quick ? 1000 : 5000); }},
+      {"pauses", [&] { pauses(system, where, quick ? 5 : 30); }}};
+  bool known = only.empty();
+  for (const auto& [name, part] : parts) {
+    if (!only.empty() && only != name) continue;
+    known = true;
+    part();
+  }
+  if (known) return 0;
+  std::fprintf(stderr, "usage: ha_bench [--quick] [mailroom|saturated|computing|one-user|pauses]\n");
+  return 2;
 } catch (const Error& error) {
   std::fprintf(stderr, "%s: %s\n", error.code().c_str(), error.what());
   return 1;

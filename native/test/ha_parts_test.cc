@@ -180,11 +180,14 @@ TEST(LogChannel, CarriesALogToItsReader) {
   auto owned = std::make_unique<LogSource>(64u << 20);
   LogSource& source = *owned;
   std::thread receiving([&] {
-    while (auto frame = receiver.receive())
-      if (frame->type == wire::FrameType::kSegment)
+    while (auto frame = receiver.receive()) {
+      if (frame->type == wire::FrameType::kSegment) {
         source.begin_segment(get_le<uint32_t>(frame->payload.data()), frame->payload.subspan(4));
-      else
-        source.append(frame->payload);
+        continue;
+      }
+      source.append(frame->payload);
+      source.announce();
+    }
     source.finish();
   });
   while (source.segments().empty()) std::this_thread::yield();

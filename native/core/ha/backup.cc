@@ -278,7 +278,9 @@ void BackupSession::follow() {
           renounce(error.code(), error.what());
           throw;
         }
+        // The users' answers wait for this; the replica has time.
         report(FrameType::kAck);
+        log_.announce();
         status_.step("acked");
         break;
       case FrameType::kHeartbeat:

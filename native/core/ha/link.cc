@@ -21,6 +21,10 @@ constexpr int kNice = -10;
 
 void enter_thread(const char* name) {
   ::pthread_setname_np(::pthread_self(), name);
+  prefer_this_thread();
+}
+
+void prefer_this_thread() {
   // Refused without the right to it: it works all the same, on a host with time to spare.
   (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), kNice);
 }

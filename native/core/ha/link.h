@@ -15,6 +15,8 @@ namespace hypertwin::ha {
 
 // Gives the calling thread its name and, where that is allowed, precedence over what a busy host runs.
 void enter_thread(const char* name);
+// Only the precedence.
+void prefer_this_thread();
 
 class Link {
  public:

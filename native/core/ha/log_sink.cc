@@ -2,10 +2,12 @@
 #include "ha/log_sink.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/bytes.h"
 #include "base/error.h"
 #include "ha/clock.h"
+#include "ha/link.h"
 #include "log/format.h"
 
 namespace hypertwin::ha {
@@ -36,6 +38,8 @@ void LogSink::begin_segment(uint32_t number, std::span<const uint8_t> header) {
 }
 
 void LogSink::write(uint64_t, std::span<const uint8_t> bytes) {
+  // What is held waits for this thread.
+  if (!std::exchange(preferred_, true)) prefer_this_thread();
   sent_ += bytes.size();
   const uint8_t* head = bytes.data();
   ledger_.sent({sent_, get_le<uint64_t>(head + kFirstRecordAt) + get_le<uint32_t>(head + kRecordsAt),

@@ -35,7 +35,7 @@ class LogSink final : public log::Sink {
   const std::function<void()> on_sent_;
   BlockPacker packer_;
   uint64_t sent_ = 0;
-  bool lost_ = false;
+  bool lost_ = false, preferred_ = false;
   std::atomic<uint64_t> wire_bytes_{0};
 };
 

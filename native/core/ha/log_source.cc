@@ -50,8 +50,9 @@ void LogSource::append(std::span<const uint8_t> frame) {
     dry_since_.store(0, std::memory_order_relaxed);
   }
   received_.fetch_add(size, std::memory_order_relaxed);
-  grown_.notify_one();
 }
+
+void LogSource::announce() { grown_.notify_one(); }
 
 void LogSource::finish() {
   {

@@ -20,8 +20,9 @@ class LogSource final : public log::Source {
   // ---- Who receives. Throw Error: PROTOCOL (a segment out of turn, bytes before one), BACKUP_SLOW (more
   // than `limit` bytes are unread).
   void begin_segment(uint32_t number, std::span<const uint8_t> header);
-  // A kLog frame's payload.
+  // A kLog frame's payload. The reader is told of it by announce().
   void append(std::span<const uint8_t> frame);
+  void announce();
   // Bytes of both, ever.
   uint64_t received() const { return received_.load(std::memory_order_relaxed); }
   // No more will come: the reader ends behind what is there.

@@ -222,8 +222,9 @@ void PrimarySession::beat() {
 }
 
 void PrimarySession::receive() {
-  // What was let out until here is in the log before this record.
-  if (!options_.planted.no_output_rule) gate_.hold();
+  // What was let out until here is in the log before this record. On the vCPU's thread: what it lets out
+  // itself is out before anything that waits.
+  if (!options_.planted.no_output_rule) machine_->call(At::kAnywhere, [this] { gate_.hold(); });
   writer_->commit();
   const uint64_t held_from = writer_->stats().records;
   while (auto frame = channel_->receive()) {
