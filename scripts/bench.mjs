@@ -30,8 +30,9 @@ const goals = [
   { name: /^ha\/(pause\/silence-|failover-pause\/silent\/)p50$/, of: 'value', most: 20 },
   { name: /^ha\/(pause\/silence-|failover-pause\/silent\/)p99$/, of: 'value', most: 50 },
   { name: /^ha\/.*\/lag-p99$/, of: 'value', most: 5000 },
-  { name: /^ha\/(mailroom|saturated)\/operations-protected$/, least: 0.9 },
-  { name: /^ha\/computing\//, least: 0.97 },
+  // The replica would have a host of its own: what it takes from this one's processors counts on both sides.
+  { name: /^ha\/(mailroom|saturated)\/operations-vs-two-machines$/, least: 0.9 },
+  { name: /^ha\/computing\/rounds-vs-two-machines$/, least: 0.97 },
   { name: /^ha\/one-user\/output-hold-vs-allowed$/, most: 1 },
   { name: /^exit\//, most: 1.05 },
   { name: /^dirty\/harvest\//, most: 1.05 },

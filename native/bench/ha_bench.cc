@@ -95,43 +95,59 @@ struct Run {
   ha::Stats before, after;
 };
 
+// With what a turn is compared: nothing else on this host; or a second machine that is as busy, as the
+// replica is, which would have a host of its own.
+enum class Side : uint8_t { kProtected, kAlone, kBesideAnother };
+
 Run run(const std::shared_ptr<kvm::System>& system, const std::filesystem::path& where, uint16_t users,
-        uint64_t warm, uint64_t count, bool with) {
-  TempDir dir(where);
+        uint64_t warm, uint64_t count, Side side) {
+  TempDir dir(where), other_dir(where);
   Run run;
+  std::shared_ptr<MailLoad> other;
+  if (side == Side::kBesideAnother) {
+    other = MailLoad::boot(system, other_dir, {.users = users, .log = {}});
+    other->start();
+  }
   auto load = MailLoad::boot(system, dir, {.users = users, .log = {}});
   std::unique_ptr<Protection> protection;
-  if (with) protection = std::make_unique<Protection>(system, load->machine, dir);
+  if (side == Side::kProtected) protection = std::make_unique<Protection>(system, load->machine, dir);
   load->start();
   load->wait_answers(warm);
-  if (with) run.before = protection->primary->stats();
+  if (protection) run.before = protection->primary->stats();
   const double cpu = load->cpu(), start = now();
   const uint64_t before = load->answered();
   load->wait_answers(before + count);
   run.seconds = now() - start;
   run.cpu = load->cpu() - cpu;
-  if (with) {
+  if (protection) {
     run.after = protection->primary->stats();
     protection->expect_protected();
     protection->primary->close();
   }
-  load->finish();
-  load->machine->stop();
+  for (const auto& each : {load, other}) {
+    if (!each) continue;
+    each->finish();
+    each->machine->stop();
+  }
   return run;
 }
 
 void throughput(const std::shared_ptr<kvm::System>& system, const std::filesystem::path& where,
-                const std::string& name, uint16_t users, int pairs, uint64_t count) {
-  Pairs rates, cpu;
-  for (int i = 0; i < pairs; ++i) {
-    Run with, without;
-    if (i % 2) without = run(system, where, users, 3000, count, false);
-    with = run(system, where, users, 3000, count, true);
-    if (i % 2 == 0) without = run(system, where, users, 3000, count, false);
-    rates.add(static_cast<double>(count) / with.seconds, static_cast<double>(count) / without.seconds);
-    cpu.add(with.cpu / static_cast<double>(count), without.cpu / static_cast<double>(count));
-    std::fprintf(stderr, "%s: pair %d of %d\n", name.c_str(), i + 1, pairs);
-    if (i + 1 < pairs) continue;
+                const std::string& name, uint16_t users, int turns, uint64_t count) {
+  Pairs alone, beside, cpu;
+  for (int i = 0; i < turns; ++i) {
+    Run runs[3];
+    for (int k = 0; k < 3; ++k) {
+      const int side = (i + k) % 3;
+      runs[side] = run(system, where, users, 3000, count, static_cast<Side>(side));
+    }
+    const auto& [with, without, beside_another] = runs;
+    auto rate = [&](const Run& one) { return static_cast<double>(count) / one.seconds; };
+    alone.add(rate(with), rate(without));
+    beside.add(rate(with), rate(beside_another));
+    cpu.add(with.cpu / static_cast<double>(count), beside_another.cpu / static_cast<double>(count));
+    std::fprintf(stderr, "%s: turn %d of %d\n", name.c_str(), i + 1, turns);
+    if (i + 1 < turns) continue;
     const auto& s = with.after;
     const double bytes = static_cast<double>(s.log_bytes - with.before.log_bytes);
     const double inputs = static_cast<double>(s.input_bytes - with.before.input_bytes);
@@ -147,7 +163,8 @@ void throughput(const std::shared_ptr<kvm::System>& system, const std::filesyste
     print(name + "/lag-p99", microseconds(s.lag_p99_ns), "us");
     print(name + "/paced", microseconds(s.paced_ns - with.before.paced_ns) / with.seconds / 1e6, "share");
   }
-  rates.print(name + "/operations-protected", "1/s");
+  alone.print(name + "/operations-vs-alone", "1/s");
+  beside.print(name + "/operations-vs-two-machines", "1/s");
   cpu.print(name + "/vcpu-thread-per-operation", "us", 1e6);
 }
 
@@ -175,33 +192,48 @@ class Rounds final : public Watch {
   uint64_t done_ = 0;
 };
 
-void computing(const std::shared_ptr<kvm::System>& system, const std::filesystem::path& where, int pairs,
-               uint64_t rounds) {
-  Pairs rates;
-  for (int i = 0; i < pairs; ++i) {
-    TempDir dir(where);
-    auto watch = std::make_shared<Rounds>();
+struct Computing {
+  std::shared_ptr<Rounds> watch = std::make_shared<Rounds>();
+  std::shared_ptr<machine::Machine> machine;
+
+  explicit Computing(const std::shared_ptr<kvm::System>& system) {
     machine::MachineConfig config;
     config.memory_size = 32u << 20;
     // About a millisecond each.
     config.command_line = "rounds=0 pattern=random pages=256 count=250000";
-    std::shared_ptr<machine::Machine> machine =
-        machine::Machine::create(system, config, guest_image("dirtier"), watch);
+    machine = machine::Machine::create(system, config, guest_image("dirtier"), watch);
     machine->start();
     watch->rate(20);
-    double without = watch->rate(rounds / 2);
-    double with = 0;
-    {
-      Protection protection(system, machine, dir);
-      with = watch->rate(rounds);
+  }
+  ~Computing() { machine->stop(); }
+};
+
+void computing(const std::shared_ptr<kvm::System>& system, const std::filesystem::path& where, int turns,
+               uint64_t rounds) {
+  Pairs alone, beside;
+  for (int i = 0; i < turns; ++i) {
+    TempDir dir(where);
+    Computing one(system);
+    const double without = one.watch->rate(rounds);
+    double with = 0, beside_another = 0;
+    auto protect = [&] {
+      Protection protection(system, one.machine, dir);
+      with = one.watch->rate(rounds);
       protection.expect_protected();
       protection.primary->close();
-    }
-    without = (without + watch->rate(rounds / 2)) / 2;
-    machine->stop();
-    rates.add(with, without);
+    };
+    auto pair = [&] {
+      Computing other(system);
+      beside_another = one.watch->rate(rounds);
+    };
+    if (i % 2) pair();
+    protect();
+    if (i % 2 == 0) pair();
+    alone.add(with, without);
+    beside.add(with, beside_another);
   }
-  rates.print("ha/computing/rounds-protected", "1/s");
+  alone.print("ha/computing/rounds-vs-alone", "1/s");
+  beside.print("ha/computing/rounds-vs-two-machines", "1/s");
 }
 
 // What nothing of ours can be faster than: threads that wait in a socket and on a condition, woken after a

@@ -54,6 +54,7 @@ enum class Reason : uint8_t {
 };
 
 // What a machine tells its owner. Called on the vCPU's thread, which waits: be brief, never call back.
+// Outputs that were held come on the thread that lets them out, never two at once.
 class Listener {
  public:
   virtual ~Listener() = default;
