@@ -25,6 +25,15 @@ export function cpuSet(bytes: Uint8Array): CpuSet {
 const mostCpus = 1 << 16
 
 /**
+ * Flags as libvirt takes them: JavaScript's OR of the highest bit is negative.
+ *
+ * @internal
+ */
+export function bits(flags: number): number {
+  return flags < 0 && flags === (flags | 0) ? flags >>> 0 : flags
+}
+
+/**
  * Runs `body` with a CPU map; the promise is rejected when the numbers are none.
  *
  * @internal

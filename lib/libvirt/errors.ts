@@ -36,6 +36,8 @@ const domainNames = new Map<number, string>(
  * libvirt's error (`'VIR_ERR_NO_DOMAIN'`; `'VIR_ERR_<number>'` for one that is newer than this package), or one of
  * - `'LIBVIRT_MISSING'`: the library is not installed; the message says which package brings it
  * - `'LIBVIRT_TOO_OLD'`: the library lacks the function; the message says which version has it
+ * - `'LIBVIRT_CONFLICT'`: libvirt's connections and its administration cannot both be used in one process
+ * - `'CONNECTION_LOST'`: events end because the connection did
  * - `'CLOSED'`: the object, or what it belongs to, is closed
  * - `'EINVAL'`: an argument cannot be; the message says which
  *

@@ -103,6 +103,7 @@ class Emitter {
         if (param.ts === 'number') return { type: 'number', raw: 'bigint', convert: value => `Number(${value})` }
         return { type: this.scalar(param, imports, false) }
       case 'out_string':
+        return { type: param.absent ? 'string | undefined' : 'string' }
       case 'out_uuid':
       case 'out_uuid_string':
         return { type: 'string' }
@@ -179,6 +180,11 @@ class Emitter {
     }
   }
 
+  /** True of flags whose highest bit makes JavaScript's OR negative. */
+  hasTopBit({ flags = [] }) {
+    return flags.some(name => this.enumOf.get(name).members.some(({ number }) => number > 0x7fff_ffff))
+  }
+
   /** A method, or with `method` false an exported function. */
   call(fn, imports, method) {
     const inputs = fn.params.filter((param, at) => param.kind.startsWith('in_') && !(method && at === 0))
@@ -217,7 +223,10 @@ class Emitter {
       }
     }
     const map = inputs.find(param => param.ts === 'cpumap')
-    const args = inputs.map(param => (param === map ? 'map' : param.name))
+    const args = inputs.map(param => {
+      if (param === map) return 'map'
+      return this.hasTopBit(param) ? `${imports.use('../convert.js', 'bits', false)}(${param.name})` : param.name
+    })
     const all = [fn.index, ...(method ? ['this'] : []), ...args].join(', ')
     imports.use('../call.js', 'call', false)
     const doc = this.doc(fn, inputs)

@@ -22,26 +22,26 @@ export class AdminConnectApi extends Handle {
   }
 
   /**
-   * The filters of what the daemon logs.
+   * The filters of what the daemon logs; undefined when there are none.
    *
    * @param flags - reserved: 0
    * @throws LibvirtError
    * @see [virAdmConnectGetLoggingFilters](https://libvirt.org/html/libvirt-libvirt-admin.html#virAdmConnectGetLoggingFilters)
    * @since 0.1.0; libvirt 3.0.0
    */
-  getLoggingFilters(flags: number = 0): Promise<string> {
+  getLoggingFilters(flags: number = 0): Promise<string | undefined> {
     return call(429, this, flags)
   }
 
   /**
-   * Where the daemon logs to.
+   * Where the daemon logs to; undefined when it does not.
    *
    * @param flags - reserved: 0
    * @throws LibvirtError
    * @see [virAdmConnectGetLoggingOutputs](https://libvirt.org/html/libvirt-libvirt-admin.html#virAdmConnectGetLoggingOutputs)
    * @since 0.1.0; libvirt 3.0.0
    */
-  getLoggingOutputs(flags: number = 0): Promise<string> {
+  getLoggingOutputs(flags: number = 0): Promise<string | undefined> {
     return call(430, this, flags)
   }
 

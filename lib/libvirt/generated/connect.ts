@@ -54,8 +54,8 @@ import type { StorageVol } from '../storage_vol.js'
 import type { Stream } from '../stream.js'
 import type { TypedInput, TypedOutput } from '../typed.js'
 import { Handle } from '../handle.js'
+import { bits, cpuSet, figures } from '../convert.js'
 import { call } from '../call.js'
-import { cpuSet, figures } from '../convert.js'
 
 /**
  * What libvirt offers on a `virConnect`, function by function; {@link Connect} is the class to use.
@@ -192,7 +192,7 @@ export class ConnectApi extends Handle {
     stats: DomainStatsTypes,
     flags: ConnectGetAllDomainStatsFlags = 0
   ): Promise<DomainStatsRecord[]> {
-    return call(7, this, stats, flags)
+    return call(7, this, stats, bits(flags))
   }
 
   /**
@@ -434,7 +434,7 @@ export class ConnectApi extends Handle {
    * @since 0.1.0; libvirt 0.10.2
    */
   listAllNodeDevices(flags: ConnectListAllNodeDeviceFlags = 0): Promise<NodeDevice[]> {
-    return call(27, this, flags)
+    return call(27, this, bits(flags))
   }
 
   /**

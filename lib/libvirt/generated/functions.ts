@@ -5,6 +5,7 @@ import type { Connect } from '../connect.js'
 import type { ConnectFlags, ConnectGetAllDomainStatsFlags, DomainStatsTypes } from './enums.js'
 import type { Domain } from '../domain.js'
 import type { DomainStatsRecord } from './structs.js'
+import { bits } from '../convert.js'
 import { call } from '../call.js'
 
 /**
@@ -46,7 +47,7 @@ export function domainListGetStats(
   stats: DomainStatsTypes,
   flags: ConnectGetAllDomainStatsFlags = 0
 ): Promise<DomainStatsRecord[]> {
-  return call(156, doms, stats, flags)
+  return call(156, doms, stats, bits(flags))
 }
 
 /**

@@ -38,8 +38,14 @@ export const admin = {
     "The version of the daemon's libvirt: major * 1,000,000 + minor * 1,000 + release.",
     { params: { libVer: 'out_value scalar=ull ts=number' } }
   ],
-  virAdmConnectGetLoggingFilters: ['The filters of what the daemon logs.'],
-  virAdmConnectGetLoggingOutputs: ['Where the daemon logs to.'],
+  virAdmConnectGetLoggingFilters: [
+    'The filters of what the daemon logs; undefined when there are none.',
+    { params: { filters: 'out_string absent' } }
+  ],
+  virAdmConnectGetLoggingOutputs: [
+    'Where the daemon logs to; undefined when it does not.',
+    { params: { outputs: 'out_string absent' } }
+  ],
   virAdmConnectGetURI: ['The URI of this connection, as libvirt has understood it.'],
   virAdmConnectIsAlive: ['True while the connection works.'],
   virAdmConnectListServers: ['The servers inside the daemon.'],
