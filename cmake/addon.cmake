@@ -27,7 +27,8 @@ target_include_directories(hypertwin SYSTEM PRIVATE ${addon_includes})
 target_compile_definitions(hypertwin PRIVATE NAPI_VERSION=8 NAPI_CPP_EXCEPTIONS NODE_ADDON_API_DISABLE_DEPRECATED
                                              NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS)
 target_link_libraries(hypertwin PRIVATE hypertwin_core)
-target_link_options(hypertwin PRIVATE "-Wl,--version-script=${CMAKE_SOURCE_DIR}/cmake/exports.map")
+# Threads of libvirt's part run on when the worker that loaded the addon first, and with it the addon, would go.
+target_link_options(hypertwin PRIVATE "-Wl,--version-script=${CMAKE_SOURCE_DIR}/cmake/exports.map" "-Wl,-z,nodelete")
 if(NOT SANITIZE)
   target_link_options(hypertwin PRIVATE $<$<CONFIG:Release>:-s>)
 endif()

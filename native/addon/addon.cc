@@ -14,6 +14,7 @@ void init_machine(Napi::Env env, Napi::Object exports);
 void init_eventlog(Napi::Env env, Napi::Object exports);
 void init_migrate(Napi::Env env, Napi::Object exports);
 void init_ha(Napi::Env env, Napi::Object exports);
+void init_libvirt(Napi::Env env, Napi::Object exports);
 
 }  // namespace hypertwin::addon
 
@@ -29,6 +30,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   init_eventlog(env, exports);
   init_migrate(env, exports);
   init_ha(env, exports);
+  init_libvirt(env, exports);
   return exports;
 }
 

@@ -1,0 +1,44 @@
+// The door of hypertwin/libvirt: all of libvirt, under its own names.
+import { addon } from './addon.js'
+import { toLibvirtError } from './errors.js'
+
+export * from './classes.js'
+export { type ConnectOptions, type CredentialRequest } from './connect.js'
+export { CpuSet } from './cpu_set.js'
+export { LibvirtError, type LibvirtErrorDetails } from './errors.js'
+export { type DomainEvent, type NetworkEvent, type StoragePoolEvent, type NodeDeviceEvent, type SecretEvent, type QemuMonitorEvent, type AnyEvent, type EventKind, type DroppedEvents, type EventOptions, EventStream, watchEvents, type WatchOpen, type WatchGap, type WatchOptions } from './events.js'
+export * from './generated/enums.js'
+export * from './generated/events.js'
+export { admGetVersion, domainListGetStats, getVersion } from './generated/functions.js'
+export * from './generated/params.js'
+export * from './generated/structs.js'
+export { Handle } from './handle.js'
+export { type LibvirtEvent } from './registration.js'
+export { type StreamHole, type StreamDuplexOptions } from './stream.js'
+export { type TypedInput, type TypedOutput, type TypedValue } from './typed.js'
+
+/**
+ * Whether the installed libvirt has a function. False as well when there is no libvirt.
+ *
+ * @param name - libvirt's name of it, for example `'virDomainFDAssociate'`
+ * @since 0.1.0
+ */
+export function supports(name: string): boolean {
+  return addon.libvirtSupports(name)
+}
+
+/**
+ * The version of the installed libvirt: major * 1,000,000 + minor * 1,000 + release.
+ *
+ * @throws LibvirtError `LIBVIRT_MISSING` when there is none
+ * @since 0.1.0
+ */
+export function libraryVersion(): number {
+  const site = {}
+  Error.captureStackTrace(site, libraryVersion)
+  try {
+    return addon.libvirtVersion()
+  } catch (error) {
+    throw toLibvirtError(error, site)
+  }
+}

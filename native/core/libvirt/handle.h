@@ -1,0 +1,44 @@
+// One reference to an object of libvirt's. Whoever uses the object shares the handle; when the last one lets
+// go of it libvirt's own reference is dropped, on the pool: dropping may talk to a daemon, and wait for it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "libvirt/descriptor.h"
+
+namespace hypertwin::libvirt {
+
+class Handle {
+  struct Token {};
+
+ public:
+  Handle(Token, Class type, void* object) : type_(type), object_(object) {}
+  // Takes over a reference. `object` is not null. Any thread.
+  static std::shared_ptr<Handle> adopt(Class type, void* object);
+  // Adds a reference. On a thread that may call libvirt; throws LibvirtError.
+  static std::shared_ptr<Handle> share(Class type, void* object);
+
+  ~Handle();
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+
+  Class type() const { return type_; }
+  void* object() const { return object_; }
+
+  // `run` is called on the pool once libvirt's reference is dropped. It must not throw.
+  void when_freed(std::function<void()> run);
+
+ private:
+  const Class type_;
+  void* const object_;
+  std::mutex mutex_;  // guards freed_
+  std::vector<std::function<void()>> freed_;
+};
+
+// How many there are in this process.
+size_t handle_count();
+
+}  // namespace hypertwin::libvirt

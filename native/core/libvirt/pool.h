@@ -1,0 +1,74 @@
+// The threads that libvirt's calls block on: an elastic pool with a lane for calls that answer soon and one
+// for calls that last (opening, migrating, saving). It knows nothing of what it runs.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+
+#include "libvirt/descriptor.h"
+
+namespace hypertwin::libvirt {
+
+struct PoolOptions {
+  // Threads of a lane at most; what comes then waits.
+  size_t quick_threads = 64;
+  size_t slow_threads = 256;
+  // So many quick threads start as soon as there is work for them; more only when work waits for longer than
+  // `patience`, because the running calls block. Slow ones always start.
+  size_t eager_threads = 4;
+  std::chrono::milliseconds patience{1};
+  // A thread that has had nothing to do for so long ends.
+  std::chrono::milliseconds idle{10000};
+};
+
+struct PoolStats {
+  size_t threads[2] = {};  // by Lane
+  size_t idle[2] = {};
+  size_t waiting[2] = {};
+};
+
+class Pool {
+ public:
+  // A task must not throw: what it wants to report it stores or sends itself.
+  using Task = std::function<void()>;
+
+  explicit Pool(PoolOptions options = {});
+  // As stop().
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  // Any thread; never blocks. Tasks of a lane start in order, and run side by side. False, and the task is
+  // dropped, once stopping has begun. Where the system gives no thread at all the task waits for one.
+  bool post(Lane lane, Task task);
+
+  // Takes no new task, lets the running ones end and those that wait be run, and returns when all threads
+  // have left the pool. Not from a task.
+  void stop();
+  // Returns when nothing runs or waits. Not from a task.
+  void drain();
+
+  PoolStats stats() const;
+
+ private:
+  struct State;
+  static void work(const std::shared_ptr<State>& state, Lane lane);
+  // Both with the lock.
+  static void grow(const std::shared_ptr<State>& state, Lane lane);
+  static void watch(const std::shared_ptr<State>& state);
+
+  const std::shared_ptr<State> state_;
+};
+
+// The process's own; never stopped, never destroyed: it outlives every environment.
+Pool& pool();
+
+// True on a thread of a pool.
+bool on_pool();
+
+}  // namespace hypertwin::libvirt

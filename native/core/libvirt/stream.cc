@@ -1,0 +1,311 @@
+#include "libvirt/stream.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "libvirt/abi.h"
+#include "libvirt/error.h"
+#include "libvirt/loader.h"
+#include "libvirt/pool.h"
+
+namespace hypertwin::libvirt {
+
+namespace {
+
+// virStreamEventType, and what the calls answer.
+constexpr int kReadable = 1, kWritable = 2, kError = 4, kHangUp = 8;
+constexpr int kWouldBlock = -2, kInHole = -3;
+constexpr unsigned kStopAtHole = 1;
+// VIR_ERR_NO_SUPPORT.
+constexpr int kNoSupport = 3;
+// What one message of libvirt's protocol carries.
+constexpr size_t kMessage = 262120;
+
+// Streams came with 0.7.2, holes with 3.4.0.
+constexpr uint32_t kStreams = 7002, kHoles = 3004000;
+
+template <class F>
+F* function(const char* name, uint32_t since = kStreams) {
+  return loader().get<F>(name, since);
+}
+
+std::exception_ptr caught(const char* name) { return std::make_exception_ptr(last_error(name)); }
+
+std::exception_ptr over() {
+  return std::make_exception_ptr(Error("CLOSED", "the stream is finished, aborted or closed"));
+}
+
+void remove_callback_and_abort(void* stream, bool has_callback) {
+  if (has_callback) function<int(void*)>("virStreamEventRemoveCallback")(stream);
+  // Of a stream that nothing was opened on it fails, which is as good.
+  function<int(void*)>("virStreamAbort")(stream);
+}
+
+}  // namespace
+
+std::shared_ptr<StreamIo> StreamIo::make(std::shared_ptr<Handle> stream) {
+  return std::shared_ptr<StreamIo>(new StreamIo(std::move(stream)));
+}
+
+StreamIo::~StreamIo() {
+  if (over_) return;
+  pool().post(Lane::slow, [stream = stream_, has_callback = has_callback_] {
+    remove_callback_and_abort(stream->object(), has_callback);
+  });
+}
+
+void StreamIo::begin(Direction direction) {
+  std::lock_guard lock(mutex_);
+  if (over_) std::rethrow_exception(over());
+  if (busy_[direction])
+    throw Error("BUSY", direction == kReading ? "the stream is being read from already"
+                                              : "the stream is being written to already");
+  busy_[direction] = true;
+}
+
+void StreamIo::finished(Direction direction) {
+  std::lock_guard lock(mutex_);
+  busy_[direction] = false;
+}
+
+bool StreamIo::is_over() {
+  std::lock_guard lock(mutex_);
+  return over_;
+}
+
+void StreamIo::attempt(Direction direction, Attempt run) {
+  // A blocking stream may keep the thread for long.
+  pool().post(Lane::slow, [self = shared_from_this(), direction, run = std::move(run)] {
+    if (self->is_over())
+      run(over());
+    else if (!run(nullptr))
+      self->wait(direction, run);
+  });
+}
+
+void StreamIo::wait(Direction direction, Attempt run) {
+  try {
+    std::lock_guard lock(mutex_);
+    if (!over_) {
+      waiting_[direction] = run;
+      watch_waiting();
+      return;
+    }
+  } catch (...) {
+    {
+      std::lock_guard lock(mutex_);
+      waiting_[direction] = nullptr;
+    }
+    run(std::current_exception());
+    return;
+  }
+  run(over());
+}
+
+void StreamIo::watch_waiting() {
+  const int events =
+      (waiting_[kReading] ? kReadable : 0) | (waiting_[kWriting] ? kWritable : 0) | (armed_ ? listened_ : 0);
+  void* stream = stream_->object();
+  reset_error();
+  if (has_callback_) {
+    if (function<int(void*, int)>("virStreamEventUpdateCallback")(stream, events) < 0)
+      throw last_error("virStreamEventUpdateCallback");
+    return;
+  }
+  using Callback = void (*)(void*, int, void*);
+  auto holder = std::make_unique<std::weak_ptr<StreamIo>>(weak_from_this());
+  const Callback callback = [](void*, int now, void* opaque) {
+    if (auto self = static_cast<std::weak_ptr<StreamIo>*>(opaque)->lock()) self->on_event(now);
+  };
+  const abi::FreeCallback free_holder = [](void* opaque) {
+    delete static_cast<std::weak_ptr<StreamIo>*>(opaque);
+  };
+  using Add = int(void*, int, Callback, void*, abi::FreeCallback);
+  if (function<Add>("virStreamEventAddCallback")(stream, events, callback, holder.get(), free_holder) < 0)
+    throw last_error("virStreamEventAddCallback");
+  holder.release();  // libvirt frees it
+  has_callback_ = true;
+}
+
+void StreamIo::on_event(int events) {
+  Attempt ready[2];
+  Notify notify;
+  {
+    std::lock_guard lock(mutex_);
+    if (over_) return;
+    const bool broken = events & (kError | kHangUp);
+    if (broken || (events & kReadable)) ready[kReading] = std::exchange(waiting_[kReading], nullptr);
+    if (broken || (events & kWritable)) ready[kWriting] = std::exchange(waiting_[kWriting], nullptr);
+    if (armed_ && (broken || (events & listened_))) {
+      armed_ = false;
+      notify = notify_;
+    }
+    try {
+      watch_waiting();
+    } catch (const Error&) {
+      // The attempts find out why.
+    }
+  }
+  if (notify) notify(events);
+  for (const Direction direction : {kReading, kWriting})
+    if (ready[direction]) attempt(direction, std::move(ready[direction]));
+}
+
+void StreamIo::read(size_t most, bool sparse, ReadDone done) {
+  begin(kReading);
+  attempt(kReading, [self = shared_from_this(), most, sparse,
+                     done = std::move(done)](std::exception_ptr error) {
+    StreamChunk chunk;
+    if (!error) try {
+        void* stream = self->stream_->object();
+        Bytes bytes(most);
+        auto* memory = reinterpret_cast<char*>(bytes.data());
+        reset_error();
+        int got = -1;
+        bool holes = sparse && loader().version() >= kHoles;
+        if (holes) {
+          got = function<int(void*, char*, size_t, unsigned)>("virStreamRecvFlags", kHoles)(
+              stream, memory, most, kStopAtHole);
+          // A driver that knows no holes has none.
+          if (got == -1 && last_error("").details().code == kNoSupport) holes = false;
+        }
+        if (!holes) {
+          reset_error();
+          got = function<int(void*, char*, size_t)>("virStreamRecv")(stream, memory, most);
+        }
+        if (got == kWouldBlock) return false;
+        if (got > 0) {
+          bytes.resize(static_cast<size_t>(got));
+          chunk = std::move(bytes);
+        } else if (got == 0) {
+          chunk = StreamEnd{};
+        } else if (got == kInHole) {
+          long long length = 0;
+          if (function<int(void*, long long*, unsigned)>("virStreamRecvHole", kHoles)(stream, &length, 0) < 0)
+            throw last_error("virStreamRecvHole");
+          chunk = StreamHole{length};
+        } else {
+          throw last_error(holes ? "virStreamRecvFlags" : "virStreamRecv");
+        }
+      } catch (...) {
+        error = std::current_exception();
+      }
+    self->finished(kReading);
+    done(std::move(chunk), error);
+    return true;
+  });
+}
+
+void StreamIo::write(Bytes bytes, Done done) {
+  begin(kWriting);
+  struct Progress {
+    Bytes bytes;
+    size_t sent = 0;
+  };
+  auto progress = std::make_shared<Progress>(Progress{std::move(bytes)});
+  attempt(kWriting, [self = shared_from_this(), progress, done = std::move(done)](std::exception_ptr error) {
+    while (!error && progress->sent < progress->bytes.size()) try {
+        reset_error();
+        const int sent = function<int(void*, const char*, size_t)>("virStreamSend")(
+            self->stream_->object(), reinterpret_cast<const char*>(progress->bytes.data()) + progress->sent,
+            std::min(kMessage, progress->bytes.size() - progress->sent));
+        if (sent == kWouldBlock) return false;
+        if (sent < 0) throw last_error("virStreamSend");
+        progress->sent += static_cast<size_t>(sent);
+      } catch (...) {
+        error = std::current_exception();
+      }
+    self->finished(kWriting);
+    done(error);
+    return true;
+  });
+}
+
+void StreamIo::write_hole(int64_t length, uint32_t flags, Done done) {
+  begin(kWriting);
+  attempt(kWriting,
+          [self = shared_from_this(), length, flags, done = std::move(done)](std::exception_ptr error) {
+            if (!error) try {
+                reset_error();
+                const int result = function<int(void*, long long, unsigned)>("virStreamSendHole", kHoles)(
+                    self->stream_->object(), length, flags);
+                if (result == kWouldBlock) return false;
+                if (result < 0) throw last_error("virStreamSendHole");
+              } catch (...) {
+                error = std::current_exception();
+              }
+            self->finished(kWriting);
+            done(error);
+            return true;
+          });
+}
+
+void StreamIo::listen(int events, Notify notify, Done done) {
+  pool().post(Lane::quick,
+              [self = shared_from_this(), events, notify = std::move(notify), done = std::move(done)] {
+                std::exception_ptr error;
+                Notify before;  // destroyed without the lock
+                try {
+                  std::lock_guard lock(self->mutex_);
+                  if (self->over_) std::rethrow_exception(over());
+                  before = std::exchange(self->notify_, notify);
+                  self->listened_ = notify ? events : 0;
+                  self->armed_ = self->listened_ != 0;
+                  self->watch_waiting();
+                } catch (...) {
+                  error = std::current_exception();
+                }
+                done(error);
+              });
+}
+
+void StreamIo::rearm() {
+  pool().post(Lane::quick, [self = shared_from_this()] {
+    std::lock_guard lock(self->mutex_);
+    if (self->over_ || self->listened_ == 0) return;
+    self->armed_ = true;
+    try {
+      self->watch_waiting();
+    } catch (const Error&) {
+      // Whoever reads or writes finds out why.
+    }
+  });
+}
+
+void StreamIo::finish(Done done) { end(true, std::move(done)); }
+
+void StreamIo::abort(Done done) { end(false, std::move(done)); }
+
+void StreamIo::end(bool finish, Done done) {
+  bool ended = false, has_callback = false;
+  Attempt waiting[2];
+  {
+    std::lock_guard lock(mutex_);
+    ended = std::exchange(over_, true);
+    has_callback = has_callback_;
+    for (const Direction direction : {kReading, kWriting})
+      waiting[direction] = std::exchange(waiting_[direction], nullptr);
+  }
+  pool().post(Lane::slow, [self = shared_from_this(), finish, ended, has_callback, done = std::move(done),
+                           reading = std::move(waiting[kReading]), writing = std::move(waiting[kWriting])] {
+    std::exception_ptr error;
+    if (ended) {
+      if (finish) error = over();
+    } else {
+      if (reading) reading(over());
+      if (writing) writing(over());
+      void* stream = self->stream_->object();
+      reset_error();
+      if (!finish) {
+        remove_callback_and_abort(stream, has_callback);
+      } else {
+        if (has_callback) function<int(void*)>("virStreamEventRemoveCallback")(stream);
+        if (function<int(void*)>("virStreamFinish")(stream) < 0) error = caught("virStreamFinish");
+      }
+    }
+    if (done) done(error);
+  });
+}
+
+}  // namespace hypertwin::libvirt

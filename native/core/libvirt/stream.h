@@ -1,0 +1,80 @@
+// Reading and writing of a libvirt stream, non-blocking or not, without a thread that waits: where libvirt
+// would block, the event loop says when to go on.
+#pragma once
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <variant>
+
+#include "libvirt/descriptor.h"
+#include "libvirt/handle.h"
+#include "libvirt/value.h"
+
+namespace hypertwin::libvirt {
+
+struct StreamEnd {};
+struct StreamHole {
+  int64_t length = 0;
+};
+using StreamChunk = std::variant<Bytes, StreamHole, StreamEnd>;
+
+class StreamIo final : public std::enable_shared_from_this<StreamIo> {
+ public:
+  // All are called on the pool, once. The error is null when it went well.
+  using ReadDone = std::function<void(StreamChunk, std::exception_ptr)>;
+  using Done = std::function<void(std::exception_ptr)>;
+
+  static std::shared_ptr<StreamIo> make(std::shared_ptr<Handle> stream);
+  // A stream that was neither finished nor aborted is aborted, on the pool.
+  ~StreamIo();
+  StreamIo(const StreamIo&) = delete;
+  StreamIo& operator=(const StreamIo&) = delete;
+
+  // Any thread, none blocks. One read and one write at a time; another one meanwhile fails with
+  // Error("BUSY"). `sparse`: a hole comes as such, where libvirt is 3.4.0 or later; otherwise as zeroes.
+  void read(size_t most, bool sparse, ReadDone done);
+  // All of it.
+  void write(Bytes bytes, Done done);
+  void write_hole(int64_t length, uint32_t flags, Done done);
+  // Tells `notify`, on the event loop's thread, when one of `events` (an OR of virStreamEventType) holds, and
+  // then not again before rearm(). Replaces what was there; without `notify` nothing is told any more.
+  using Notify = std::function<void(int events)>;
+  void listen(int events, Notify notify, Done done);
+  void rearm();
+  // Both end a read or write that waits, with Error("CLOSED").
+  void finish(Done done);
+  void abort(Done done);
+
+ private:
+  // One attempt, on the pool; given an error it only reports it. False: libvirt would block.
+  using Attempt = std::function<bool(std::exception_ptr)>;
+  enum Direction : size_t { kReading, kWriting };
+
+  explicit StreamIo(std::shared_ptr<Handle> stream) : stream_(std::move(stream)) {}
+  // Throws Error("BUSY"), Error("CLOSED").
+  void begin(Direction direction);
+  void finished(Direction direction);
+  bool is_over();
+  void attempt(Direction direction, Attempt run);
+  void wait(Direction direction, Attempt run);
+  void watch_waiting();
+  void on_event(int events);
+  void end(bool finish, Done done);
+
+  const std::shared_ptr<Handle> stream_;
+  // Guards all below. Taken on the event loop's thread, and held while libvirt is told what to wait for: that
+  // calls no callback.
+  std::mutex mutex_;
+  bool busy_[2] = {};  // by Direction
+  bool over_ = false;
+  bool has_callback_ = false;
+  Attempt waiting_[2];
+  int listened_ = 0;
+  bool armed_ = false;
+  Notify notify_;
+};
+
+}  // namespace hypertwin::libvirt
