@@ -207,6 +207,60 @@ TEST(Ha, SilenceIsNoticed) {
   }
 }
 
+// Keeps a machine's thread from running its guest until it goes.
+class Standstill {
+ public:
+  explicit Standstill(std::shared_ptr<Machine> machine) {
+    std::promise<void> begun;
+    thread_ = std::thread([this, machine = std::move(machine), &begun] {
+      machine->call(machine::At::kAnywhere, [&] {
+        begun.set_value();
+        over_.get_future().wait();
+      });
+    });
+    begun.get_future().wait();
+  }
+  ~Standstill() { end(); }
+  void end() {
+    if (!thread_.joinable()) return;
+    over_.set_value();
+    thread_.join();
+  }
+
+ private:
+  std::promise<void> over_;
+  std::thread thread_;
+};
+
+bool soon(const std::function<bool()>& done) {
+  for (const auto until = std::chrono::steady_clock::now() + 60s; !done(); std::this_thread::sleep_for(1ms))
+    if (std::chrono::steady_clock::now() > until) return false;
+  return true;
+}
+
+TEST(Ha, BothSidesKnowHowFarTheReplayIsBehind) {
+  NEED_KVM();
+  Torn pair(system_);
+  ASSERT_TRUE(pair.begin());
+  constexpr uint64_t kStill = 100'000'000;
+  Standstill replica(pair.backup->machine());
+  EXPECT_TRUE(soon([&] { return pair.backup->stats().lag_ns > kStill; })) << "of the backup";
+  EXPECT_TRUE(soon([&] { return pair.primary->stats().lag_ns > kStill; })) << "of the primary";
+  replica.end();
+  EXPECT_TRUE(soon([&] { return pair.backup->stats().lag_ns < kStill; }));
+  const auto backup = pair.backup->stats();
+  EXPECT_GE(backup.lag_max_ns, kStill);
+  EXPECT_LE(backup.lag_max_ns, pair.primary->stats().lag_max_ns + kStill);
+  EXPECT_GT(backup.lag_p50_ns, 0u);
+  EXPECT_LE(backup.lag_p50_ns, backup.lag_p99_ns);
+  EXPECT_LE(backup.lag_p99_ns, backup.lag_max_ns);
+  ASSERT_TRUE(pair.users->settle());
+  pair.backup->close();
+  ASSERT_TRUE(pair.primary_events.wait(State::kUnprotected)) << pair.text();
+  EXPECT_EQ(pair.backup->stats().lag_ns, 0u) << "nothing is behind any more";
+  EXPECT_EQ(pair.primary->stats().lag_ns, 0u);
+}
+
 TEST(Ha, HandsOverAsPlanned) {
   NEED_KVM();
   Torn pair(system_);

@@ -57,7 +57,9 @@ struct Stats {
   uint64_t acked_records = 0;
   uint64_t boundary = 0;       // of this side's machine
   uint64_t peer_boundary = 0;  // replayed by the backup, as last heard
-  uint64_t lag_ns = 0;         // primary: age of what the backup has replayed last
+  // Age of the oldest block of the log that is not replayed: at the primary since it was sent, at the backup
+  // since it came. 0 when there is none, and when the protection has ended. Then of all blocks.
+  uint64_t lag_ns = 0;
   uint64_t lag_p50_ns = 0, lag_p99_ns = 0, lag_max_ns = 0;
   uint64_t round_trip_ns = 0;  // sent log to its acknowledgement, smoothed
   uint64_t held_outputs = 0, held_bytes = 0;

@@ -22,6 +22,8 @@ class LogSource final : public log::Source {
   void begin_segment(uint32_t number, std::span<const uint8_t> header);
   // A kLog frame's payload.
   void append(std::span<const uint8_t> frame);
+  // Of the last record that came.
+  uint64_t boundary() const { return unpacker_.boundary(); }
   // Bytes of both, ever.
   uint64_t received() const { return received_.load(std::memory_order_relaxed); }
   // No more will come: the reader ends behind what is there.

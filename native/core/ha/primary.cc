@@ -527,7 +527,7 @@ Stats PrimarySession::stats() const {
   stats.acked_records = ledger_.acknowledged_records();
   stats.peer_boundary = peer_boundary_.load(std::memory_order_relaxed);
   stats.round_trip_ns = ledger_.round_trip_ns();
-  stats.lag_ns = ledger_.lag(now_ns());
+  if (!status_.settled()) stats.lag_ns = ledger_.lag(now_ns());
   stats.lag_p50_ns = ledger_.lags().quantile(0.5);
   stats.lag_p99_ns = ledger_.lags().quantile(0.99);
   stats.lag_max_ns = ledger_.lags().max();
