@@ -35,6 +35,7 @@ struct NodeOptions {
   KillAt kill;
   ha::Heartbeats heartbeats;
   ha::ProtectOptions::Planted planted;
+  bool record_blocks = false;            // of a log that it sends
   uint64_t skipped_page = ~uint64_t{0};  // of which round of a migration
 };
 

@@ -238,6 +238,30 @@ bool soon(const std::function<bool()>& done) {
   return true;
 }
 
+// What campaigns kill at.
+TEST(Ha, TellsOfEachRecordWhereEachIsABlock) {
+  NEED_KVM();
+  Torn pair(system_);
+  std::atomic<uint64_t> sent{0}, acknowledged{0}, received{0};
+  pair.protect.record_blocks = true;
+  pair.protect.on_step = [&](std::string_view step) {
+    if (step == "log-sent") ++sent;
+    if (step == "acked") ++acknowledged;
+  };
+  pair.follow.on_step = [&](std::string_view step) { received += step == "acked"; };
+  ASSERT_TRUE(pair.begin());
+  ASSERT_TRUE(pair.users->settle());
+  pair.primary->close();
+  ASSERT_TRUE(pair.backup_events.wait(State::kEnded)) << pair.text();
+  const auto stats = pair.primary->stats();
+  EXPECT_GT(stats.log_records, 100u);
+  EXPECT_EQ(stats.log_blocks, stats.log_records);
+  EXPECT_EQ(sent, stats.log_records);
+  EXPECT_EQ(acknowledged, stats.acked_records);
+  EXPECT_GE(received, acknowledged);
+  EXPECT_LE(received, sent);
+}
+
 TEST(Ha, BothSidesKnowHowFarTheReplayIsBehind) {
   NEED_KVM();
   Torn pair(system_);

@@ -80,8 +80,8 @@ struct CommonOptions {
   migrate::Arbiter arbiter;  // required
   Heartbeats heartbeats;
   std::function<void(const Event&)> on_event;  // a thread of this side; brief, never calls back
-  // "connected", "hello", "state-sent", "protected", "log-sent", "acked", "claimed", "live", …: for
-  // campaigns.
+  // "connected", "hello", "state-sent", "protected", "claimed", "live", …, and "log-sent" and "acked" once
+  // for each block of the log: for campaigns.
   std::function<void(const char* step)> on_step;
 };
 
@@ -90,6 +90,7 @@ struct ProtectOptions : CommonOptions {
   std::chrono::microseconds max_lag{20000};  // beyond it the primary waits
   size_t held_bytes = 16u << 20;             // beyond it too
   enum class Loss : uint8_t { kContinue, kStop } on_loss = Loss::kContinue;
+  bool record_blocks = false;  // for campaigns: each record of the log is a block of its own
   // Errors planted for tests, to show that they are caught.
   struct Planted {
     bool no_output_rule = false;

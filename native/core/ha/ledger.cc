@@ -21,6 +21,7 @@ uint64_t Ledger::acknowledged(uint64_t bytes, uint64_t now) {
     records = unacknowledged_.front().end_record;
     sent_ns = unacknowledged_.front().sent_ns;
     unacknowledged_.pop_front();
+    acknowledged_.fetch_add(1, std::memory_order_relaxed);
   }
   if (unacknowledged_.empty() && bytes > bytes_.load(std::memory_order_relaxed))
     throw Error("PROTOCOL", "the backup acknowledges " + std::to_string(bytes) +

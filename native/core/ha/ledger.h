@@ -31,6 +31,7 @@ class Ledger {
 
   // Any thread.
   uint64_t acknowledged_records() const { return records_.load(std::memory_order_relaxed); }
+  uint64_t acknowledged_blocks() const { return acknowledged_.load(std::memory_order_relaxed); }
   // Age of the oldest block that is not replayed.
   uint64_t lag(uint64_t now) const { return lag_.behind(now); }
   uint64_t round_trip_ns() const { return round_trip_.load(std::memory_order_relaxed); }
@@ -41,7 +42,7 @@ class Ledger {
  private:
   std::mutex mutex_;  // guards the queue
   std::deque<Block> unacknowledged_;
-  std::atomic<uint64_t> records_{0}, round_trip_{0}, blocks_{0}, bytes_{0};
+  std::atomic<uint64_t> records_{0}, acknowledged_{0}, round_trip_{0}, blocks_{0}, bytes_{0};
   Lag lag_;
 };
 
