@@ -5,6 +5,7 @@
 
 #include "file_arbiter.h"
 #include "ha_kills.h"
+#include "ha_network.h"
 #include "pair.h"
 
 namespace hypertwin::campaign {
@@ -309,6 +310,10 @@ const std::vector<Scenario>& ha_scenarios() {
       {"partition", "ha", 1, 6, partition},
       {"weather", "ha", 1, 4, weather},
       {"hand-over", "ha", 1, 6, hand_over},
+      {"net-partition", "ha", 1, 3, net_partition, 0, net_unable},
+      {"net-loss", "ha", 1, 4, net_loss, 0, net_unable},
+      {"net-reorder", "ha", 1, 2, net_reorder, 0, net_unable},
+      {"net-delay", "ha", 1, 2, net_delay, 0, net_unable},
       {"output-rule", "ha", 1, 3, output_rule},
       {"planted/no-output-rule", "ha", 1, 2, no_output_rule},
       {"planted/two-yes", "ha", 1, 2, two_yes},

@@ -31,6 +31,12 @@ void Tally::operator+=(const Tally& other) {
   moves += other.moves;
   zombie_frames += other.zombie_frames;
   zombie_writes += other.zombie_writes;
+  frames_carried += other.frames_carried;
+  frames_lost += other.frames_lost;
+  frames_doubled += other.frames_doubled;
+  frames_overtaken += other.frames_overtaken;
+  by_netem += other.by_netem;
+  by_bridge += other.by_bridge;
   stalled += other.stalled;
   hit += other.hit;
 }
@@ -49,6 +55,12 @@ std::string Tally::json() const {
   add("acknowledged", acknowledged);
   add("zombieFrames", zombie_frames);
   add("zombieWrites", zombie_writes);
+  add("framesCarried", frames_carried);
+  add("framesLost", frames_lost);
+  add("framesDoubled", frames_doubled);
+  add("framesOvertaken", frames_overtaken);
+  add("byNetem", by_netem);
+  add("byBridge", by_bridge);
   add("stalled", stalled);
   return text + hit.json();
 }

@@ -30,6 +30,7 @@ struct NodeOptions {
   std::string snapshot;
   std::string disk;     // this side's image
   std::string listen;   // backup, destination: an address
+  int lan_port = -1;    // of the observer's Ethernet, with a network of its own
   std::string arbiter;  // its folder; empty: none
   bool arbiter_says_yes = false;
   KillAt kill;
