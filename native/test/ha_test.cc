@@ -207,37 +207,6 @@ TEST(Ha, SilenceIsNoticed) {
   }
 }
 
-// Keeps a machine's thread from running its guest until it goes.
-class Standstill {
- public:
-  explicit Standstill(std::shared_ptr<Machine> machine) {
-    std::promise<void> begun;
-    thread_ = std::thread([this, machine = std::move(machine), &begun] {
-      machine->call(machine::At::kAnywhere, [&] {
-        begun.set_value();
-        over_.get_future().wait();
-      });
-    });
-    begun.get_future().wait();
-  }
-  ~Standstill() { end(); }
-  void end() {
-    if (!thread_.joinable()) return;
-    over_.set_value();
-    thread_.join();
-  }
-
- private:
-  std::promise<void> over_;
-  std::thread thread_;
-};
-
-bool soon(const std::function<bool()>& done) {
-  for (const auto until = std::chrono::steady_clock::now() + 60s; !done(); std::this_thread::sleep_for(1ms))
-    if (std::chrono::steady_clock::now() > until) return false;
-  return true;
-}
-
 // What campaigns kill at.
 TEST(Ha, TellsOfEachRecordWhereEachIsABlock) {
   NEED_KVM();
