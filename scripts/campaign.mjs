@@ -5,8 +5,8 @@
 //           are reached: no divergence
 //   kill    SIGKILLs a recording process at random moments: each log is readable to a whole record and replays
 //           to there
-//   ha      primaries and backups as processes, one or both killed at every step and at every block of the log
-//           (10000 kills), stopped, cut off, slow, full, without their arbiter; an observer who keeps what users
+//   ha      primaries and backups as processes, one or both killed at every step and at every block and record of
+//           the log (10000 kills), stopped, cut off, slow, full, without their arbiter; an observer who keeps what users
 //           saw acknowledged compares it with the survivor; errors planted on purpose must be caught
 //   migrate the same for both sides of a migration (1000 kills);  all: both
 // Without a name: replay and kill. Exit code 1 at the first thing that is wrong; its folder is then kept.

@@ -112,8 +112,6 @@ export async function receive(options: ReceiveCommandOptions): Promise<number> {
     say({ type: 'listening', address: listener.address }, `Waiting for a machine on ${listener.address}`)
     for (;;) {
       const incoming = await listener.accept({ signal })
-      const cancel = (): void => incoming.cancel(signal.reason)
-      signal.addEventListener('abort', cancel, { once: true })
       let machine: Machine
       try {
         const received = await incoming.done
@@ -128,8 +126,6 @@ export async function receive(options: ReceiveCommandOptions): Promise<number> {
         say({ type: 'failed', peer: incoming.peer, code: code ?? null, message }, `Nothing came from ${incoming.peer}: ${message}`)
         if (options.once) return Exit.failed
         continue
-      } finally {
-        signal.removeEventListener('abort', cancel)
       }
       await using here = machine
       const end = await watch(here, ui, signal)

@@ -65,9 +65,12 @@ export interface HaStats {
   boundary: bigint
   /** Boundary that the backup had replayed when it was last heard of. */
   peerBoundary: bigint
-  /** Milliseconds by which the backup's replay is behind. */
+  /**
+   * Milliseconds by which the backup's replay is behind: the age of the oldest block of the log that is not replayed,
+   * at a protection since it was sent, at a standby since it came. 0 when there is none.
+   */
   lagMs: number
-  /** Quantiles of {@link lagMs}. */
+  /** Quantiles of {@link lagMs}, of all blocks of this protection that were replayed. */
   lagP50Ms: number
   /** See {@link lagP50Ms}. */
   lagP99Ms: number

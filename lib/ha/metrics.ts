@@ -6,7 +6,7 @@ import type { HaStatus } from './status.js'
 type Stat = keyof HaStatus['stats']
 
 const gauges: [name: string, help: string, of: (status: HaStatus) => number][] = [
-  ['lag_seconds', "How far the backup's replay is behind the primary", s => s.stats.lagMs / 1e3],
+  ['lag_seconds', "How far the backup's replay is behind the log that was sent (primary) or came (backup)", s => s.stats.lagMs / 1e3],
   ['lag_max_seconds', 'The most that it was behind in this protection', s => s.stats.lagMaxMs / 1e3],
   ['round_trip_seconds', 'Log sent to its acknowledgement, smoothed', s => s.stats.roundTripMs / 1e3],
   ['held_outputs', 'Packets and console writes that wait for the backup', s => s.stats.heldOutputs],

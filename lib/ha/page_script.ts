@@ -191,7 +191,7 @@ export const script = String.raw`
       row('outputs let out', number(s.releasedOutputs, 0));
       row('waited, half / 99 %', ms(s.holdP50Ms) + ' / ' + ms(s.holdP99Ms));
     }
-    if (source.role === 'primary' && s.lagP99Ms > 0) row('lag, half / 99 %', ms(s.lagP50Ms) + ' / ' + ms(s.lagP99Ms));
+    if (s.lagP99Ms > 0) row('lag, half / 99 %', ms(s.lagP50Ms) + ' / ' + ms(s.lagP99Ms));
     if (source.state === 'protected' && s.heartbeatTimeoutMs > 0) row('dead after silence of', ms(s.heartbeatTimeoutMs));
     made.list.replaceChildren(...rows);
   };

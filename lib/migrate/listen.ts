@@ -43,11 +43,16 @@ export class IncomingMigration implements AsyncIterable<MigrationProgress> {
   #cancelled: { reason: unknown } | undefined
 
   /** @internal */
-  constructor(native: NativeIncoming, options: ReceiveOptions) {
+  constructor(native: NativeIncoming, options: ReceiveOptions, signal?: AbortSignal) {
     this.#native = native
     this.peer = native.peer()
     this.#watch = new Watch(options.onStep)
     this.done = this.#receive(nativeReceiveOptions(options))
+    const abort = (): void => this.cancel(signal?.reason)
+    signal?.addEventListener('abort', abort, { once: true })
+    if (signal?.aborted) abort()
+    const settled = (): void => signal?.removeEventListener('abort', abort)
+    this.done.then(settled, settled)
     this.done.catch(() => undefined)
   }
 
@@ -62,7 +67,8 @@ export class IncomingMigration implements AsyncIterable<MigrationProgress> {
   }
 
   /**
-   * Turns the machine away, while it is not this side's: it goes on at the source, and `done` rejects with `reason`.
+   * Turns the machine away, while it is not this side's, also while the arbiter does not answer: the source hears so
+   * and goes on with it, and `done` rejects with `reason`.
    *
    * @param reason - default: a {@link MigrateError} `CANCELLED`
    */
@@ -134,7 +140,8 @@ export class MigrationListener implements AsyncIterable<IncomingMigration>, Asyn
   /**
    * The next migration that comes in.
    *
-   * @param options - `signal`: gives up waiting; others than listen() was given, for this one
+   * @param options - `signal`: gives up waiting, and turns away what came, as {@link IncomingMigration.cancel} does;
+   *   others than listen() was given, for this one
    * @throws MigrateError `CLOSED`; the signal's reason
    */
   async accept(options: ReceiveOptions & { signal?: AbortSignal } = {}): Promise<IncomingMigration> {
@@ -146,7 +153,7 @@ export class MigrationListener implements AsyncIterable<IncomingMigration>, Asyn
     this.#turn = mine.catch(() => undefined)
     const native = await mine
     if (!native) throw new MigrateError('the listener is closed', { code: 'CLOSED' })
-    return new IncomingMigration(native, settings)
+    return new IncomingMigration(native, settings, signal)
   }
 
   async #wait(signal: AbortSignal | undefined): Promise<NativeIncoming | undefined> {

@@ -118,35 +118,46 @@ void OutgoingState::shutdown() {
 IncomingState::IncomingState(std::shared_ptr<kvm::System> system, std::unique_ptr<wire::Stream> stream)
     : peer_(stream->peer()),
       system_(std::move(system)),
-      channel_(std::make_shared<wire::Channel>(std::move(stream))) {}
+      channel_(std::make_unique<wire::Channel>(std::move(stream))) {}
 
 migrate::ReceiveResult IncomingState::receive(migrate::ReceiveOptions options) {
-  options.arbiter = claims_.function();
-  std::shared_ptr<wire::Channel> channel;
+  if (arbiter_) options.arbiter = arbiter_->function();
+  std::shared_ptr<migrate::Reception> reception;
   {
     std::lock_guard lock(mutex_);
     if (closed_ || !channel_) throw Error("CLOSED", "the connection is closed");
-    channel = channel_;
+    reception_ = reception = std::make_shared<migrate::Reception>(system_, *channel_, std::move(options));
   }
   struct Forget {
     IncomingState& self;
+    std::shared_ptr<migrate::Reception>& reception;
     ~Forget() {
+      {
+        std::lock_guard lock(self.mutex_);
+        self.reception_ = nullptr;
+      }
+      reception = nullptr;
       std::lock_guard lock(self.mutex_);
       self.channel_->close();
       self.channel_ = nullptr;
     }
-  } forget{*this};
-  return migrate::receive(system_, *channel, std::move(options));
+  } forget{*this, reception};
+  return reception->run();
 }
 
 void IncomingState::shutdown() {
   std::lock_guard once(shutdown_mutex_);
-  claims_.give_up();
   {
     std::lock_guard lock(mutex_);
     closed_ = true;
-    if (channel_) channel_->close();
+    // It closes the channel when it has told the source.
+    if (reception_)
+      reception_->cancel();
+    else if (channel_)
+      channel_->close();
   }
+  // Who is asked just now need not answer any more.
+  if (arbiter_) arbiter_->give_up();
   thread_.stop();
   std::lock_guard lock(mutex_);
   channel_ = nullptr;

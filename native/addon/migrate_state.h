@@ -96,23 +96,24 @@ class IncomingState final : public Closable {
  public:
   IncomingState(std::shared_ptr<kvm::System> system, std::unique_ptr<wire::Stream> stream);
   // Before receive().
-  void use(std::shared_ptr<JsArbiter> arbiter) { claims_.use(std::move(arbiter)); }
+  void use(std::shared_ptr<JsArbiter> arbiter) { arbiter_ = std::move(arbiter); }
   ~IncomingState() override { shutdown(); }
 
   base::Executor& thread() { return thread_; }
   const std::string& peer() const { return peer_; }
   // On thread(), once. Throws as migrate::receive; CLOSED.
   migrate::ReceiveResult receive(migrate::ReceiveOptions options);
-  // What was not committed by now stays at the source.
+  // What is not this side's by now stays at the source.
   void shutdown() override;
 
  private:
   const std::string peer_;
   const std::shared_ptr<kvm::System> system_;
-  ClaimUntilGivenUp claims_;
+  std::shared_ptr<JsArbiter> arbiter_;
   std::mutex shutdown_mutex_;  // makes the second closer wait for the first
-  std::mutex mutex_;           // guards the two below
-  std::shared_ptr<wire::Channel> channel_;
+  std::mutex mutex_;           // guards all below
+  std::unique_ptr<wire::Channel> channel_;
+  std::shared_ptr<migrate::Reception> reception_;  // over channel_, while it runs
   bool closed_ = false;
   base::Executor thread_{"ht-receive"};
 };

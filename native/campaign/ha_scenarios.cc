@@ -4,7 +4,9 @@
 #include <filesystem>
 
 #include "file_arbiter.h"
-#include "scenario.h"
+#include "ha_kills.h"
+#include "ha_network.h"
+#include "pair.h"
 
 namespace hypertwin::campaign {
 
@@ -12,211 +14,6 @@ namespace {
 
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
-
-// Silence that counts as death, where the scenario is not about it.
-constexpr ha::Heartbeats kPatient{microseconds(2000), microseconds(400000), microseconds(400000)};
-constexpr ha::Heartbeats kPrompt{microseconds(2000), microseconds(60000), microseconds(60000)};
-constexpr unsigned kLinks = 8;
-
-struct Point {
-  bool primary = true;
-  std::string step;
-  uint64_t nth = 0;
-};
-
-// Every step of the protocol on either side, and every block of the log, sent or acknowledged, up to a limit.
-std::vector<Point> all_points() {
-  constexpr uint64_t kBlocks = 160;
-  std::vector<Point> points;
-  for (const char* step :
-       {"connected", "sync-hello-sent", "sync-accepted", "hello", "sync-round-sent", "copied",
-        "sync-state-sent", "state-sent", "sync-ready-received", "ready", "protected"})
-    points.push_back({true, step, 0});
-  for (const char* step : {"connected", "hello", "state-received", "ready", "armed"})
-    points.push_back({false, step, 0});
-  for (uint64_t nth = 0; nth < kBlocks; ++nth) {
-    points.push_back({true, "log-sent", nth});
-    points.push_back({true, "acked", nth});
-    points.push_back({false, "acked", nth});
-  }
-  return points;
-}
-
-NodeOptions restored(const Setup& setup, const ha::Heartbeats& heartbeats = kPatient) {
-  NodeOptions options;
-  options.begin = NodeOptions::Begin::kRestore;
-  options.snapshot = setup.snapshot;
-  options.heartbeats = heartbeats;
-  return options;
-}
-
-NodeOptions follower(const ha::Heartbeats& heartbeats = kPatient) {
-  NodeOptions options;
-  options.begin = NodeOptions::Begin::kBackup;
-  options.heartbeats = heartbeats;
-  return options;
-}
-
-std::string listening(Observer& o, unsigned number) {
-  o.expect("a backup that listens", [&] { return o.host(number).said("listening"); });
-  return o.host(number).event("listening")->substr(10);
-}
-
-unsigned first_primary(Observer& o, const Setup& setup, NodeOptions options) {
-  const unsigned p = o.start(std::move(options), setup.disk);
-  o.expect("a machine", [&] { return o.host(p).said("ready"); });
-  o.connect_users(p);
-  o.traffic(true);
-  return p;
-}
-
-unsigned first_primary(Observer& o, const Setup& setup) { return first_primary(o, setup, restored(setup)); }
-
-struct Pair {
-  unsigned p, b;
-};
-
-bool over(const Observer::Host& host) {
-  return host.said("ha live") || host.said("ha ended") || host.said("ha halted") ||
-         host.said("ha unprotected");
-}
-
-void await_protection(Observer& o, const Pair& pair) {
-  const auto& P = o.host(pair.p);
-  const auto& B = o.host(pair.b);
-  // Where others keep the host busy, heartbeats may be missed before it begins: that ends in order.
-  o.run([&] { return over(P) || over(B) || (P.said("ha protected") && B.said("ha protected")); });
-  if (over(P) || over(B))
-    throw Stalled{"no protection on a host so busy: " + (over(B) ? B : P).events.back()};
-  o.expect("protection",
-           [&] { return o.host(pair.p).said("ha protected") && o.host(pair.b).said("ha protected"); });
-}
-
-// A primary with users, protected by a backup.
-Pair protected_pair(Observer& o, const Setup& setup, const ha::Heartbeats& heartbeats = kPatient,
-                    Relay** relay = nullptr) {
-  Pair pair{first_primary(o, setup, restored(setup, heartbeats)), o.start(follower(heartbeats))};
-  std::string address = listening(o, pair.b);
-  if (relay) {
-    *relay = &o.relay(address);
-    address = (*relay)->address();
-  }
-  o.command(pair.p, "protect " + address);
-  await_protection(o, pair);
-  return pair;
-}
-
-bool goes_on(const Observer::Host& host) { return host.said("ha live") || host.said("ha unprotected"); }
-
-// The backup takes over; the users are served by it.
-void expect_failover(Observer& o, const Pair& pair, Tally& tally) {
-  o.expect("a backup that goes live", [&] { return over(o.host(pair.b)); });
-  if (!o.host(pair.b).said("ha live")) o.violated("the backup did not go live");
-  o.expect_service("from the backup", pair.b);
-  ++tally.failovers;
-}
-
-void expect_unprotected(Observer& o, const Pair& pair, Tally& tally) {
-  o.expect("a primary without its backup", [&] { return over(o.host(pair.p)); });
-  o.expect_service("from the primary", pair.p);
-  ++tally.carried_on;
-}
-
-void finish(Observer& o, Tally& tally, bool exactly = true) {
-  o.verify(exactly);
-  tally.acknowledged += o.answered();
-}
-
-// A machine from the image of a dead host, as after a power failure.
-unsigned restart(Observer& o, unsigned dead, Tally& tally) {
-  NodeOptions options;
-  options.begin = NodeOptions::Begin::kBoot;
-  options.disk = o.host(dead).disk;
-  options.heartbeats = kPatient;
-  const unsigned number = o.start(std::move(options));
-  o.expect("a machine that boots from its disk", [&] { return o.host(number).said("ready"); });
-  o.connect_users(number);
-  ++tally.restarts;
-  return number;
-}
-
-// A chain of kills: whoever survives is protected again by a new backup, and the next is killed.
-void kills(Observer& o, const Setup& setup, uint64_t index, Tally& tally) {
-  static const std::vector<Point> points = all_points();
-  static const char* const late[] = {"suspecting", "claimed", "replayed", "live"};
-  unsigned p = first_primary(o, setup);
-  bool exactly = true;
-  for (unsigned link = 0; link < kLinks; ++link) {
-    const uint64_t number = index * kLinks + link;
-    // Of eight: five enumerated, two at random moments, one primary and then its backup while it takes over.
-    enum { kAtPoint, kAtRandom, kBoth } kind = number % 8 < 5 ? kAtPoint : number % 8 < 7 ? kAtRandom : kBoth;
-    // 5/8 and 1/8 of the numbers, without gaps.
-    const uint64_t nth = kind == kBoth ? number / 8 * 37 : number / 8 * 5 + number % 8;
-    Point point = points[(nth + setup.seed) % points.size()];
-    if (kind == kBoth) point.primary = true;
-    if (kind == kBoth && (point.step != "acked" || point.nth == 0)) point = {true, "acked", 20 + nth % 100};
-    NodeOptions options = follower();
-    if (kind == kBoth) options.kill = {late[number / 8 % 4], 0};
-    if (kind == kAtPoint && !point.primary) options.kill = {point.step, point.nth};
-    if (number % 2 == 1) options.listen = "tcp://127.0.0.1:0";
-    const unsigned b = o.start(std::move(options));
-    const std::string address = listening(o, b);
-    o.host(p).forget();
-    if (kind != kAtRandom && point.primary)
-      o.command(p, "kill-at " + std::to_string(point.nth) + " " + point.step);
-    else
-      o.command(p, "kill-at 0 never");
-    o.command(p, "protect " + address);
-    if (kind == kAtRandom) {
-      const bool primary = o.below(2) == 0;
-      o.pass(microseconds(o.below(150000)));
-      o.signal(primary ? p : b, SIGKILL);
-    }
-    auto& P = o.host(p);
-    auto& B = o.host(b);
-    auto settled = [](const Observer::Host& host) { return !host.alive || over(host); };
-    o.expect("somebody's end", [&] { return settled(P) || settled(B); });
-    // A primary may die before it has connected: nobody will.
-    if (!P.alive && !B.said("connected")) o.pass(milliseconds(20));
-    if (P.alive || B.said("connected"))
-      o.expect("both sides' end or decision", [&] { return settled(P) && settled(B); });
-    if (kind == kBoth && B.said("ha live")) o.expect("the backup's end too", [&] { return !B.alive; });
-    // What was said before death is heard.
-    o.pass(microseconds(0));
-    if (!P.alive) ++tally.kills;
-    if (!B.alive) ++tally.kills;
-    if (P.alive && B.alive) {
-      ++tally.false_alarms;
-      if (goes_on(P) && B.said("ha live")) o.violated("both sides go on");
-    }
-    if (!P.alive && B.alive && !B.said("ha live") && P.said("ha protected"))
-      o.violated("a protected machine has no successor");
-    if (B.alive && B.said("ha live")) {
-      o.expect_service("from the backup", b);
-      ++tally.failovers;
-      o.remove(p);
-      p = b;
-    } else if (P.alive) {
-      o.expect_service("from the primary", p);
-      ++tally.carried_on;
-      o.remove(b);
-    } else {
-      // Both dead, or the primary before it was protected: what was acknowledged is on a disk.
-      if (B.alive && o.answers(b, milliseconds(20))) o.violated("a replica that has ended answers");
-      o.remove(b);
-      p = restart(o, o.author().value_or(p), tally);
-      o.expect_service("after a restart", p);
-      exactly = false;
-    }
-  }
-  finish(o, tally, exactly);
-  if (index % 8 == 0) {
-    // The survivor's disk alone holds all that was acknowledged, too.
-    o.remove(p);
-    restart(o, p, tally);
-    o.verify(false);
-  }
-}
 
 // SIGSTOP, and SIGCONT after the backup went live: the zombie says nothing new.
 void zombie(Observer& o, const Setup& setup, uint64_t, Tally& tally) {
@@ -246,9 +43,14 @@ void set_arbiter(Observer& o, bool up) {
     std::ofstream{flag};
 }
 
-// Nobody takes a risk while the arbiter does not answer, and all goes on when it does.
+// Nobody takes a risk while the arbiter does not answer, and all goes on when it does. In half of the runs
+// the side that waits ends too.
 void arbiter_down(Observer& o, const Setup& setup, uint64_t index, Tally& tally) {
-  const Pair pair = protected_pair(o, setup);
+  const bool both = index / 2 % 2;
+  NodeOptions backup = follower();
+  if (both) backup.kill = {"waiting", 0};
+  const Pair pair = protected_pair(o, restored(setup), std::move(backup), setup);
+  if (both) o.command(pair.p, "kill-at 0 waiting");
   o.pass(microseconds(o.below(10000)));
   set_arbiter(o, false);
   const bool kill_primary = index % 2 == 0;
@@ -256,6 +58,14 @@ void arbiter_down(Observer& o, const Setup& setup, uint64_t index, Tally& tally)
   o.signal(dead, SIGKILL);
   ++tally.kills;
   o.expect("a side that waits", [&] { return o.host(left).said("ha waiting"); });
+  if (both) {
+    o.expect("its end", [&] { return !o.host(left).alive; });
+    ++tally.kills;
+    tally.hit.step(kill_primary ? Side::kBackup : Side::kPrimary, "waiting");
+    set_arbiter(o, true);
+    o.expect_service("after a restart", restart(o, o.author().value_or(pair.p), tally));
+    return finish(o, tally, false);
+  }
   o.pass(microseconds(0));
   if (o.answers(left, milliseconds(40))) o.violated("a side runs though the arbiter does not answer");
   set_arbiter(o, true);
@@ -301,10 +111,16 @@ void full_disk(Observer& o, const Setup& setup, uint64_t, Tally& tally) {
   finish(o, tally);
 }
 
-// One direction, or both, bring nothing for a while: exactly one side goes on.
+// One direction, or both, bring nothing for a while: exactly one side goes on. In half of the runs the other
+// one ends when it knows.
 void partition(Observer& o, const Setup& setup, uint64_t index, Tally& tally) {
   Relay* relay = nullptr;
-  const Pair pair = protected_pair(o, setup, kPrompt, &relay);
+  const bool ends = index / 3 % 2;
+  const std::string primary_step = index / 6 % 2 ? "lost-claim" : "fenced";
+  NodeOptions backup = follower(kPrompt);
+  if (ends) backup.kill = {"halted", 0};
+  const Pair pair = protected_pair(o, restored(setup, kPrompt), std::move(backup), setup, &relay);
+  if (ends) o.command(pair.p, "kill-at 0 " + primary_step);
   o.pass(microseconds(o.below(20000)));
   if (index % 3 != 1) relay->hold(Relay::kForward, true);
   if (index % 3 != 0) relay->hold(Relay::kBack, true);
@@ -314,9 +130,14 @@ void partition(Observer& o, const Setup& setup, uint64_t index, Tally& tally) {
   o.pass(microseconds(o.below(50000)));
   relay->hold(Relay::kForward, false);
   relay->hold(Relay::kBack, false);
-  o.expect("both sides' decision", [&] { return over(P) && over(B); });
+  o.expect("both sides' decision", [&] { return (over(P) || !P.alive) && (over(B) || !B.alive); });
   if (goes_on(P) == B.said("ha live")) o.violated("not exactly one side goes on");
   const bool taken_over = B.said("ha live");
+  if (const auto& loser = taken_over ? P : B; ends) {
+    o.expect("the loser's end", [&] { return !loser.alive; });
+    ++tally.kills;
+    tally.hit.step(taken_over ? Side::kPrimary : Side::kBackup, taken_over ? primary_step : "halted");
+  }
   o.expect_service("after the partition", taken_over ? pair.b : pair.p);
   if (o.answers(taken_over ? pair.p : pair.b, milliseconds(20))) o.violated("both sides answer");
   ++(taken_over ? tally.failovers : tally.carried_on);
@@ -346,16 +167,32 @@ void weather(Observer& o, const Setup& setup, uint64_t index, Tally& tally) {
 
 // Planned: the machine moves to the backup; also when one side dies on the way.
 void hand_over(Observer& o, const Setup& setup, uint64_t index, Tally& tally) {
-  const Pair pair = protected_pair(o, setup);
+  // Where it dies; empty: at a random moment.
+  static const char* const primary_steps[] = {"", "handing-over", "fenced"};
+  static const char* const backup_steps[] = {"", "handing-over", "claimed", "replayed", "live"};
+  const bool kill_primary = index % 3 == 1, kill_backup = index % 3 == 2;
+  const std::string step = kill_primary  ? primary_steps[index / 3 % std::size(primary_steps)]
+                           : kill_backup ? backup_steps[index / 3 % std::size(backup_steps)]
+                                         : "";
+  NodeOptions backup = follower();
+  if (kill_backup) backup.kill = {step, 0};
+  const Pair pair = protected_pair(o, restored(setup), std::move(backup), setup);
+  if (kill_primary && !step.empty()) o.command(pair.p, "kill-at 0 " + step);
   o.pass(microseconds(o.below(10000)));
   auto& P = o.host(pair.p);
   o.command(pair.p, "hand-over");
-  if (index % 3 != 0) {
-    o.pass(microseconds(o.below(8000)));
-    o.signal(index % 3 == 1 ? pair.p : pair.b, SIGKILL);
+  if (kill_primary || kill_backup) {
+    const unsigned dead = kill_primary ? pair.p : pair.b;
+    if (step.empty()) {
+      o.pass(microseconds(o.below(8000)));
+      o.signal(dead, SIGKILL);
+    } else {
+      o.expect("an end at " + step, [&] { return !o.host(dead).alive; });
+      tally.hit.step(kill_primary ? Side::kPrimary : Side::kBackup, step);
+    }
     ++tally.kills;
   }
-  if (index % 3 == 2) {
+  if (kill_backup) {
     // The backup may have won the claim before it died: then the primary must not go on.
     o.expect("the primary's end", [&] { return over(P); });
     const std::string winner = claimed_by(o.folder() + "/arbiter", P.event("session")->substr(8));
@@ -369,7 +206,7 @@ void hand_over(Observer& o, const Setup& setup, uint64_t index, Tally& tally) {
     ++tally.carried_on;
   } else {
     expect_failover(o, pair, tally);
-    if (index % 3 == 0) {
+    if (!kill_primary) {
       o.expect("the hand-over's end", [&] { return P.said("handed-over"); });
       if (!P.said("handed-over none")) o.violated("the hand-over failed: " + *P.event("handed-over"));
       if (o.answers(pair.p, milliseconds(10))) o.violated("a machine that was handed over answers");
@@ -464,12 +301,23 @@ void dropped_record(Observer& o, const Setup& setup, uint64_t, Tally& tally) {
 
 const std::vector<Scenario>& ha_scenarios() {
   static const std::vector<Scenario> all = {
-      {"kills", "ha", kLinks, 20, kills},         {"zombie", "ha", 1, 6, zombie},
-      {"arbiter-down", "ha", 1, 4, arbiter_down}, {"slow-backup", "ha", 1, 3, slow_backup},
-      {"full-disk", "ha", 1, 3, full_disk},       {"partition", "ha", 1, 6, partition},
-      {"weather", "ha", 1, 4, weather},           {"hand-over", "ha", 1, 6, hand_over},
-      {"output-rule", "ha", 1, 3, output_rule},   {"planted/no-output-rule", "ha", 1, 2, no_output_rule},
-      {"planted/two-yes", "ha", 1, 2, two_yes},   {"planted/dropped-record", "ha", 1, 2, dropped_record},
+      {"kills", "ha", kChainKills, 14, kills, 50},
+      {"records", "ha", kRecordChainKills, 6, record_kills, 50},
+      {"zombie", "ha", 1, 6, zombie},
+      {"arbiter-down", "ha", 1, 4, arbiter_down},
+      {"slow-backup", "ha", 1, 3, slow_backup},
+      {"full-disk", "ha", 1, 3, full_disk},
+      {"partition", "ha", 1, 6, partition},
+      {"weather", "ha", 1, 4, weather},
+      {"hand-over", "ha", 1, 6, hand_over},
+      {"net-partition", "ha", 1, 3, net_partition, 0, net_unable},
+      {"net-loss", "ha", 1, 4, net_loss, 0, net_unable},
+      {"net-reorder", "ha", 1, 2, net_reorder, 0, net_unable},
+      {"net-delay", "ha", 1, 2, net_delay, 0, net_unable},
+      {"output-rule", "ha", 1, 3, output_rule},
+      {"planted/no-output-rule", "ha", 1, 2, no_output_rule},
+      {"planted/two-yes", "ha", 1, 2, two_yes},
+      {"planted/dropped-record", "ha", 1, 2, dropped_record},
   };
   return all;
 }

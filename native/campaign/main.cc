@@ -31,7 +31,14 @@ void Tally::operator+=(const Tally& other) {
   moves += other.moves;
   zombie_frames += other.zombie_frames;
   zombie_writes += other.zombie_writes;
+  frames_carried += other.frames_carried;
+  frames_lost += other.frames_lost;
+  frames_doubled += other.frames_doubled;
+  frames_overtaken += other.frames_overtaken;
+  by_netem += other.by_netem;
+  by_bridge += other.by_bridge;
   stalled += other.stalled;
+  hit += other.hit;
 }
 
 std::string Tally::json() const {
@@ -48,8 +55,14 @@ std::string Tally::json() const {
   add("acknowledged", acknowledged);
   add("zombieFrames", zombie_frames);
   add("zombieWrites", zombie_writes);
+  add("framesCarried", frames_carried);
+  add("framesLost", frames_lost);
+  add("framesDoubled", frames_doubled);
+  add("framesOvertaken", frames_overtaken);
+  add("byNetem", by_netem);
+  add("byBridge", by_bridge);
   add("stalled", stalled);
-  return text;
+  return text + hit.json();
 }
 
 namespace {
@@ -161,6 +174,7 @@ int run_all(const Setup& setup, const std::vector<Job>& jobs, const Options& opt
   };
   Report report;
   uint64_t done = 0, kills = 0, violations = 0;
+  Coverage hit;
   double said = 0;
   while (::recv(pipe[0], &report, sizeof(report), 0) == static_cast<ssize_t>(sizeof(report))) {
     const Job& job = jobs[report.job];
@@ -169,6 +183,7 @@ int run_all(const Setup& setup, const std::vector<Job>& jobs, const Options& opt
     ++done;
     sum.tally += report.tally;
     kills += report.tally.kills;
+    hit += report.tally.hit;
     if (report.violated) {
       ++violations;
       ++sum.violations;
@@ -200,7 +215,7 @@ int run_all(const Setup& setup, const std::vector<Job>& jobs, const Options& opt
   std::snprintf(time, sizeof(time), "%.1f", seconds());
   std::cout << "{\"summary\":{\"runs\":" << done << ",\"kills\":" << kills << ",\"violations\":" << violations
             << ",\"whole\":" << (whole ? "true" : "false") << ",\"seed\":" << setup.seed
-            << ",\"seconds\":" << time << "}}" << std::endl;
+            << ",\"seconds\":" << time << hit.json() << "}}" << std::endl;
   return whole && violations == 0 ? 0 : 1;
 }
 
@@ -331,13 +346,11 @@ int run(int argc, char** argv) {
                   << scenario->name << "\"}" << std::endl;
         continue;
       }
-    // The first of each group gets the kills, the others a share.
-    const bool main = scenario == &ha_scenarios().front() || scenario == &migrate_scenarios().front();
     const uint64_t kills = options.runs.value_or(scenario->group == std::string("ha") ? 10000 : 1000);
-    uint64_t count = what == "quick"         ? scenario->quick
-                     : !options.only.empty() ? (kills + scenario->kills - 1) / scenario->kills
-                     : main                  ? (kills + scenario->kills - 1) / scenario->kills
-                                             : std::max(scenario->quick, kills / 100);
+    const uint64_t share = options.only.empty() ? kills * scenario->share / 100 : kills;
+    uint64_t count = what == "quick" ? scenario->quick
+                     : share > 0     ? (share + scenario->kills - 1) / scenario->kills
+                                     : std::max(scenario->quick, kills / 100);
     if (options.index) count = 1;
     for (uint64_t i = 0; i < count; ++i) jobs.push_back({scenario, options.index.value_or(i)});
   }

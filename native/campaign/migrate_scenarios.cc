@@ -179,7 +179,7 @@ void skipped_page(Observer& o, const Setup& setup, uint64_t, Tally& tally) {
 
 const std::vector<Scenario>& migrate_scenarios() {
   static const std::vector<Scenario> all = {
-      {"moves", "migrate", 5, 14, moves},
+      {"moves", "migrate", 5, 14, moves, 100},
       {"moves-without-arbiter", "migrate", 5, 4, moves_alone},
       {"planted/skipped-page", "migrate", 1, 2, skipped_page},
   };

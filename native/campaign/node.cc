@@ -229,6 +229,7 @@ class Node {
       ha::ProtectOptions protecting;
       common(protecting);
       protecting.planted = options_.planted;
+      protecting.record_blocks = options_.record_blocks;
       protecting.sync.on_step = [this](migrate::Step which) {
         step("sync-" + std::string(migrate::step_name(which)));
       };

@@ -30,11 +30,13 @@ struct NodeOptions {
   std::string snapshot;
   std::string disk;     // this side's image
   std::string listen;   // backup, destination: an address
+  int lan_port = -1;    // of the observer's Ethernet, with a network of its own
   std::string arbiter;  // its folder; empty: none
   bool arbiter_says_yes = false;
   KillAt kill;
   ha::Heartbeats heartbeats;
   ha::ProtectOptions::Planted planted;
+  bool record_blocks = false;            // of a log that it sends
   uint64_t skipped_page = ~uint64_t{0};  // of which round of a migration
 };
 

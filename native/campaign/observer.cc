@@ -138,9 +138,25 @@ Observer::~Observer() {
   for (auto& [number, host] : hosts_)
     if (host.alive) ::waitpid(host.pid, nullptr, 0);
   relays_.clear();
+  lan_.reset();
   std::error_code ignored;
   std::filesystem::remove_all(folder_, ignored);
 }
+
+namespace {
+
+// In the node's process: a network of its own, whose tap goes to the observer.
+void give_tap(const NodeOptions& options, const Weather& weather, int socket) {
+  try {
+    const Fd tap = enter_lan(static_cast<unsigned>(options.lan_port), weather);
+    send_descriptor(socket, tap.get());
+  } catch (const std::exception& error) {
+    send_text(options.socket, Tag::kEvent, std::string("failed ") + error.what());
+    ::_exit(1);
+  }
+}
+
+}  // namespace
 
 unsigned Observer::start(NodeOptions options, const std::string& disk_from) {
   const unsigned number = next_host_++;
@@ -157,16 +173,26 @@ unsigned Observer::start(NodeOptions options, const std::string& disk_from) {
   const int room = 1 << 20;
   ::setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
   ::setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+  int taps[2] = {-1, -1};
+  if (options.lan_port >= 0 && ::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, taps) != 0)
+    throw_errno("socketpair", "a node's tap");
+  Fd tap_here(taps[0]), tap_there(taps[1]);
   const pid_t pid = ::fork();
   if (pid < 0) throw_errno("fork", "a node");
   if (pid == 0) {
     // What the observer holds is not a node's, and would keep connections open.
     for (auto& [other, host] : hosts_) host.socket.reset();
     relays_.clear();
+    lan_.reset();
     ours.reset();
+    tap_here.reset();
+    if (tap_there) give_tap(options, kernel_has_netem() ? weather_ : Weather{}, tap_there.get());
+    tap_there.reset();
     run_node(std::move(options));
   }
   ::close(ends[1]);
+  tap_there.reset();
+  if (tap_here) lan_->plug(static_cast<unsigned>(options.lan_port), receive_descriptor(tap_here.get()));
   Host& host = hosts_[number];
   host.pid = pid;
   host.socket = std::move(ours);
@@ -228,6 +254,12 @@ void Observer::reap() {
   }
 }
 
+Lan& Observer::make_lan(const Weather& weather) {
+  weather_ = weather;
+  lan_ = std::make_unique<Lan>(kernel_has_netem() ? Weather{} : weather);
+  return *lan_;
+}
+
 Relay& Observer::relay(const std::string& onward) {
   relays_.push_back(std::make_unique<Relay>(folder_ + "/r" + std::to_string(relays_.size()), onward));
   return *relays_.back();
@@ -264,9 +296,12 @@ void Observer::pump(std::chrono::microseconds wait) {
     }
   for (auto& relay : relays_)
     for (int fd : relay->descriptors()) polls.push_back({fd, POLLIN, 0});
+  if (lan_)
+    for (int fd : lan_->descriptors()) polls.push_back({fd, POLLIN, 0});
   const timespec time{wait.count() / 1'000'000, (wait.count() % 1'000'000) * 1000};
   const int ready = ::ppoll(polls.data(), polls.size(), &time, nullptr);
   for (auto& relay : relays_) relay->pump(random_);
+  if (lan_) lan_->pump(random_);
   if (ready > 0) {
     // Newest host first, so that what an older one had sent before is read after it, and then handled before.
     std::vector<std::pair<unsigned, std::vector<std::vector<uint8_t>>>> read;

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "lan.h"
 #include "node.h"
 
 namespace hypertwin::campaign {
@@ -136,6 +137,8 @@ class Observer {
   void verify(bool exactly = true);
 
   Relay& relay(const std::string& onward);
+  // The Ethernet between nodes with a lan_port; before they start.
+  Lan& make_lan(const Weather& weather);
   // Digest of a host's disk image.
   uint64_t disk_digest(unsigned number) const;
   const std::string& folder() const { return folder_; }
@@ -193,6 +196,8 @@ class Observer {
   std::optional<Answer> answer_;
   uint64_t last_answer_at_ = 0, longest_pause_ = 0;
   std::vector<std::unique_ptr<Relay>> relays_;
+  Weather weather_;  // of lan_
+  std::unique_ptr<Lan> lan_;
   std::deque<std::string> story_;
 };
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "coverage.h"
 #include "observer.h"
 
 namespace hypertwin::campaign {
@@ -21,7 +22,11 @@ struct Tally {
   uint64_t moves = 0;          // whole migrations
   uint64_t zombie_frames = 0;  // repeats from a fenced side
   uint64_t zombie_writes = 0;  // disks that a fenced side still changed
-  uint64_t stalled = 0;        // runs given up because the host's kernel kept a call of a node
+  // Frames between hosts with a network of their own.
+  uint64_t frames_carried = 0, frames_lost = 0, frames_doubled = 0, frames_overtaken = 0;
+  uint64_t by_netem = 0, by_bridge = 0;  // runs whose weather was the kernel's; the observer's
+  uint64_t stalled = 0;                  // runs given up because the host's kernel kept a call of a node
+  Coverage hit;                          // by kills
   void operator+=(const Tally& other);
   std::string json() const;
 };
@@ -38,6 +43,8 @@ struct Scenario {
   uint64_t kills;  // of one run, about
   uint64_t quick;  // runs of the quick part
   void (*run)(Observer&, const Setup&, uint64_t index, Tally&);
+  // Of a campaign's kills, in hundredths; 0: as many runs as a hundredth has kills.
+  unsigned share = 0;
   // Why it cannot run on this host; empty when it can.
   std::string (*unable)() = nullptr;
 };

@@ -153,6 +153,24 @@ TEST(Ledger, TurnsBytesIntoRecordsAndBoundariesIntoLag) {
   EXPECT_EQ(code_of([&] { ledger.acknowledged(301, 4000); }), "PROTOCOL") << "never sent";
 }
 
+TEST(Lag, IsTheAgeOfTheOldestBlockThatIsNotReplayed) {
+  Lag lag;
+  EXPECT_EQ(lag.behind(5), 0u) << "nothing came";
+  lag.came(10, 100);
+  lag.came(10, 150);
+  lag.came(20, 200);
+  EXPECT_EQ(lag.behind(300), 200u);
+  lag.replayed(9, 300);
+  EXPECT_EQ(lag.behind(300), 200u);
+  lag.replayed(15, 310);
+  EXPECT_EQ(lag.behind(310), 110u);
+  lag.replayed(12, 320);
+  EXPECT_EQ(lag.behind(199), 0u) << "a look from before it came";
+  lag.replayed(20, 400);
+  EXPECT_EQ(lag.behind(1000), 0u);
+  EXPECT_EQ(lag.samples().max(), 210u);
+}
+
 TEST(Histogram, QuantilesAreCloseAndNeverBeyondTheLargest) {
   Histogram h;
   EXPECT_EQ(h.quantile(0.5), 0u);

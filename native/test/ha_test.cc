@@ -207,6 +207,53 @@ TEST(Ha, SilenceIsNoticed) {
   }
 }
 
+// What campaigns kill at.
+TEST(Ha, TellsOfEachRecordWhereEachIsABlock) {
+  NEED_KVM();
+  Torn pair(system_);
+  std::atomic<uint64_t> sent{0}, acknowledged{0}, received{0};
+  pair.protect.record_blocks = true;
+  pair.protect.on_step = [&](std::string_view step) {
+    if (step == "log-sent") ++sent;
+    if (step == "acked") ++acknowledged;
+  };
+  pair.follow.on_step = [&](std::string_view step) { received += step == "acked"; };
+  ASSERT_TRUE(pair.begin());
+  ASSERT_TRUE(pair.users->settle());
+  pair.primary->close();
+  ASSERT_TRUE(pair.backup_events.wait(State::kEnded)) << pair.text();
+  const auto stats = pair.primary->stats();
+  EXPECT_GT(stats.log_records, 100u);
+  EXPECT_EQ(stats.log_blocks, stats.log_records);
+  EXPECT_EQ(sent, stats.log_records);
+  EXPECT_EQ(acknowledged, stats.acked_records);
+  EXPECT_GE(received, acknowledged);
+  EXPECT_LE(received, sent);
+}
+
+TEST(Ha, BothSidesKnowHowFarTheReplayIsBehind) {
+  NEED_KVM();
+  Torn pair(system_);
+  ASSERT_TRUE(pair.begin());
+  constexpr uint64_t kStill = 100'000'000;
+  Standstill replica(pair.backup->machine());
+  EXPECT_TRUE(soon([&] { return pair.backup->stats().lag_ns > kStill; })) << "of the backup";
+  EXPECT_TRUE(soon([&] { return pair.primary->stats().lag_ns > kStill; })) << "of the primary";
+  replica.end();
+  EXPECT_TRUE(soon([&] { return pair.backup->stats().lag_ns < kStill; }));
+  const auto backup = pair.backup->stats();
+  EXPECT_GE(backup.lag_max_ns, kStill);
+  EXPECT_LE(backup.lag_max_ns, pair.primary->stats().lag_max_ns + kStill);
+  EXPECT_GT(backup.lag_p50_ns, 0u);
+  EXPECT_LE(backup.lag_p50_ns, backup.lag_p99_ns);
+  EXPECT_LE(backup.lag_p99_ns, backup.lag_max_ns);
+  ASSERT_TRUE(pair.users->settle());
+  pair.backup->close();
+  ASSERT_TRUE(pair.primary_events.wait(State::kUnprotected)) << pair.text();
+  EXPECT_EQ(pair.backup->stats().lag_ns, 0u) << "nothing is behind any more";
+  EXPECT_EQ(pair.primary->stats().lag_ns, 0u);
+}
+
 TEST(Ha, HandsOverAsPlanned) {
   NEED_KVM();
   Torn pair(system_);

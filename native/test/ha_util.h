@@ -6,10 +6,12 @@
 
 #include <atomic>
 #include <chrono>
+#include <future>
 #include <map>
 #include <memory>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
@@ -269,6 +271,39 @@ class CuttableStream final : public wire::Stream {
   const std::shared_ptr<Cable> cable_;
 };
 
+// A stream whose reader can be kept waiting: what came is told only later.
+struct Delay {
+  void hold(bool is) {
+    std::lock_guard lock(mutex);
+    held = is;
+    changed.notify_all();
+  }
+  std::mutex mutex;  // guards held
+  std::condition_variable changed;
+  bool held = false;
+};
+class LateStream final : public wire::Stream {
+ public:
+  LateStream(std::unique_ptr<wire::Stream> inner, std::shared_ptr<Delay> delay)
+      : inner_(std::move(inner)), delay_(std::move(delay)) {}
+  size_t read(std::span<uint8_t> into) override {
+    const size_t size = inner_->read(into);
+    std::unique_lock lock(delay_->mutex);
+    delay_->changed.wait(lock, [this] { return !delay_->held; });
+    return size;
+  }
+  void write(std::span<const std::span<const uint8_t>> parts) override { inner_->write(parts); }
+  void shutdown() noexcept override {
+    delay_->hold(false);
+    inner_->shutdown();
+  }
+  std::string peer() const override { return inner_->peer(); }
+
+ private:
+  const std::unique_ptr<wire::Stream> inner_;
+  const std::shared_ptr<Delay> delay_;
+};
+
 struct Ends {
   std::unique_ptr<wire::Channel> primary, backup;
 };
@@ -306,6 +341,37 @@ inline std::shared_ptr<Machine> boot_mailroom(const std::shared_ptr<kvm::System>
   machine->start();
   if (!listener->wait_console("mailroom ready")) throw Error("TEST", "no mailroom: " + listener->console());
   return machine;
+}
+
+// Keeps a machine's thread from running its guest until it goes.
+class Standstill {
+ public:
+  explicit Standstill(std::shared_ptr<Machine> machine) {
+    std::promise<void> begun;
+    thread_ = std::thread([this, machine = std::move(machine), &begun] {
+      machine->call(machine::At::kAnywhere, [&] {
+        begun.set_value();
+        over_.get_future().wait();
+      });
+    });
+    begun.get_future().wait();
+  }
+  ~Standstill() { end(); }
+  void end() {
+    if (!thread_.joinable()) return;
+    over_.set_value();
+    thread_.join();
+  }
+
+ private:
+  std::promise<void> over_;
+  std::thread thread_;
+};
+
+inline bool soon(const std::function<bool()>& done) {
+  for (const auto until = std::chrono::steady_clock::now() + 60s; !done(); std::this_thread::sleep_for(1ms))
+    if (std::chrono::steady_clock::now() > until) return false;
+  return true;
 }
 
 // A machine under protection and its replica.

@@ -187,6 +187,19 @@ TEST(LogWriter, ALargeBatchIsSharedByFewBlocks) {
   EXPECT_LT(stats.input_bytes, encoded);
 }
 
+TEST(LogWriter, ABlockTakesNoMoreRecordsThanItMay) {
+  for (uint32_t most : {1u, 3u}) {
+    WriterOptions options;
+    options.commit_latency = std::chrono::hours(1);
+    options.block_records = most;
+    Faulty it(options);
+    ASSERT_TRUE(it.append(1000));
+    it.writer->close();
+    EXPECT_EQ(it.writer->stats().blocks, (1000 + most - 1) / most);
+    EXPECT_EQ(it.read(), it.appended);
+  }
+}
+
 TEST(LogWriter, RefusesBadRecords) {
   Faulty it;
   Writer& writer = *it.writer;

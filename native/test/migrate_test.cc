@@ -316,6 +316,10 @@ struct TestArbiter {
   Arbiter arbiter() {
     return [this](const std::string& key, const std::string& who) { return (*this)(key, who); };
   }
+  size_t times() {
+    std::lock_guard lock(mutex);
+    return asked.size();
+  }
   std::mutex mutex;
   std::string winner;
   bool unreachable = false;
@@ -390,6 +394,57 @@ TEST_F(Moves, WithoutTheArbitersAnswerTheSourceStaysPaused) {
   EXPECT_EQ(machine_->state(), State::kPaused);
   EXPECT_EQ(machine_->reason(), Reason::kInDoubt);
   EXPECT_GT(arbiter.asked.size(), 1u);
+}
+
+// At each moment, and while nobody knows who may run it: the source goes on at once.
+TEST_F(Moves, TurnedAwayTheSourceGoesOn) {
+  for (const Step when : {Step::kAcceptSent, Step::kRoundReceived, Step::kReadySent, Step::kCommitReceived}) {
+    TestArbiter arbiter;
+    arbiter.unreachable = true;
+    MigrateOptions send;
+    ReceiveOptions take;
+    send.arbiter = take.arbiter = arbiter.arbiter();
+    send.patience = send.claim_patience = take.patience = 600s;
+    std::promise<void> there;
+    take.on_step = [&, told = false](Step step) mutable {
+      if (step == when && !std::exchange(told, true)) there.set_value();
+    };
+    auto ends = connect_ends();
+    Reception reception(system_, *ends.destination, std::move(take));
+    auto receiving = std::async(std::launch::async, [&] { return code_of([&] { reception.run(); }); });
+    auto sending = std::async(std::launch::async, [&] {
+      return code_of([&] { Migration(machine_, std::move(ends.source), send).run(); });
+    });
+    there.get_future().wait();
+    // It waits between two questions.
+    while (when == Step::kCommitReceived && arbiter.times() < 2) std::this_thread::yield();
+    reception.cancel();
+    reception.cancel();
+    EXPECT_EQ(receiving.get(), "CANCELLED") << step_name(when);
+    const std::string sent = sending.get();
+    EXPECT_TRUE(sent == "REFUSED" || (sent == "PEER_LOST" && when < Step::kReadySent)) << sent;
+    EXPECT_EQ(machine_->state(), State::kRunning) << step_name(when);
+    EXPECT_TRUE(goes_on(*here_)) << step_name(when);
+  }
+}
+
+// Won is won: the machine is here.
+TEST_F(Moves, TurnedAwayTooLateItRunsHere) {
+  ReceiveOptions take;
+  MigrateOptions send;
+  Reception* late = nullptr;
+  send.arbiter = take.arbiter = [&](const std::string&, const std::string&) {
+    late->cancel();
+    return Claim::kWon;
+  };
+  auto ends = connect_ends();
+  Reception reception(system_, *ends.destination, std::move(take));
+  late = &reception;
+  auto receiving = std::async(std::launch::async, [&] { return reception.run(); });
+  Migration(machine_, std::move(ends.source), send).run();
+  auto received = receiving.get();
+  EXPECT_EQ(received.machine->state(), State::kRunning);
+  EXPECT_EQ(machine_->reason(), Reason::kMigrated);
 }
 
 TEST_F(Moves, TheWinnerOfTheClaimRunsIt) {

@@ -205,6 +205,9 @@ t.test('every statistic of a protection is a metric', { skip: noKvm }, async t =
   const text = await server.metrics.text()
   for (const name of ['state', 'lag_seconds', 'lag_quantile_seconds', 'log_bytes_total', 'held_outputs', 'round_trip_seconds', 'boundary'])
     t.match(text, new RegExp(`^hypertwin_ha_${name}\\{.*\\} \\d`, 'm'), name)
+  while (there.stats().lagMaxMs === 0) await new Promise(resolve => setTimeout(resolve, 5))
+  await using other = await statusServer(there)
+  t.match(await other.metrics.text(), /^hypertwin_ha_lag_quantile_seconds\{.*role="backup".*\} [0-9.e-]*[1-9]/m, 'of a standby too')
   const told = new Told(here)
   await here.close()
   await told.over

@@ -341,6 +341,30 @@ t.test('an arbiter that gives no answer leaves the machine in doubt', { skip }, 
   await runs(t, machine)
 })
 
+t.test('turned away while the arbiter does not answer: the source goes on', { skip }, async t => {
+  const nobody: Arbiter = { claim: () => Promise.resolve('unreachable') }
+  const hanging: Arbiter = { claim: () => new Promise(() => undefined) }
+  for (const arbiter of [nobody, hanging])
+    for (const by of ['cancel', 'signal'] as const) {
+      const to = await listener(t, { arbiter })
+      const machine = await running(t)
+      let committed: () => void = () => undefined
+      const there = new Promise<void>(resolve => (committed = resolve))
+      const control = new AbortController()
+      const accepted = to.accept({ onStep: step => void (step === 'commit-received' && committed()), signal: control.signal })
+      const migration = migrate(machine, to.address, { arbiter, patienceMs: 600_000, claimPatienceMs: 600_000 })
+      const incoming = await accepted
+      await there
+      const reason = new Error('maintenance')
+      if (by === 'cancel') incoming.cancel(reason)
+      else control.abort(reason)
+      t.equal(await failure(incoming.done), reason, by)
+      t.match(await failure(migration.done), { code: 'REFUSED', message: /CANCELLED/ }, by)
+      t.equal(machine.state, 'running', by)
+      await runs(t, machine)
+    }
+})
+
 t.test('an arbiter that says no to the destination', { skip }, async t => {
   const arbiter: Arbiter = { claim: (_key, who) => Promise.resolve(who === 'source' ? 'won' : 'lost') }
   const to = await listener(t, { arbiter })

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "ha/clock.h"
 #include "ha/ha.h"
+#include "ha/lag.h"
 #include "ha/link.h"
 #include "ha/log_source.h"
 #include "ha/messages.h"
@@ -148,6 +149,12 @@ class BackupSession final : public Backup {
   void finish_replay();
   void pause_behind_log();
   void report(FrameType type);
+  struct Replayed {
+    uint64_t boundary = 0;
+    uint64_t dry_ns = 0;  // how long ago the last record that came was replayed; 0: some are left
+  };
+  // How far the replay is; any thread.
+  Replayed replayed() const;
   void on_beat(const PrimaryBeat& beat);
   void look_at_replica();
   // Why the replica cannot become the machine.
@@ -186,6 +193,7 @@ class BackupSession final : public Backup {
   std::unique_ptr<LogSource> unread_;  // until the reader has it
   LogSource& log_;
   Horizon horizon_;
+  mutable Lag lag_;  // what was looked at last
   std::unique_ptr<RetainedOutputs> outputs_;
   std::unique_ptr<log::Reader> reader_;
   std::unique_ptr<replay::Replayer> replayer_;
@@ -274,6 +282,7 @@ void BackupSession::follow() {
       case FrameType::kLog:
         try {
           log_.append(frame->payload);
+          lag_.came(log_.boundary(), now_ns());
         } catch (const Error& error) {
           renounce(error.code(), error.what());
           throw;
@@ -344,11 +353,9 @@ void BackupSession::report(FrameType type) {
   report.echo_ns = echo_.load();
   report.promise_ns = link_.timeout_ns();
   report.received = log_.received();
-  // In this order: the machine does not go on while the log is dry.
-  const uint64_t dry_since = log_.dry_since();
-  if (replaying_.load()) report.boundary = machine_->boundary();
-  const uint64_t now = now_ns();
-  if (dry_since != 0 && dry_since == log_.dry_since()) report.dry_ns = now > dry_since ? now - dry_since : 1;
+  const Replayed replay = replayed();
+  report.boundary = replay.boundary;
+  report.dry_ns = replay.dry_ns;
   if (report.echo_ns != 0) {
     const uint64_t until = echo_at_.load() + report.promise_ns;
     uint64_t before = promised_until_.load();
@@ -356,6 +363,18 @@ void BackupSession::report(FrameType type) {
     }
   }
   channel_->send(type, encode(report));
+}
+
+BackupSession::Replayed BackupSession::replayed() const {
+  Replayed replay;
+  if (!replaying_.load()) return replay;
+  // In this order: the machine does not go on while the log is dry.
+  const uint64_t dry_since = log_.dry_since();
+  replay.boundary = machine_->boundary();
+  const uint64_t now = now_ns();
+  if (dry_since != 0 && dry_since == log_.dry_since()) replay.dry_ns = now > dry_since ? now - dry_since : 1;
+  lag_.replayed(replay.boundary, now - std::min(replay.dry_ns, now));
+  return replay;
 }
 
 void BackupSession::on_beat(const PrimaryBeat& beat) {
@@ -595,6 +614,11 @@ Stats BackupSession::stats() const {
     stats.held_outputs = outputs_->held();
     stats.held_bytes = outputs_->held_bytes();
   }
+  replayed();
+  if (!status_.settled()) stats.lag_ns = lag_.behind(now_ns());
+  stats.lag_p50_ns = lag_.samples().quantile(0.5);
+  stats.lag_p99_ns = lag_.samples().quantile(0.99);
+  stats.lag_max_ns = lag_.samples().max();
   return stats;
 }
 

@@ -32,6 +32,8 @@ class BlockUnpacker {
   void begin_segment(std::span<const uint8_t> header);
   // A kLog frame's payload; the segment's bytes that it stands for. Throws Error("PROTOCOL").
   std::vector<uint8_t> unpack(std::span<const uint8_t> frame);
+  // Of the last record in all the blocks that came or began to.
+  uint64_t boundary() const { return boundary_; }
 
  private:
   void follow(std::span<const uint8_t, log::kBlockHeaderBytes> header);

@@ -57,7 +57,9 @@ struct Stats {
   uint64_t acked_records = 0;
   uint64_t boundary = 0;       // of this side's machine
   uint64_t peer_boundary = 0;  // replayed by the backup, as last heard
-  uint64_t lag_ns = 0;         // primary: age of what the backup has replayed last
+  // Age of the oldest block of the log that is not replayed: at the primary since it was sent, at the backup
+  // since it came. 0 when there is none, and when the protection has ended. Then of all blocks.
+  uint64_t lag_ns = 0;
   uint64_t lag_p50_ns = 0, lag_p99_ns = 0, lag_max_ns = 0;
   uint64_t round_trip_ns = 0;  // sent log to its acknowledgement, smoothed
   uint64_t held_outputs = 0, held_bytes = 0;
@@ -78,8 +80,8 @@ struct CommonOptions {
   migrate::Arbiter arbiter;  // required
   Heartbeats heartbeats;
   std::function<void(const Event&)> on_event;  // a thread of this side; brief, never calls back
-  // "connected", "hello", "state-sent", "protected", "log-sent", "acked", "claimed", "live", …: for
-  // campaigns.
+  // "connected", "hello", "state-sent", "protected", "claimed", "live", …, and "log-sent" and "acked" once
+  // for each block of the log: for campaigns.
   std::function<void(const char* step)> on_step;
 };
 
@@ -88,6 +90,7 @@ struct ProtectOptions : CommonOptions {
   std::chrono::microseconds max_lag{20000};  // beyond it the primary waits
   size_t held_bytes = 16u << 20;             // beyond it too
   enum class Loss : uint8_t { kContinue, kStop } on_loss = Loss::kContinue;
+  bool record_blocks = false;  // for campaigns: each record of the log is a block of its own
   // Errors planted for tests, to show that they are caught.
   struct Planted {
     bool no_output_rule = false;

@@ -1,4 +1,4 @@
-// Two queues of the same blocks, each shortened from its front.
+// A queue of blocks, shortened from its front.
 #include "ha/ledger.h"
 
 #include "base/error.h"
@@ -10,8 +10,7 @@ void Ledger::sent(const Block& block) {
   bytes_.store(block.end_bytes, std::memory_order_relaxed);
   blocks_.fetch_add(1, std::memory_order_relaxed);
   unacknowledged_.push_back(block);
-  if (unreplayed_.empty()) oldest_.store(block.sent_ns, std::memory_order_relaxed);
-  unreplayed_.push_back(block);
+  lag_.came(block.boundary, block.sent_ns);
 }
 
 uint64_t Ledger::acknowledged(uint64_t bytes, uint64_t now) {
@@ -22,6 +21,7 @@ uint64_t Ledger::acknowledged(uint64_t bytes, uint64_t now) {
     records = unacknowledged_.front().end_record;
     sent_ns = unacknowledged_.front().sent_ns;
     unacknowledged_.pop_front();
+    acknowledged_.fetch_add(1, std::memory_order_relaxed);
   }
   if (unacknowledged_.empty() && bytes > bytes_.load(std::memory_order_relaxed))
     throw Error("PROTOCOL", "the backup acknowledges " + std::to_string(bytes) +
@@ -34,15 +34,6 @@ uint64_t Ledger::acknowledged(uint64_t bytes, uint64_t now) {
   }
   records_.store(records, std::memory_order_relaxed);
   return records;
-}
-
-void Ledger::replayed(uint64_t boundary, uint64_t now) {
-  std::lock_guard lock(mutex_);
-  while (!unreplayed_.empty() && unreplayed_.front().boundary <= boundary) {
-    lags_.add(now > unreplayed_.front().sent_ns ? now - unreplayed_.front().sent_ns : 0);
-    unreplayed_.pop_front();
-  }
-  oldest_.store(unreplayed_.empty() ? 0 : unreplayed_.front().sent_ns, std::memory_order_relaxed);
 }
 
 }  // namespace hypertwin::ha

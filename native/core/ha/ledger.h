@@ -7,7 +7,7 @@
 #include <deque>
 #include <mutex>
 
-#include "ha/histogram.h"
+#include "ha/lag.h"
 
 namespace hypertwin::ha {
 
@@ -27,25 +27,23 @@ class Ledger {
   // Error("PROTOCOL") when so much was never sent.
   uint64_t acknowledged(uint64_t bytes, uint64_t now);
   // The receiving thread: the other side was at `boundary` at `now`.
-  void replayed(uint64_t boundary, uint64_t now);
+  void replayed(uint64_t boundary, uint64_t now) { lag_.replayed(boundary, now); }
 
   // Any thread.
   uint64_t acknowledged_records() const { return records_.load(std::memory_order_relaxed); }
+  uint64_t acknowledged_blocks() const { return acknowledged_.load(std::memory_order_relaxed); }
   // Age of the oldest block that is not replayed.
-  uint64_t lag(uint64_t now) const {
-    const uint64_t oldest = oldest_.load(std::memory_order_relaxed);
-    return oldest == 0 || now < oldest ? 0 : now - oldest;
-  }
+  uint64_t lag(uint64_t now) const { return lag_.behind(now); }
   uint64_t round_trip_ns() const { return round_trip_.load(std::memory_order_relaxed); }
   uint64_t blocks() const { return blocks_.load(std::memory_order_relaxed); }
   uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
-  const Histogram& lags() const { return lags_; }
+  const Histogram& lags() const { return lag_.samples(); }
 
  private:
-  std::mutex mutex_;  // guards the queues
-  std::deque<Block> unacknowledged_, unreplayed_;
-  std::atomic<uint64_t> records_{0}, oldest_{0}, round_trip_{0}, blocks_{0}, bytes_{0};
-  Histogram lags_;
+  std::mutex mutex_;  // guards the queue
+  std::deque<Block> unacknowledged_;
+  std::atomic<uint64_t> records_{0}, acknowledged_{0}, round_trip_{0}, blocks_{0}, bytes_{0};
+  Lag lag_;
 };
 
 }  // namespace hypertwin::ha

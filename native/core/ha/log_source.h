@@ -23,6 +23,8 @@ class LogSource final : public log::Source {
   // A kLog frame's payload. The reader is told of it by announce().
   void append(std::span<const uint8_t> frame);
   void announce();
+  // Of the last record that came.
+  uint64_t boundary() const { return unpacker_.boundary(); }
   // Bytes of both, ever.
   uint64_t received() const { return received_.load(std::memory_order_relaxed); }
   // No more will come: the reader ends behind what is there.

@@ -117,6 +117,7 @@ class PrimarySession final : public Primary {
   // A heartbeat said that the backup may claim, or is about to.
   std::atomic<bool> told_{false};
   bool protected_ = false;                             // ht-ha-main
+  uint64_t acked_blocks_ = 0;                          // ht-ha-main: that were told as steps
   std::atomic<uint64_t> ends_at_{~uint64_t{0}};        // the guest ended: so many records
   std::atomic<uint64_t> hands_over_at_{~uint64_t{0}};  // so many records are all there will be
   bool said_last_ = false;                             // ht-ha-main: goodbye or hand-over
@@ -194,6 +195,7 @@ void PrimarySession::begin_log(const machine::StateDigest& state) {
   header.log_id = log::random_log_id();
   log::WriterOptions writing;
   writing.buffer_bytes = kLogBuffer;
+  if (options_.record_blocks) writing.block_records = 1;
   auto sink = std::make_unique<LogSink>(*channel_, ledger_, [this] { status_.step("log-sent"); });
   sink_ = sink.get();
   writer_ = std::make_unique<log::Writer>(std::move(sink), header, writing);
@@ -283,7 +285,8 @@ void PrimarySession::on_report(const BackupReport& report) {
   const uint64_t records = ledger_.acknowledged(report.received, now);
   ledger_.replayed(report.boundary, now - std::min(report.dry_ns, now));
   peer_boundary_.store(report.boundary, std::memory_order_relaxed);
-  status_.step("acked");
+  for (const uint64_t blocks = ledger_.acknowledged_blocks(); acked_blocks_ < blocks; ++acked_blocks_)
+    status_.step("acked");
   gate_.release(records, [this] { return lease_.valid(); });
   source_->changed();
   if (report.armed && told_.load() && !protected_) {
@@ -528,7 +531,7 @@ Stats PrimarySession::stats() const {
   stats.acked_records = ledger_.acknowledged_records();
   stats.peer_boundary = peer_boundary_.load(std::memory_order_relaxed);
   stats.round_trip_ns = ledger_.round_trip_ns();
-  stats.lag_ns = ledger_.lag(now_ns());
+  if (!status_.settled()) stats.lag_ns = ledger_.lag(now_ns());
   stats.lag_p50_ns = ledger_.lags().quantile(0.5);
   stats.lag_p99_ns = ledger_.lags().quantile(0.99);
   stats.lag_max_ns = ledger_.lags().max();

@@ -105,7 +105,12 @@ uint64_t Writer::append(uint64_t boundary, const Body& body) {
   open_.header.records++;
   open_.header.last_boundary = boundary;
   buffered_ += size;
-  if (before < options_.commit_bytes && open_.size >= options_.commit_bytes) work_.notify_one();
+  if (open_.header.records >= options_.block_records) {
+    seal();
+    work_.notify_one();
+  } else if (before < options_.commit_bytes && open_.size >= options_.commit_bytes) {
+    work_.notify_one();
+  }
   if (kind == static_cast<uint64_t>(RecordKind::kEnd)) ended_ = true;
   stats_.records++;
   stats_.input_bytes += input_bytes(body);

@@ -41,6 +41,8 @@ struct WriterOptions {
   std::chrono::microseconds commit_latency{1500};
   // … or until so many bytes are there.
   size_t commit_bytes = 64u << 10;
+  // … or until it is full: of so many records, for who wants them one by one.
+  uint32_t block_records = UINT32_MAX;
   // Records not yet durable, in bytes; at least 2 * kMaxRecordBytes are taken.
   size_t buffer_bytes = 8u << 20;
   FullPolicy full = FullPolicy::kWait;

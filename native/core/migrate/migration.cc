@@ -3,7 +3,9 @@
 // moved it simply goes on.
 #include "migrate/migration.h"
 
+#include <condition_variable>
 #include <exception>
+#include <mutex>
 #include <thread>
 
 #include "base/clock.h"
@@ -21,15 +23,18 @@ using machine::State;
 constexpr std::chrono::milliseconds kFirstPause{10}, kLongestPause{500};
 constexpr const char* kRefused = "REFUSED";
 
-// Asks until there is an answer, or for `patience` (0: for ever).
+// Waits for so long; false: no more questions.
+using Pause = std::function<bool(std::chrono::milliseconds)>;
+
+// Asks until there is an answer, for `patience` (0: for ever), or until `pause` says no.
 Claim claim(const Arbiter& arbiter, const SessionId& session, const char* who,
-            std::chrono::milliseconds patience) {
+            std::chrono::milliseconds patience, const Pause& pause) {
   const auto until = std::chrono::steady_clock::now() + patience;
-  for (auto pause = kFirstPause;; pause = std::min(pause * 2, kLongestPause)) {
+  for (auto time = kFirstPause;; time = std::min(time * 2, kLongestPause)) {
     Claim answer = arbiter(session_text(session), who);
     if (answer != Claim::kUnreachable) return answer;
-    if (patience.count() > 0 && std::chrono::steady_clock::now() + pause > until) return answer;
-    std::this_thread::sleep_for(pause);
+    if (patience.count() > 0 && std::chrono::steady_clock::now() + time > until) return answer;
+    if (!pause(time)) return answer;
   }
 }
 
@@ -68,7 +73,10 @@ struct Migration::Impl {
                   "the destination was told to run the machine and never said that it does (" + problem +
                       "): the machine is paused here; look there, then resume it or stop it");
     }
-    const Claim answer = claim(options.arbiter, session, "source", options.claim_patience);
+    const Claim answer = claim(options.arbiter, session, "source", options.claim_patience, [](auto time) {
+      std::this_thread::sleep_for(time);
+      return true;
+    });
     if (answer != Claim::kUnreachable) step(Step::kClaimed);
     if (answer == Claim::kWon) return;
     if (answer == Claim::kLost) {
@@ -158,6 +166,14 @@ Progress Migration::progress() const { return impl_->sender.progress(); }
 
 namespace {
 
+// Until when a machine that comes may be turned away, and how.
+enum class Phase : uint8_t {
+  kReceiving,  // the source owns it, and learns it by the connection's end
+  kReady,      // the source may have said that it is this side's
+  kClaiming,   // the arbiter is asked
+  kOurs,
+};
+
 // Tells switches where the guest is now: a RARP request for each of its addresses, as other hypervisors do.
 void announce(Machine& machine) {
   const auto& nets = machine.config().nets;
@@ -178,54 +194,141 @@ void announce(Machine& machine) {
 
 }  // namespace
 
-ReceiveResult receive(std::shared_ptr<kvm::System> system, wire::Channel& channel, ReceiveOptions options) {
-  auto step = [&](Step which) {
-    if (options.on_step) options.on_step(which);
-  };
-  const Arbiter arbiter = options.arbiter;
-  if (options.purposes.size() != 1) options.purposes = {Purpose::kMigrate};
-  Receiver receiver(std::move(system), channel, options);
-  Peer peer(channel, "source");
-  ReceiveResult result;
-  result.session = receiver.handshake().session;
-  auto machine = receiver.receive();
-  result.digest = receiver.digest();
-  result.progress = receiver.progress();
-  result.progress.phase = Progress::Phase::kDone;
+struct Reception::Impl {
+  Impl(std::shared_ptr<kvm::System> its_system, wire::Channel& its_channel, ReceiveOptions its_options)
+      : channel(its_channel),
+        options(one_purpose(std::move(its_options))),
+        receiver(std::move(its_system), channel, options),
+        peer(channel, "source") {}
 
-  bool committed = false;
-  try {
-    receiver.ready();
-    peer.receive({wire::FrameType::kCommit}, options.patience, "NOT_OURS");
-    committed = true;
-    step(Step::kCommitReceived);
-  } catch (const Error& error) {
-    // The source's word that it goes on; or nothing is to be believed, and without an arbiter it goes on.
-    if (!arbiter || error.code() == "NOT_OURS") throw;
+  static ReceiveOptions one_purpose(ReceiveOptions options) {
+    if (options.purposes.size() != 1) options.purposes = {Purpose::kMigrate};
+    return options;
   }
-  if (arbiter) {
-    if (claim(arbiter, result.session, "destination", std::chrono::milliseconds(0)) != Claim::kWon) {
-      const Error lost("NOT_OURS", "the arbiter gave the machine to the source: it goes on there");
-      if (committed) peer.tell(wire::FrameType::kAbort, lost);
-      throw lost;
+
+  void step(Step which) const {
+    if (options.on_step) options.on_step(which);
+  }
+
+  // Throws once it is cancelled.
+  void enter(Phase next) {
+    std::lock_guard lock(mutex);
+    if (cancelled) throw turned_away();
+    phase = next;
+  }
+  static Error turned_away() { return Error("CANCELLED", "the machine was turned away on this side"); }
+  bool was_turned_away() {
+    std::lock_guard lock(mutex);
+    return cancelled && phase != Phase::kOurs;
+  }
+
+  void claim_it(const SessionId& session, bool committed) {
+    enter(Phase::kClaiming);
+    const Claim answer =
+        claim(options.arbiter, session, "destination", std::chrono::milliseconds(0), [this](auto time) {
+          std::unique_lock lock(mutex);
+          return !changed.wait_for(lock, time, [this] { return cancelled; });
+        });
+    if (answer == Claim::kWon) return;
+    const Error error =
+        answer == Claim::kLost
+            ? Error("NOT_OURS", "the arbiter gave the machine to the source: it goes on there")
+            : turned_away();
+    // Whatever the arbiter may still be told or have heard: it will not run here.
+    if (committed || answer != Claim::kLost) peer.tell(wire::FrameType::kAbort, error);
+    throw error;
+  }
+
+  ReceiveResult run() {
+    ReceiveResult result;
+    result.session = receiver.handshake().session;
+    auto machine = receiver.receive();
+    result.digest = receiver.digest();
+    result.progress = receiver.progress();
+    result.progress.phase = Progress::Phase::kDone;
+
+    bool committed = false;
+    enter(Phase::kReady);
+    try {
+      receiver.ready();
+      peer.receive({wire::FrameType::kCommit}, options.patience, "NOT_OURS");
+      committed = true;
+      step(Step::kCommitReceived);
+    } catch (const Error& error) {
+      // The source's word that it goes on; or nothing is to be believed, and without an arbiter it goes on.
+      if (!options.arbiter || error.code() == "NOT_OURS") throw;
     }
-    step(Step::kDestinationClaimed);
+    if (options.arbiter) {
+      claim_it(result.session, committed);
+      {
+        std::lock_guard lock(mutex);
+        phase = Phase::kOurs;
+      }
+      step(Step::kDestinationClaimed);
+    } else {
+      enter(Phase::kOurs);
+    }
+    const bool runs = receiver.was_running() && !options.start_paused;
+    try {
+      if (runs) machine->resume();
+    } catch (const Error& error) {
+      peer.tell(wire::FrameType::kAbort, error);
+      throw;
+    }
+    step(Step::kRunning);
+    try {
+      channel.send(wire::FrameType::kRunning, {});
+    } catch (const Error&) {
+      // It runs all the same: the source learns it from the arbiter, or is in doubt.
+    }
+    if (runs) announce(*machine);
+    result.machine = std::move(machine);
+    return result;
   }
+
+  void cancel() {
+    bool ready = false;
+    {
+      std::lock_guard lock(mutex);
+      if (cancelled || phase == Phase::kOurs) return;
+      cancelled = true;
+      changed.notify_all();
+      if (phase == Phase::kClaiming) return;
+      ready = phase == Phase::kReady;
+    }
+    // The source reads when it knows that this side is ready: it takes this at once.
+    if (ready) peer.tell(wire::FrameType::kAbort, turned_away());
+    channel.close();
+  }
+
+  wire::Channel& channel;
+  const ReceiveOptions options;
+  Receiver receiver;
+  Peer peer;
+  std::mutex mutex;  // guards the rest
+  std::condition_variable changed;
+  Phase phase = Phase::kReceiving;
+  bool cancelled = false;
+};
+
+Reception::Reception(std::shared_ptr<kvm::System> system, wire::Channel& channel, ReceiveOptions options)
+    : impl_(std::make_unique<Impl>(std::move(system), channel, std::move(options))) {}
+
+Reception::~Reception() = default;
+
+ReceiveResult Reception::run() {
   try {
-    if (receiver.was_running() && !options.start_paused) machine->resume();
-  } catch (const Error& error) {
-    peer.tell(wire::FrameType::kAbort, error);
+    return impl_->run();
+  } catch (const Error&) {
+    if (impl_->was_turned_away()) throw Impl::turned_away();
     throw;
   }
-  step(Step::kRunning);
-  try {
-    channel.send(wire::FrameType::kRunning, {});
-  } catch (const Error&) {
-    // It runs all the same: the source learns it from the arbiter, or is in doubt.
-  }
-  if (receiver.was_running() && !options.start_paused) announce(*machine);
-  result.machine = std::move(machine);
-  return result;
+}
+
+void Reception::cancel() { impl_->cancel(); }
+
+ReceiveResult receive(std::shared_ptr<kvm::System> system, wire::Channel& channel, ReceiveOptions options) {
+  return Reception(std::move(system), channel, std::move(options)).run();
 }
 
 }  // namespace hypertwin::migrate

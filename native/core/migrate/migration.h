@@ -50,7 +50,7 @@ class Migration {
 };
 
 struct ReceiveOptions : ReceiverOptions {
-  // Asked until it answers.
+  // Asked until it answers, or the reception is cancelled.
   Arbiter arbiter;
   // Silence of the source, after kReady, that counts as its loss.
   std::chrono::milliseconds patience{10000};
@@ -64,7 +64,25 @@ struct ReceiveResult {
   Progress progress;
 };
 
-// Blocks; one connection, one machine. Throws as Receiver does, and NOT_OURS when the source goes on.
+// One connection, one machine.
+class Reception {
+ public:
+  Reception(std::shared_ptr<kvm::System> system, wire::Channel& channel, ReceiveOptions options);
+  ~Reception();
+  // Blocks. Throws as Receiver does, NOT_OURS when the source goes on, CANCELLED.
+  ReceiveResult run();
+  // Any thread. This side will not run the machine, and the source hears so where that is still possible:
+  // then it goes on, whatever the arbiter says. No effect once the machine is this side's. Does not end a
+  // question that the arbiter is asked just now; its answer, if it has won, makes the machine this side's all
+  // the same.
+  void cancel();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// As Reception::run().
 ReceiveResult receive(std::shared_ptr<kvm::System> system, wire::Channel& channel, ReceiveOptions options);
 
 }  // namespace hypertwin::migrate
