@@ -101,10 +101,15 @@ TEST(Ha, NothingLeavesAfterTheLeaseThoughAcknowledgementsCome) {
   ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 50)) << pair.text();
   pair.arbiter.unreachable(true);
   delay->hold(true);
-  // What outputs wait for is at the backup, and its acknowledgement on the way.
+  // What outputs wait for is at the backup, and its acknowledgement on the way: all users wait, nothing is
+  // recorded any more.
+  uint64_t recorded = 0;
   ASSERT_TRUE(soon([&] {
     const Stats now = pair.primary->stats();
-    return now.held_outputs > 0 && received.load() >= now.log_records;
+    const bool calm = now.log_records == std::exchange(recorded, now.log_records);
+    std::this_thread::sleep_for(20ms);
+    return calm && now.held_outputs > 0 && received.load() >= now.log_records &&
+           now.acked_records < now.log_records;
   })) << pair.text();
   cable->cut.store(true);
   ASSERT_TRUE(pair.backup_events.wait(State::kWaiting)) << pair.text();
