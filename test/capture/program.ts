@@ -1,5 +1,7 @@
 // A program as users write it, on one connection: what it gives is all that it has seen.
-import { Connect, DomainState, StreamFlags, type LibvirtError } from '../../lib/libvirt/index.js'
+import { createHash } from 'node:crypto'
+import { pipeline } from 'node:stream/promises'
+import { DomainState, StreamFlags, type Connect, type LibvirtError } from '../../lib/libvirt/index.js'
 
 const volume = '<volume><name>v</name><capacity>1048576</capacity></volume>'
 
@@ -34,6 +36,11 @@ export async function program(connect: Connect): Promise<unknown[]> {
   seen.push(await made.getPath(), await made.getInfo())
   const stream = await connect.streamNew(StreamFlags.NONBLOCK)
   seen.push(await domain.openConsole(undefined, stream).catch(failed))
+  const screen = await connect.streamNew(StreamFlags.NONBLOCK)
+  seen.push(await domain.screenshot(screen, 0))
+  const hash = createHash('sha256')
+  await pipeline(screen.duplex({ direction: 'read', chunkSize: 1000 }), hash)
+  seen.push(hash.digest('hex'))
   await made.delete()
   await connect.close()
   seen.push(connect.closed, domain.closed)
