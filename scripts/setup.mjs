@@ -10,7 +10,7 @@ import { bin, filesBelow, has, hashOf, must, output, readStamp, root, run, write
 // libvirt-dev: the descriptions that the libvirt binding is generated from and compared with, and the library.
 const packages = {
   build: ['g++', 'make', 'cmake', 'libxxhash-dev', 'liblz4-dev', 'iproute2'],
-  tests: ['libgtest-dev', 'chromium', 'etcd-server', 'openssl', 'libvirt-dev'],
+  tests: ['libgtest-dev', 'chromium', 'etcd-server', 'openssl', 'libvirt-dev', 'libvirt-daemon'],
   lint: ['clang-format']
 }
 
