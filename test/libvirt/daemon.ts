@@ -65,7 +65,9 @@ export class Daemon {
     // Its state lies in folders that nobody else sees, so several daemons do not meet.
     const own = ['/run', '/var/lib/libvirt', '/etc/libvirt'].map(folder => `mount -t tmpfs none ${folder}`).join(' && ')
     const command = `${own} && exec libvirtd -f ${this.#file('libvirtd.conf')} -p ${this.#file('pid')}`
-    this.#child = spawn('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', command], {
+    // It ends with this process, however that ends.
+    const words = ['--pdeathsig', 'KILL', 'unshare', '--mount', '--propagation', 'private', 'sh', '-c', command]
+    this.#child = spawn('setpriv', words, {
       stdio: ['ignore', 'ignore', 'pipe'],
       env: { ...process.env, LIBVIRT_DRIVER_DIR: this.#file('drivers') }
     })
