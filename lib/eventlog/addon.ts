@@ -92,6 +92,16 @@ export interface NativeReplayResult {
   message: string
 }
 
+/** @internal */
+export interface NativeLogWriter {
+  append(kind: number, boundary: number, bytes: Uint8Array): void
+  flush(): Promise<void>
+  /** Appends the end record and writes all. */
+  finish(boundary: number): Promise<void>
+  failure(): Error | undefined
+  close(): Promise<void>
+}
+
 interface NativeEventLog {
   open(directory: string): Promise<NativeLog>
   record(
@@ -100,6 +110,13 @@ interface NativeEventLog {
     options: NativeRecordingOptions,
     onFailure: () => void
   ): Promise<NativeRecording>
+  write(
+    directory: string,
+    subject: string,
+    version: number,
+    configuration: string,
+    onFailure: () => void
+  ): Promise<NativeLogWriter>
   replay(device: string, directory: string, follow: boolean, stallMs: number): Promise<NativeReplay>
 }
 

@@ -10,6 +10,8 @@ import { HypertwinError, withLayerErrors, type HypertwinErrorDetails } from '../
  * - `'LOG_MISMATCH'`: it cannot be replayed on this host; the message lists what differs
  * - `'LOG_INITIAL_STATE'`: the snapshot beside the log is not the one that it begins with
  * - `'LOG_WRITE_FAILED'`: the log cannot be written (disk full, I/O error); see {@link Recording.retry}
+ * - `'LOG_BUFFER_FULL'`: the disk does not keep up with what is logged
+ * - `'BUSY'`: what is to be captured is captured already
  * - `'NO_BOUNDARY'`: the guest reached no boundary in time
  * - `'BAD_STATE'`: not possible now
  * - `'CORRUPT'`, `'SNAPSHOT_VERSION'`: the snapshot beside the log cannot be restored

@@ -26,6 +26,8 @@ export interface NativeCredentialRequest {
 
 interface NativeLibvirt {
   libvirtTableHash(): string
+  /** libvirt's names of the functions, by the index for libvirtCall(). */
+  libvirtFunctionNames(): string[]
   /** Throws `LIBVIRT_MISSING`. */
   libvirtVersion(): number
   libvirtSupports(name: string): boolean
@@ -69,5 +71,8 @@ interface NativeLibvirt {
 
 type Constructor = new () => object
 
-/** @internal */
-export const addon = native as NativeLibvirt
+/** libvirt itself. @internal */
+export const direct = native as NativeLibvirt
+
+/** What this layer calls: libvirt itself, or for some objects what stands for it (backend.ts). @internal */
+export const addon: NativeLibvirt = { ...direct }

@@ -3,6 +3,7 @@ import { addon } from './addon.js'
 import { AdminClient } from './admin_client.js'
 import { AdminConnect } from './admin_connect.js'
 import { AdminServer } from './admin_server.js'
+import { handleClasses } from './backend.js'
 import { Connect } from './connect.js'
 import { Domain } from './domain.js'
 import { DomainCheckpoint } from './domain_checkpoint.js'
@@ -18,8 +19,7 @@ import { StoragePool } from './storage_pool.js'
 import { StorageVol } from './storage_vol.js'
 import { Stream } from './stream.js'
 
-addon.libvirtClasses([
-  undefined,
+const classes = {
   Connect,
   Domain,
   Network,
@@ -37,7 +37,10 @@ addon.libvirtClasses([
   AdminConnect,
   AdminServer,
   AdminClient
-])
+}
+
+addon.libvirtClasses([undefined, ...Object.values(classes)])
+for (const [name, made] of Object.entries(classes)) handleClasses.set(name, made)
 
 export {
   AdminClient,

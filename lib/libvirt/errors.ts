@@ -38,6 +38,7 @@ const domainNames = new Map<number, string>(
  * - `'LIBVIRT_TOO_OLD'`: the library lacks the function; the message says which version has it
  * - `'LIBVIRT_CONFLICT'`: libvirt's connections and its administration cannot both be used in one process
  * - `'CONNECTION_LOST'`: events end because the connection did
+ * - `'LIBVIRT_REPLAY_STRAYED'`: in a replay (`hypertwin/capture`), the call is not the one that the log has
  * - `'CLOSED'`: the object, or what it belongs to, is closed
  * - `'EINVAL'`: an argument cannot be; the message says which
  *

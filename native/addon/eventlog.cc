@@ -7,6 +7,7 @@
 #include "async.h"
 #include "env.h"
 #include "errors.h"
+#include "eventlog_parts.h"
 #include "eventlog_state.h"
 #include "kvm_args.h"
 #include "machine_convert.h"
@@ -600,6 +601,7 @@ void init_eventlog(Napi::Env env, Napi::Object exports) {
   eventlog.Set("open", Napi::Function::New(env, open_log, "open"));
   eventlog.Set("record", Napi::Function::New(env, record, "record"));
   eventlog.Set("replay", Napi::Function::New(env, open_replay, "replay"));
+  init_eventlog_writer(env, eventlog);
   exports.Set("eventlog", eventlog);
 }
 

@@ -28,6 +28,14 @@ Napi::Value table_hash(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), libvirt::kTableHash);
 }
 
+// libvirt's names of the functions, by their index in the table.
+Napi::Value function_names(const Napi::CallbackInfo& info) {
+  const auto table = libvirt::functions();
+  auto out = Napi::Array::New(info.Env(), table.size());
+  for (uint32_t i = 0; i < table.size(); ++i) out.Set(i, table[i].name);
+  return out;
+}
+
 Napi::Value version(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     return Napi::Number::New(info.Env(), static_cast<double>(libvirt::loader().version()));
@@ -103,7 +111,7 @@ Napi::Value close(const Napi::CallbackInfo& info) {
     }
     if (handle->type == Class::connect || handle->type == Class::adm_connect)
       stop_events_of(env, *handle->handle);
-    if (handle->listener) libvirt_env(env).listeners.erase(std::exchange(handle->listener, 0));
+    forget_listener(env, *handle);
     if (handle->stream) std::exchange(handle->stream, nullptr)->abort({});
     auto owned = std::move(handle->handle);
     owned->when_freed([settle = std::move(settle)] { settle->resolve({}); });
@@ -142,6 +150,7 @@ void init_libvirt(Napi::Env env, Napi::Object exports) {
     exports.Set(name, Napi::Function::New(env, function, name));
   };
   add("libvirtTableHash", table_hash);
+  add("libvirtFunctionNames", function_names);
   add("libvirtVersion", version);
   add("libvirtSupports", supports);
   add("libvirtClasses", classes);

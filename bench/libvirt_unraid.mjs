@@ -1,0 +1,46 @@
+// The side of @unraid/libvirt in bench/libvirt.mjs, as bench/libvirt_python.py; its folder is the argument. It has no
+// events and no statistics of many domains: it asks each domain.
+import path from 'node:path'
+import process from 'node:process'
+import { createInterface } from 'node:readline'
+import { pathToFileURL } from 'node:url'
+
+const { Hypervisor } = await import(pathToFileURL(path.join(process.argv[2], 'dist/index.js')).href)
+
+async function open(uri) {
+  const hypervisor = new Hypervisor({ uri })
+  await hypervisor.connectOpen()
+  return hypervisor
+}
+
+async function rate(seconds, inFlight, call) {
+  const start = performance.now()
+  const end = start + seconds * 1000
+  let calls = 0
+  const one = async () => {
+    while (performance.now() < end) {
+      await call()
+      calls++
+    }
+  }
+  await Promise.all(Array.from({ length: inFlight }, one))
+  return calls / ((performance.now() - start) / 1000)
+}
+
+const hypervisor = await open('test:///default')
+const domain = await hypervisor.domainLookupByName('test')
+for await (const line of createInterface({ input: process.stdin })) {
+  const [command, argument] = line.split(' ')
+  let answer
+  if (command === 'serial') answer = await rate(Number(argument), 1, () => domain.getInfo())
+  else if (command === 'pipelined') answer = await rate(Number(argument), 64, () => domain.getInfo())
+  else {
+    const other = await open(argument)
+    const start = performance.now()
+    const domains = await other.connectListAllDomains()
+    if (command === 'stats') await Promise.all(domains.map(one => one.getInfo()))
+    answer = (performance.now() - start) / 1000
+    await other.connectClose()
+  }
+  console.log(answer)
+}
