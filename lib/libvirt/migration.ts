@@ -123,13 +123,13 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
       await events.return()
       await listening
     }
-    return this.#result(domain)
+    return await this.#result(domain)
   }
 
   async #perform(destination: Connect | string): Promise<Domain | undefined> {
     const { flags, params, maxBlackoutMs } = this.#call
     if (maxBlackoutMs !== undefined) await this.#domain.migrateSetMaxDowntime(maxBlackoutMs)
-    if (destination instanceof Connect) return this.#domain.migrate3(destination, params, flags)
+    if (destination instanceof Connect) return await this.#domain.migrate3(destination, params, flags)
     await this.#domain.migrateToURI3(destination, params, flags)
     return undefined
   }
