@@ -10,7 +10,7 @@ import { bin, filesBelow, has, hashOf, must, output, readStamp, root, run, write
 // libvirt-dev: the descriptions that the libvirt binding is generated from and compared with, and the library.
 const packages = {
   build: ['g++', 'make', 'cmake', 'libxxhash-dev', 'liblz4-dev', 'iproute2'],
-  tests: ['libgtest-dev', 'chromium', 'etcd-server', 'openssl', 'libvirt-dev'],
+  tests: ['libgtest-dev', 'chromium', 'etcd-server', 'openssl', 'libvirt-dev', 'python3-libvirt'],
   lint: ['clang-format']
 }
 
@@ -25,7 +25,8 @@ function checkNode() {
     throw new Error(`hypertwin needs Node.js 20.19 or later; this is ${process.version}.`)
 }
 
-function installDebianPackages(wanted) {
+/** Throws with the command to type where packages are missing and may not be installed. */
+export function installDebianPackages(wanted) {
   if (output('dpkg-query', ['--version']) === undefined) return checkPrograms(wanted)
   const state = output('sh', ['-c', 'dpkg-query -W -f \'${Package} ${db:Status-Status}\\n\' "$@" 2>/dev/null; true', 'sh', ...wanted])
   const installed = new Set((state ?? '').split('\n').filter(line => line.endsWith(' installed')).map(line => line.split(' ')[0]))
@@ -37,7 +38,10 @@ function installDebianPackages(wanted) {
     throw new Error(`Debian packages are missing. Type this, then run the command again:\n\n  sudo ${install.filter(word => word !== '-q').join(' ')}\n`)
   say(`installing the Debian packages ${missing.join(', ')}`)
   const apt = args => {
-    const [command, ...rest] = [...asRoot, 'env', 'DEBIAN_FRONTEND=noninteractive', ...args]
+    const [program, ...options] = args
+    // Another apt-get that runs is waited for.
+    const whole = [program, '-o', 'DPkg::Lock::Timeout=300', ...options]
+    const [command, ...rest] = [...asRoot, 'env', 'DEBIAN_FRONTEND=noninteractive', ...whole]
     return run(command, rest)
   }
   // The package lists are fetched only where what is there does not do.
