@@ -13,7 +13,8 @@ setup({ tests: true })
 
 const suppressions = path.join(root, 'native/test/tsan.supp')
 const env = {
-  ASAN_OPTIONS: 'detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1',
+  // The last one: without it LeakSanitizer crashes where libraries with thread-local data are opened at run time.
+  ASAN_OPTIONS: 'detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1:intercept_tls_get_addr=0',
   UBSAN_OPTIONS: 'print_stacktrace=1:halt_on_error=1',
   TSAN_OPTIONS: `halt_on_error=1:second_deadlock_stack=1:suppressions=${suppressions}`
 }
@@ -33,7 +34,7 @@ if (kind === 'node') {
     env: {
       ...env,
       // Node itself and its workers do not free everything at their end.
-      ASAN_OPTIONS: 'detect_leaks=0:strict_string_checks=1',
+      ASAN_OPTIONS: 'detect_leaks=0:strict_string_checks=1:intercept_tls_get_addr=0',
       LD_PRELOAD: libraries.join(':'),
       HYPERTWIN_PREBUILD: path.join(root, folder, 'package'),
       HYPERTWIN_SANITIZED: 'address'

@@ -1,1 +1,3 @@
+export const newest: string
 export function apiInstalled(): boolean
+export function installedAgainstNewest(): -1 | 0 | 1

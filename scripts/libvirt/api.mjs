@@ -5,6 +5,9 @@ import { existsSync, readFileSync } from 'node:fs'
 /** The four libraries, in the order of the C++ enum `Library`. */
 export const libraries = ['libvirt', 'libvirt-qemu', 'libvirt-lxc', 'libvirt-admin']
 
+/** The newest version that the annotations know; what later ones brought is left out. */
+export const newest = '9.0.0'
+
 const folder = '/usr/share/libvirt/api'
 
 /** True when the descriptions are installed. */
@@ -49,6 +52,9 @@ function parse(xml) {
 const infoOf = element =>
   element.attributes.info ?? element.children.find(child => child.tag === 'info')?.text ?? ''
 
+const number = version => version.split('.').reduce((sum, part) => sum * 1000 + Number(part), 0)
+const known = ({ since }) => since === undefined || number(since) <= number(newest)
+
 /** What one library's description says: functions, enums (by type), structs, callbacks and string macros. */
 function readLibrary(library) {
   const symbols = parse(readFileSync(`${folder}/${library}-api.xml`, 'utf8')).children.find(
@@ -76,8 +82,31 @@ function readLibrary(library) {
   return api
 }
 
-/** The four descriptions as one; throws with what to do when they are not installed. */
+/** -1, 0 or 1: the installed descriptions are older than, of, or later than what the annotations know. */
+export function installedAgainstNewest() {
+  const all = readAll()
+  const versions = [...all.functions, ...[...all.enums.values()].flatMap(({ members }) => members)]
+    .filter(({ since }) => since !== undefined)
+    .map(({ since }) => number(since))
+  return Math.sign(Math.max(...versions) - number(newest))
+}
+
+/** The four descriptions as one, up to {@link newest}; throws with what to do when they are not installed. */
 export function readApi() {
+  const all = readAll()
+  const enums = [...all.enums]
+    .map(([name, entry]) => [name, { ...entry, members: entry.members.filter(known) }])
+    .filter(([, { members }]) => members.length > 0)
+  return {
+    functions: all.functions.filter(known),
+    enums: new Map(enums),
+    structs: all.structs.filter(known),
+    callbacks: all.callbacks.filter(known),
+    macros: all.macros.filter(known)
+  }
+}
+
+function readAll() {
   if (!apiInstalled())
     throw new Error(`libvirt's API descriptions are not in ${folder}: install the package libvirt-dev`)
   const all = { functions: [], enums: new Map(), structs: [], callbacks: [], macros: [] }

@@ -63,9 +63,12 @@ class Describer {
   }
 
   /** The result is in the table's order: that of the API description, libraries one after the other. */
-  functions() {
+  functions(lenient) {
     const bound = this.api.functions.filter(
-      ({ name }) => annotations.internal[name] === undefined && annotations.custom[name] === undefined
+      ({ name }) =>
+        annotations.internal[name] === undefined &&
+        annotations.custom[name] === undefined &&
+        !(lenient && annotations.functions[name] === undefined)
     )
     this.indexOf = new Map(bound.map(({ name }, index) => [name, index]))
     return bound.map((entry, index) => this.#function(entry, index))
@@ -299,10 +302,10 @@ function enumPrefix(type, names) {
   return prefix.slice(0, prefix.lastIndexOf('_') + 1)
 }
 
-/** Everything that the emitters need. */
-export function describe() {
+/** Everything that the emitters need. `lenient` leaves out functions that the annotations do not know. */
+export function describe({ lenient = false } = {}) {
   const api = readApi()
   const describer = new Describer(api)
-  const functions = describer.functions()
+  const functions = describer.functions(lenient)
   return { api, functions, structs: describer.structs(), enums: describer.enums(), macros: api.macros }
 }

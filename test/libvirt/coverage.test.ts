@@ -1,10 +1,14 @@
 // All of libvirt is bound or has a reason, and what is generated is what would be generated now.
 import t from 'tap'
-import { apiInstalled } from '../../scripts/libvirt/api.mjs'
+import { apiInstalled, installedAgainstNewest, newest } from '../../scripts/libvirt/api.mjs'
 import { coverage, strayAnnotations } from '../../scripts/libvirt/coverage.mjs'
 import { stale } from '../../scripts/libvirt/generate.mjs'
 
-const skip = apiInstalled() ? false : "libvirt's API descriptions are not installed (libvirt-dev)"
+const installed = apiInstalled() ? installedAgainstNewest() : undefined
+const skip =
+  installed === undefined
+    ? "libvirt's API descriptions are not installed (libvirt-dev)"
+    : installed < 0 && `libvirt's API descriptions here are older than ${newest}`
 
 t.test('every public function is bound or listed with a reason', { skip }, async t => {
   const found = coverage()
@@ -21,6 +25,9 @@ t.test('no annotation speaks of what does not exist, or twice of the same', { sk
   t.strictSame(strayAnnotations(), [])
 })
 
-t.test('the generated files are current', { skip }, async t => {
+// A later description may word what is generated from its prose differently.
+const later = installed === 1 && `libvirt's API descriptions here are later than ${newest}`
+
+t.test('the generated files are current', { skip: skip || later }, async t => {
   t.strictSame(await stale(), [], 'run `npm run libvirt:generate`')
 })

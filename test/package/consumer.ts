@@ -4,10 +4,11 @@ import * as kvm from 'hypertwin/kvm'
 import * as machine from 'hypertwin/machine'
 import * as dirty from 'hypertwin/dirty'
 import * as eventlog from 'hypertwin/eventlog'
+import * as libvirt from 'hypertwin/libvirt'
 
 const text: string = version
 const path: string = guestPath('hello')
-const modules: object[] = [kvm, machine, dirty, eventlog]
+const modules: object[] = [kvm, machine, dirty, eventlog, libvirt]
 
 // Each layer's error carries the same fields.
 function describe(error: unknown): string {

@@ -5,6 +5,7 @@
 
 #include "libvirt/abi.h"
 #include "libvirt/error.h"
+#include "libvirt/exclusive.h"
 #include "libvirt/handle.h"
 #include "libvirt/loader.h"
 
@@ -75,6 +76,7 @@ std::shared_ptr<Handle> open_connection(const std::optional<std::string>& uri, u
                                         const std::vector<int>& types,
                                         const std::shared_ptr<CredentialDesk>& desk) {
   loader().load();
+  claim_process(Class::connect, "virConnectOpen");
   const char* name = uri ? uri->c_str() : nullptr;
   const char* function = "virConnectOpen";
   void* connection = nullptr;

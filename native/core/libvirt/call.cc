@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "libvirt/abi.h"
 #include "libvirt/error.h"
+#include "libvirt/exclusive.h"
 #include "libvirt/handle.h"
 #include "libvirt/loader.h"
 #include "libvirt/scalars.h"
@@ -610,6 +611,9 @@ Call::Call(const Function& function, const std::vector<Value>& arguments)
 Call::~Call() = default;
 
 Value Call::run() {
+  const auto opened = static_cast<Class>(function_.ret.type);
+  if (function_.ret.result == Result::handle && (opened == Class::connect || opened == Class::adm_connect))
+    claim_process(opened, function_.name);
   void* address = address_of(function_);
   Memory& memory = *memory_;
   reset_error();

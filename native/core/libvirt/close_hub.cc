@@ -41,11 +41,19 @@ class Hub final : public EventTarget {
   std::vector<std::shared_ptr<EventTarget>> listeners_;
 };
 
+// `holder` is what libvirt has as `opaque`. It is freed here, not by libvirt: drivers without connections
+// take a callback and forget it. After deregistering libvirt calls nothing any more, and waits for a call
+// that runs.
+struct Registered {
+  std::shared_ptr<Hub> hub;
+  std::unique_ptr<std::shared_ptr<EventTarget>> holder;
+};
+
 struct Hubs {
   // Guards hubs, and makes registering and deregistering of one connection follow each other. Never taken on
   // the event loop's thread.
   std::mutex mutex;
-  std::map<void*, std::shared_ptr<Hub>> hubs;
+  std::map<void*, Registered> hubs;
 };
 
 Hubs& hubs() {
@@ -63,33 +71,31 @@ void join_close_hub(const Event& event, void* connection, const std::shared_ptr<
       is_admin(event) ? "virAdmConnectRegisterCloseCallback" : "virConnectRegisterCloseCallback";
   auto* add = loader().get<Register>(name, event.since, is_admin(event) ? Library::admin : Library::main);
   std::lock_guard lock(hubs().mutex);
-  auto& hub = hubs().hubs[connection];
-  if (hub) {
-    hub->add(listener);
+  Registered& one = hubs().hubs[connection];
+  if (one.hub) {
+    one.hub->add(listener);
     return;
   }
-  hub = std::make_shared<Hub>();
-  hub->add(listener);
-  auto holder = std::make_unique<std::shared_ptr<EventTarget>>(hub);
+  one.hub = std::make_shared<Hub>();
+  one.hub->add(listener);
+  one.holder = std::make_unique<std::shared_ptr<EventTarget>>(one.hub);
   reset_error();
-  if (add(connection, event.callback, holder.get(),
-          [](void* opaque) { delete static_cast<std::shared_ptr<EventTarget>*>(opaque); }) < 0) {
+  if (add(connection, event.callback, one.holder.get(), nullptr) < 0) {
     hubs().hubs.erase(connection);
     throw last_error(name);
   }
-  holder.release();  // libvirt frees it
 }
 
 void leave_close_hub(const Event& event, void* connection, const EventTarget* listener) {
   using Unregister = int(void*, void (*)());
   std::lock_guard lock(hubs().mutex);
   const auto found = hubs().hubs.find(connection);
-  if (found == hubs().hubs.end() || !found->second->remove(listener)) return;
-  hubs().hubs.erase(found);
+  if (found == hubs().hubs.end() || !found->second.hub->remove(listener)) return;
   const char* name =
       is_admin(event) ? "virAdmConnectUnregisterCloseCallback" : "virConnectUnregisterCloseCallback";
   loader().get<Unregister>(name, event.since, is_admin(event) ? Library::admin : Library::main)(
       connection, event.callback);
+  hubs().hubs.erase(found);
 }
 
 }  // namespace hypertwin::libvirt

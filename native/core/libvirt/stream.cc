@@ -17,6 +17,8 @@ namespace {
 constexpr int kReadable = 1, kWritable = 2, kError = 4, kHangUp = 8;
 constexpr int kWouldBlock = -2, kInHole = -3;
 constexpr unsigned kStopAtHole = 1;
+// VIR_ERR_NO_SUPPORT.
+constexpr int kNoSupport = 3;
 // What one message of libvirt's protocol carries.
 constexpr size_t kMessage = 262120;
 
@@ -159,11 +161,19 @@ void StreamIo::read(size_t most, bool sparse, ReadDone done) {
         void* stream = self->stream_->object();
         Bytes bytes(most);
         auto* memory = reinterpret_cast<char*>(bytes.data());
-        const bool holes = sparse && loader().version() >= kHoles;
         reset_error();
-        const int got = holes ? function<int(void*, char*, size_t, unsigned)>("virStreamRecvFlags", kHoles)(
-                                    stream, memory, most, kStopAtHole)
-                              : function<int(void*, char*, size_t)>("virStreamRecv")(stream, memory, most);
+        int got = -1;
+        bool holes = sparse && loader().version() >= kHoles;
+        if (holes) {
+          got = function<int(void*, char*, size_t, unsigned)>("virStreamRecvFlags", kHoles)(
+              stream, memory, most, kStopAtHole);
+          // A driver that knows no holes has none.
+          if (got == -1 && last_error("").details().code == kNoSupport) holes = false;
+        }
+        if (!holes) {
+          reset_error();
+          got = function<int(void*, char*, size_t)>("virStreamRecv")(stream, memory, most);
+        }
         if (got == kWouldBlock) return false;
         if (got > 0) {
           bytes.resize(static_cast<size_t>(got));

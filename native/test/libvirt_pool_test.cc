@@ -1,0 +1,132 @@
+// The pool of libvirt's calls: it grows where calls block, keeps to its maximum, shrinks, stops.
+#include "libvirt/pool.h"
+
+#include <gtest/gtest.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <future>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace hypertwin::libvirt {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr size_t kQuick = 0, kSlow = 1;
+
+TEST(LibvirtPool, RunsTasksOnNamedThreads) {
+  Pool pool;
+  std::promise<std::string> name;
+  EXPECT_FALSE(on_pool());
+  ASSERT_TRUE(pool.post(Lane::quick, [&] {
+    char buffer[16] = {};
+    pthread_getname_np(pthread_self(), buffer, sizeof buffer);
+    name.set_value(on_pool() ? buffer : "not on the pool");
+  }));
+  EXPECT_EQ(name.get_future().get().substr(0, 7), "ht-virt");
+}
+
+TEST(LibvirtPool, StartsTasksInOrder) {
+  Pool pool({.quick_threads = 1, .eager_threads = 1});
+  std::vector<int> order;
+  for (int i = 0; i < 1000; ++i) pool.post(Lane::quick, [&order, i] { order.push_back(i); });
+  pool.drain();
+  ASSERT_EQ(order.size(), 1000u);
+  EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
+}
+
+// All block until all have begun: fewer threads than tasks would hang.
+TEST(LibvirtPool, GrowsWhereQuickCallsBlock) {
+  Pool pool({.quick_threads = 32, .eager_threads = 2, .patience = 1ms});
+  std::atomic<int> begun{0};
+  std::promise<void> all;
+  std::shared_future<void> go = all.get_future().share();
+  for (int i = 0; i < 32; ++i)
+    pool.post(Lane::quick, [&, go] {
+      if (++begun == 32) all.set_value();
+      go.wait();
+    });
+  pool.drain();
+  EXPECT_EQ(begun, 32);
+  EXPECT_EQ(pool.stats().threads[kQuick], 32u);
+  EXPECT_EQ(pool.stats().threads[kSlow], 0u);
+}
+
+TEST(LibvirtPool, SlowCallsDoNotHoldUpQuickOnes) {
+  Pool pool({.quick_threads = 1, .slow_threads = 4});
+  std::promise<void> end;
+  std::shared_future<void> ended = end.get_future().share();
+  for (int i = 0; i < 4; ++i) pool.post(Lane::slow, [ended] { ended.wait(); });
+  std::atomic<bool> ran{false};
+  pool.post(Lane::slow, [&] { ran = true; });
+  std::promise<void> quick;
+  pool.post(Lane::quick, [&] { quick.set_value(); });
+  quick.get_future().wait();
+  EXPECT_FALSE(ran) << "a fifth slow one while there are four threads";
+  EXPECT_EQ(pool.stats().threads[kSlow], 4u);
+  while (pool.stats().waiting[kSlow] > 1) std::this_thread::yield();
+  EXPECT_EQ(pool.stats().waiting[kSlow], 1u);
+  EXPECT_FALSE(ran);
+  end.set_value();
+  pool.drain();
+  EXPECT_TRUE(ran);
+}
+
+TEST(LibvirtPool, KeepsToItsMaximum) {
+  Pool pool({.quick_threads = 3, .eager_threads = 1, .patience = 1ms});
+  std::atomic<int> now{0}, most{0};
+  for (int i = 0; i < 200; ++i)
+    pool.post(Lane::quick, [&] {
+      const int here = ++now;
+      for (int seen = most; here > seen && !most.compare_exchange_weak(seen, here);) {
+      }
+      std::this_thread::sleep_for(1ms);
+      --now;
+    });
+  pool.drain();
+  EXPECT_LE(most, 3);
+  EXPECT_GT(most, 1);
+}
+
+TEST(LibvirtPool, ShrinksWhenIdle) {
+  Pool pool({.idle = 5ms});
+  for (int i = 0; i < 8; ++i) pool.post(Lane::slow, [] { std::this_thread::sleep_for(1ms); });
+  while (pool.stats().threads[kSlow] > 0) std::this_thread::yield();
+  std::promise<void> again;
+  ASSERT_TRUE(pool.post(Lane::slow, [&] { again.set_value(); }));
+  again.get_future().wait();
+}
+
+TEST(LibvirtPool, StopRunsWhatWaitsAndTakesNoMore) {
+  Pool pool({.quick_threads = 1, .eager_threads = 1});
+  int ran = 0;
+  for (int i = 0; i < 100; ++i) pool.post(Lane::quick, [&] { ++ran; });
+  pool.stop();
+  EXPECT_EQ(ran, 100);
+  EXPECT_FALSE(pool.post(Lane::quick, [&] { ++ran; }));
+  EXPECT_FALSE(pool.post(Lane::slow, [&] { ++ran; }));
+  pool.stop();
+  EXPECT_EQ(ran, 100);
+  EXPECT_EQ(pool.stats().threads[kQuick] + pool.stats().threads[kSlow], 0u);
+}
+
+TEST(LibvirtPool, ManyThreadsMayPost) {
+  Pool pool({.quick_threads = 4, .patience = 1ms});
+  std::atomic<int> ran{0};
+  std::vector<std::thread> posters;
+  for (int i = 0; i < 4; ++i)
+    posters.emplace_back([&] {
+      for (int n = 0; n < 2000; ++n) pool.post(n % 16 ? Lane::quick : Lane::slow, [&] { ++ran; });
+    });
+  for (std::thread& one : posters) one.join();
+  pool.drain();
+  EXPECT_EQ(ran, 8000);
+}
+
+}  // namespace
+}  // namespace hypertwin::libvirt
