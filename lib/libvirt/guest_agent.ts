@@ -224,7 +224,7 @@ export class GuestAgent {
     const parts: Buffer[] = []
     try {
       for (;;) {
-        const { 'buf-b64': part, eof } = await this.command('guest-file-read', { handle, count: 1 << 18 }, options)
+        const { 'buf-b64': part, eof } = await this.command('guest-file-read', { handle, count: 1 << 16 }, options)
         parts.push(Buffer.from(part, 'base64'))
         if (eof) return Buffer.concat(parts)
       }
@@ -243,7 +243,7 @@ export class GuestAgent {
     const handle = await this.command('guest-file-open', { path, mode: 'w' }, options)
     try {
       for (let at = 0; at < all.length; ) {
-        const part = all.subarray(at, at + (1 << 18))
+        const part = all.subarray(at, at + (1 << 16))
         at += (await this.command('guest-file-write', { handle, 'buf-b64': part.toString('base64') }, options)).count
       }
     } finally {

@@ -77,8 +77,8 @@ const Function* find_function(const char* name) {
   return found == by_name.end() ? nullptr : found->second;
 }
 
-// Memory that is aligned for anything. All of it is zeroed where it is value-initialized: it has no padding, as
-// std::max_align_t does.
+// Memory that is aligned for anything. All of it is zeroed where it is value-initialized: it has no padding,
+// as std::max_align_t does.
 struct alignas(std::max_align_t) Block {
   std::byte bytes[alignof(std::max_align_t)];
 };
