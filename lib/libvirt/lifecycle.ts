@@ -95,6 +95,11 @@ async function stateOf(domain: Domain): Promise<DomainState | undefined> {
   }
 }
 
+function gone(states: readonly DomainState[]): undefined {
+  if (states.some(state => off.includes(state))) return undefined
+  throw new LibvirtError('the domain is gone: it was not persistent, and has ended', { code: 'DOMAIN_GONE' })
+}
+
 /**
  * Resolves with the state when it is one of `states`; undefined when libvirt does not know the domain any more and
  * being off would do.
@@ -116,12 +121,14 @@ export async function waitForState(
     await events.ready
     for (;;) {
       const state = await stateOf(domain)
-      if (state !== undefined ? states.includes(state) : states.some(one => off.includes(one))) return state
-      if (state === undefined)
-        throw new LibvirtError('the domain is gone: it was not persistent, and has ended', { code: 'DOMAIN_GONE' })
+      if (state === undefined) return gone(states)
+      if (states.includes(state)) return state
       await events.next()
     }
   } catch (error) {
+    // Events of a domain that is gone cannot be asked for.
+    if (error instanceof LibvirtError && error.number !== undefined && (await stateOf(domain)) === undefined)
+      return gone(states)
     if (limit?.aborted && !signal?.aborted && error === limit.reason)
       throw new LibvirtError(`the domain has not reached the state in ${timeoutMs} ms`, { code: 'TIMEOUT' })
     throw error
