@@ -11,3 +11,4 @@ export { type DirtyHarvest, type DirtyRange, type DirtySlot } from './harvest.js
 export { HeatMap, type HeatMapImage, type HeatMapOptions, type HeatMapTerminal } from './heat_map.js'
 export { DirtyStats, type DirtySample } from './stats.js'
 export { DirtyTracker, type DirtyTrackable, type DirtyTrackerOptions } from './tracker.js'
+export type { DirtyRateSample, DirtyRateSource } from '../dirty_rate.js'

@@ -1,4 +1,5 @@
 // Figures of a series of harvests: rate, working set, how soon pages are written again.
+import type { DirtyRateSample } from '../dirty_rate.js'
 import { invalid } from './errors.js'
 import { pageRuns, type DirtyHarvest } from './harvest.js'
 
@@ -7,17 +8,9 @@ import { pageRuns, type DirtyHarvest } from './harvest.js'
  *
  * @since 0.1.0
  */
-export interface DirtySample {
+export interface DirtySample extends DirtyRateSample {
   /** What it is about. */
   harvest: DirtyHarvest
-  /** The interval's length. */
-  milliseconds: number
-  /** Dirty pages of the interval. */
-  pages: number
-  /** Their bytes. */
-  bytes: number
-  /** Bytes made dirty a second; a page counts once an interval however often it was written. */
-  bytesPerSecond: number
   /** Different pages written since the first sample. */
   uniquePages: number
   /** Different pages written in the last `window` intervals: the working set of writes. */

@@ -1,5 +1,6 @@
 // Tracks the dirty pages of a VM or a machine. All work is done on the native thread `ht-dirty`.
 import { setTimeout as delay } from 'node:timers/promises'
+import type { DirtyRateSource } from '../dirty_rate.js'
 import { nativeHandle } from '../state.js'
 import { nativeDirty, type NativeTarget, type NativeTracker } from './addon.js'
 import { chooseDirtyMode, type DirtyMode, type DirtyModeChoice } from './choose.js'
@@ -57,7 +58,7 @@ function nativeOf(trackable: DirtyTrackable): NativeTarget {
  *
  * @since 0.1.0
  */
-export class DirtyTracker implements AsyncDisposable {
+export class DirtyTracker implements DirtyRateSource, AsyncDisposable {
   readonly #native: NativeTracker
   #closing: Promise<void> | undefined
   /** The mode that it works in. */

@@ -1,22 +1,12 @@
-// Sizes as people write them.
+// Sizes, with the errors of this layer.
+import { bytesOf, noSize, type Size } from '../size.js'
 import { KvmError } from './errors.js'
 
-/**
- * A size in bytes (a number or a bigint), or text such as `'64MiB'`: a number and one of B, KiB, MiB, GiB, TiB.
- *
- * @since 0.1.0
- */
-export type Size = number | bigint | string
-
-const units: Record<string, bigint> = { B: 1n, KiB: 1n << 10n, MiB: 1n << 20n, GiB: 1n << 30n, TiB: 1n << 40n }
+export type { Size } from '../size.js'
 
 /** @internal */
 export function toBytes(size: Size): bigint {
-  if (typeof size === 'bigint' && size >= 0n) return size
-  if (typeof size === 'number' && Number.isSafeInteger(size) && size >= 0) return BigInt(size)
-  const match = typeof size === 'string' ? /^(\d+)\s*(B|KiB|MiB|GiB|TiB)$/.exec(size) : null
-  const unit = units[match?.[2] ?? '']
-  if (match?.[1] === undefined || unit === undefined)
-    throw new KvmError(`${String(size)} is no size: give bytes, or text such as '64MiB'`, { code: 'EINVAL' })
-  return BigInt(match[1]) * unit
+  const bytes = bytesOf(size)
+  if (bytes === undefined) throw new KvmError(noSize(size), { code: 'EINVAL' })
+  return bytes
 }

@@ -22,7 +22,11 @@ import {
 import type { Network } from './network.js'
 import type { NodeDevice } from './node_device.js'
 import { deregister, EventFamily, register, type LibvirtEvent } from './registration.js'
+import { createDomain, type CreateDomainOptions } from './lifecycle.js'
+import { restore, type RestoreOptions } from './save.js'
 import type { Secret } from './secret.js'
+import type { DomainSpec } from './spec.js'
+import { watchStats, type StatsOptions, type StatsSample } from './stats.js'
 import type { StoragePool } from './storage_pool.js'
 
 /**
@@ -111,6 +115,42 @@ export class Connect extends ConnectApi {
     options: EventOptions = {}
   ): EventStream<Extract<AnyEvent, { kind: K }> | DroppedEvents> {
     return connectEvents(this, kinds, options)
+  }
+
+  /**
+   * Makes a domain, and starts it.
+   *
+   * @param of - its XML, or in a few words
+   * @throws LibvirtError
+   * @see [virDomainDefineXMLFlags](https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainDefineXMLFlags),
+   * [virDomainCreateXML](https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainCreateXML)
+   * @since 0.1.0
+   */
+  async createDomain(of: string | DomainSpec, options: CreateDomainOptions = {}): Promise<Domain> {
+    return createDomain(this, of, options)
+  }
+
+  /**
+   * Goes on with a domain that {@link Domain.saveTo} has saved.
+   *
+   * @param file - on the host
+   * @throws LibvirtError, or the signal's reason
+   * @see [virDomainRestoreFlags](https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainRestoreFlags)
+   * @since 0.1.0
+   */
+  restoreFrom(file: string, options: RestoreOptions = {}): Promise<Domain> {
+    return restore(this, file, options)
+  }
+
+  /**
+   * What the domains do, again and again; nothing is asked while nobody takes it.
+   *
+   * @throws LibvirtError, or the signal's reason
+   * @see [virConnectGetAllDomainStats](https://libvirt.org/html/libvirt-libvirt-domain.html#virConnectGetAllDomainStats)
+   * @since 0.1.0; libvirt 1.2.8
+   */
+  watchStats(options: StatsOptions = {}): AsyncGenerator<StatsSample, void, void> {
+    return watchStats(this, options)
   }
 
   /**

@@ -22,7 +22,7 @@ read -r pid rest < /proc/self/stat
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs -o mode=755 tmpfs /run
-mkdir /run/libvirt
+mkdir /run/libvirt /run/lock
 for folder in run/libvirt etc/libvirt var/lib/libvirt var/log/libvirt var/cache/libvirt; do
   mount --bind "$1/$folder" "/$folder"
 done

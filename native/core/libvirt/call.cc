@@ -77,6 +77,12 @@ const Function* find_function(const char* name) {
   return found == by_name.end() ? nullptr : found->second;
 }
 
+// Memory that is aligned for anything. All of it is zeroed where it is value-initialized: it has no padding,
+// as std::max_align_t does.
+struct alignas(std::max_align_t) Block {
+  std::byte bytes[alignof(std::max_align_t)];
+};
+
 // The slots of a call and all that they point to.
 struct Call::Memory {
   explicit Memory(const Function& f)
@@ -86,7 +92,7 @@ struct Call::Memory {
   std::vector<Slot> slots;                      // one for each C parameter
   std::vector<std::optional<uint64_t>> counts;  // of `length` params: how many elements there are
   std::vector<uint64_t> rooms = std::vector<uint64_t>(slots.size());  // of outputs: elements that fit
-  std::deque<std::vector<std::max_align_t>> blocks;
+  std::deque<std::vector<Block>> blocks;
   std::deque<std::string> strings;
   std::deque<TypedParameters> typed;
   std::deque<WrittenStruct> written;
@@ -102,7 +108,7 @@ struct Call::Memory {
   }
 
   // Zeroed, aligned for anything, never null.
-  void* room(uint64_t bytes) { return blocks.emplace_back(bytes / sizeof(std::max_align_t) + 1).data(); }
+  void* room(uint64_t bytes) { return blocks.emplace_back(bytes / sizeof(Block) + 1).data(); }
 
   const char* keep_text(size_t index, const std::string& text) {
     if (text.find('\0') != std::string::npos)

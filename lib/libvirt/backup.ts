@@ -1,0 +1,118 @@
+// A backup of a running domain's disks, as of one moment: whole, or what was written since a checkpoint.
+import { day, invalid, within } from './checks.js'
+import type { Domain } from './domain.js'
+import { LibvirtError } from './errors.js'
+import { DomainBackupBeginFlags, DomainGetJobStatsFlags } from './generated/enums.js'
+import type { DomainJobStats } from './generated/params.js'
+import { DomainJob, Poll } from './job.js'
+import { lostConnection } from './lost.js'
+import { jobProgress, runningJob, type JobProgress } from './save.js'
+import { checkpointXml } from './snapshots.js'
+import type { TypedOutput } from './typed.js'
+import { element, xmlText } from './xml.js'
+
+/**
+ * A backup to be, written by the hypervisor to files (push mode).
+ *
+ * @since 0.1.0
+ */
+export interface BackupOptions {
+  /** By the target names of the disks: the files to write; the other disks are left out. */
+  disks: Record<string, string | { file: string; format?: string; device?: boolean }>
+  /**
+   * The name of a checkpoint: only what was written since goes into the files, with the rest to be looked for in the
+   * backup before. Default: everything.
+   */
+  since?: string
+  /** The name of a checkpoint to begin at the same moment: the next backup can go on from there. */
+  checkpoint?: string
+  /** The files are there already. Default false. */
+  reuse?: boolean
+  /** How often libvirt is asked how far it is, in milliseconds. Default 200. */
+  intervalMs?: number
+  /** Gives it up, as cancel() does; `done` then rejects with the signal's reason. */
+  signal?: AbortSignal
+}
+
+/**
+ * A backup that goes on. It is of the moment at which it began; the domain runs on.
+ *
+ * @since 0.1.0
+ */
+export class BackupJob extends DomainJob<JobProgress, JobProgress> {
+  readonly #domain: Domain
+
+  /** @internal */
+  constructor(domain: Domain, options: BackupOptions) {
+    if (typeof options !== 'object' || options === null || Object.keys(options.disks ?? {}).length === 0)
+      throw invalid("backup() needs disks: { vda: '/backup/vda.qcow2' }")
+    const intervalMs = within(options.intervalMs ?? 200, 'intervalMs', 1, day)
+    super(jobProgress({}), options.signal)
+    this.#domain = domain
+    this.begin(() => this.#run(options, intervalMs))
+  }
+
+  /** @internal */
+  protected override giveUp(): Promise<void> {
+    return this.#domain.abortJob()
+  }
+
+  async #run(options: BackupOptions, intervalMs: number): Promise<JobProgress> {
+    const known = (await this.#domain.describe()).disks.map(({ target }) => target)
+    const xml = backupXml(options, known)
+    const { checkpoint } = options
+    const point = checkpoint === undefined ? undefined : checkpointXml({ name: checkpoint, disks: Object.keys(options.disks) }, known)
+    await using connect = await this.#domain.getConnect()
+    const events = connect.events(['domain.jobCompleted', 'domain.lifecycle'], { domain: this.#domain })
+    await events.ready
+    let poll: Poll | undefined
+    let stats: TypedOutput<DomainJobStats> | undefined
+    try {
+      await this.#domain.backupBegin(xml, point, options.reuse ? DomainBackupBeginFlags.REUSE_EXTERNAL : 0)
+      poll = new Poll(intervalMs, () => this.#look())
+      for await (const event of events) {
+        if (event.kind === 'domain.jobCompleted') {
+          stats = event.args.params
+          break
+        }
+        if (event.kind === 'domain.lifecycle' && !(await this.#domain.isActive()))
+          throw new LibvirtError('the domain has ended, and with it the backup', { code: 'BACKUP_FAILED' })
+      }
+    } catch (error) {
+      throw await lostConnection('the backup', error, { hypervisor: connect })
+    } finally {
+      await poll?.stop()
+      await events.return()
+    }
+    stats ??= (await this.#domain.getJobStats(DomainGetJobStatsFlags.COMPLETED)).params
+    if (stats.success === false)
+      throw new LibvirtError(`the backup failed${stats.errmsg === undefined ? '' : `: ${stats.errmsg}`}`, { code: 'BACKUP_FAILED' })
+    this.tell(jobProgress(stats))
+    return this.progress
+  }
+
+  async #look(): Promise<void> {
+    const now = await runningJob(this.#domain)
+    if (now) this.tell(now)
+  }
+}
+
+function backupXml({ disks, since }: BackupOptions, known: readonly string[]): string {
+  for (const target of Object.keys(disks))
+    if (!known.includes(target)) throw invalid(`the domain has no disk '${target}'; it has ${known.join(', ') || 'none'}`)
+  const list = known.map(target => {
+    const to = disks[target]
+    if (to === undefined) return element('disk', { name: target, backup: 'no' })
+    const { file, format = 'qcow2', device } = typeof to === 'string' ? { file: to } : to
+    return element('disk', { name: target, backup: 'yes', type: device ? 'block' : 'file' }, [
+      element('target', device ? { dev: file } : { file }),
+      element('driver', { type: format })
+    ])
+  })
+  return xmlText(
+    element('domainbackup', { mode: 'push' }, [
+      since === undefined ? undefined : element('incremental', {}, [since]),
+      element('disks', {}, list)
+    ])
+  )
+}

@@ -1,0 +1,205 @@
+// A domain goes from one host to another while it runs.
+import type { Size } from '../size.js'
+import { invalid, mebibytes, whole, day } from './checks.js'
+import { Connect } from './connect.js'
+import { Domain } from './domain.js'
+import { lostConnection } from './lost.js'
+import { DomainEventSuspendedDetailType, DomainEventType, DomainGetJobStatsFlags, DomainJobType } from './generated/enums.js'
+import type { DomainJobStats } from './generated/params.js'
+import { DomainJob, Poll } from './job.js'
+import { migrateCall, type DomainMigrateOptions, type MigrateCall } from './migration_options.js'
+import { MigrationRounds, progressOf, type DomainMigrationProgress, type DomainMigrationRound } from './migration_progress.js'
+import type { TypedOutput } from './typed.js'
+
+/**
+ * What a migration came to.
+ *
+ * @since 0.1.0
+ */
+export interface DomainMigrationResult {
+  /** The domain at the destination; undefined where that was given as a URI. */
+  domain: Domain | undefined
+  /** How long it stood still, in milliseconds, as the hypervisor says; undefined when it does not. */
+  blackoutMs: number | undefined
+  /** From migrate() to the end, in milliseconds. */
+  totalMs: number
+  /** Whether post-copy was switched to. */
+  postCopy: boolean
+  /** The last that was known. */
+  progress: DomainMigrationProgress
+  /** Each round. */
+  rounds: DomainMigrationRound[]
+}
+
+/**
+ * A migration that goes on. Iterate over it for its progress: as often as libvirt is asked, and at each round.
+ *
+ * @since 0.1.0
+ */
+export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMigrationResult> {
+  readonly #domain: Domain
+  readonly #call: MigrateCall
+  readonly #rounds = new MigrationRounds()
+  readonly #begun = performance.now()
+  #phase: DomainMigrationProgress['phase'] = 'connect'
+  #completed: TypedOutput<DomainJobStats> | undefined
+  #postCopy = false
+
+  /** @internal */
+  constructor(domain: Domain, destination: Connect | string, options: DomainMigrateOptions) {
+    if (!(domain instanceof Domain)) throw invalid('migrate() needs a Domain')
+    if (!(destination instanceof Connect) && (typeof destination !== 'string' || destination === ''))
+      throw invalid("the destination must be a Connect, or a URI such as 'qemu+tls://host/system'")
+    const call = migrateCall(options, typeof destination === 'string')
+    super(progressOf({}, 'connect'), options.signal)
+    this.#domain = domain
+    this.#call = call
+    this.begin(() => this.#run(destination))
+  }
+
+  /** The rounds so far; the last one may go on. */
+  get rounds(): DomainMigrationRound[] {
+    return this.#rounds.list()
+  }
+
+  /**
+   * Lets the domain move over now, with its memory after it. From then on nothing can be cancelled. Needs `postCopy`.
+   *
+   * @throws LibvirtError when it was not asked for, or memory is not being sent yet
+   */
+  async startPostCopy(): Promise<void> {
+    await this.#domain.migrateStartPostCopy()
+    this.#postCopy = true
+  }
+
+  /**
+   * Limits how fast memory is sent, from now on.
+   *
+   * @param limit - bytes a second, rounded up to MiB
+   */
+  async setBandwidth(limit: Size): Promise<void> {
+    await this.#domain.migrateSetMaxSpeed(mebibytes(limit, 'the bandwidth'))
+  }
+
+  /**
+   * Says how long the domain may stand still, from now on.
+   *
+   * @param ms - milliseconds
+   */
+  async setMaxBlackout(ms: number): Promise<void> {
+    await this.#domain.migrateSetMaxDowntime(whole(ms, 'the blackout', 1, day))
+  }
+
+  /** @internal */
+  protected override giveUp(): Promise<void> {
+    return this.#domain.abortJob()
+  }
+
+  async #run(destination: Connect | string): Promise<DomainMigrationResult> {
+    await using source = await this.#domain.getConnect()
+    const events = source.events(['domain.migrationIteration', 'domain.jobCompleted', 'domain.lifecycle'], {
+      domain: this.#domain
+    })
+    // Where there are no such events, asking has to do.
+    await events.ready.catch(() => undefined)
+    const poll = new Poll(this.#call.intervalMs, () => this.#look())
+    const listening = (async () => {
+      for await (const event of events)
+        if (event.kind === 'domain.jobCompleted') this.#completed = event.args.params
+        else if (event.kind === 'domain.migrationIteration') poll.now()
+        else if (event.kind === 'domain.lifecycle' && event.args.event === DomainEventType.SUSPENDED)
+          this.#stands(event.args.detail)
+    })().catch(() => undefined)
+    let domain: Domain | undefined
+    try {
+      domain = await this.#perform(destination)
+    } catch (error) {
+      throw await lostConnection('the migration', error, {
+        source,
+        ...(destination instanceof Connect && { destination })
+      })
+    } finally {
+      await poll.stop()
+      await events.return()
+      await listening
+    }
+    return await this.#result(domain)
+  }
+
+  async #perform(destination: Connect | string): Promise<Domain | undefined> {
+    const { flags, params, maxBlackoutMs } = this.#call
+    if (maxBlackoutMs !== undefined) await this.#domain.migrateSetMaxDowntime(maxBlackoutMs)
+    if (destination instanceof Connect) return await this.#domain.migrate3(destination, params, flags)
+    await this.#domain.migrateToURI3(destination, params, flags)
+    return undefined
+  }
+
+  #stands(why: number): void {
+    if (why === DomainEventSuspendedDetailType.MIGRATED && !this.#postCopy) this.#phase = 'stop'
+    if (why === DomainEventSuspendedDetailType.POSTCOPY) {
+      this.#postCopy = true
+      this.#phase = 'post-copy'
+    }
+  }
+
+  async #look(): Promise<void> {
+    const { type, params } = await this.#domain.getJobStats()
+    if (type !== DomainJobType.BOUNDED && type !== DomainJobType.UNBOUNDED) return
+    if (this.#phase === 'connect' || this.#phase === 'disks')
+      if (Number(params.memory_iteration ?? 0) > 0) this.#phase = 'memory'
+      else if (Number(params.disk_total ?? 0) > 0) this.#phase = 'disks'
+    this.#note(progressOf(params, this.#phase))
+    const after = this.#call.postCopyAfter
+    if (after !== undefined && this.#phase === 'memory' && !this.#postCopy && this.progress.round > after)
+      await this.startPostCopy()
+  }
+
+  #note(progress: DomainMigrationProgress): void {
+    this.#rounds.add(progress)
+    this.tell(progress)
+  }
+
+  async #result(domain: Domain | undefined): Promise<DomainMigrationResult> {
+    // The destination knows best how long it took; the source may have forgotten the domain.
+    const ask = domain ?? this.#domain
+    const keep = DomainGetJobStatsFlags.COMPLETED | DomainGetJobStatsFlags.KEEP_COMPLETED
+    const stats = await ask.getJobStats(keep).then(
+      ({ params }) => params,
+      () => this.#completed
+    )
+    const last = stats ?? this.#completed ?? this.progress.stats
+    this.#note(progressOf(last, 'done'))
+    return {
+      domain,
+      blackoutMs: stats?.downtime === undefined ? undefined : Number(stats.downtime),
+      totalMs: performance.now() - this.#begun,
+      postCopy: this.#postCopy,
+      progress: this.progress,
+      rounds: this.rounds
+    }
+  }
+}
+
+/**
+ * Moves a domain to another host. A connection as the destination: this process leads both libvirts through it (a
+ * "managed direct" migration), and when a connection of it breaks, the domain goes on at the source. A URI: the
+ * source's libvirt connects to it and does it all (peer-to-peer), whatever becomes of this process.
+ *
+ * When {@link DomainMigration.done} rejects with `CONNECTION_LOST`, how it ended is not known here: look on both hosts.
+ * After any other error the domain is at the source as it was.
+ *
+ * ```ts
+ * const migration = migrate(domain, destination, { autoConverge: true, postCopy: { afterRounds: 5 }, signal })
+ * for await (const { round, remainingBytes, dirtyPagesPerSecond } of migration) console.log(round, remainingBytes)
+ * const { blackoutMs } = await migration.done
+ * ```
+ *
+ * @param destination - a connection to it, or its URI as the source's libvirt reaches it
+ * @throws LibvirtError `EINVAL`; everything else comes by {@link DomainMigration.done}
+ * @see [virDomainMigrate3](https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainMigrate3),
+ * [virDomainMigrateToURI3](https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainMigrateToURI3)
+ * @since 0.1.0; libvirt 1.1.0
+ */
+export function migrate(domain: Domain, destination: Connect | string, options: DomainMigrateOptions = {}): DomainMigration {
+  return new DomainMigration(domain, destination, options)
+}

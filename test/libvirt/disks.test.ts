@@ -1,0 +1,143 @@
+// Disks of a running domain on a real host: snapshots, checkpoints, backups, and block jobs with all their ends.
+import { execFileSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import t from 'tap'
+import { describeSnapshot, DomainBlockJobType, type BlockJobProgress, type Domain, type LibvirtError } from '../../lib/libvirt/index.js'
+import { blankDisk } from '../../scripts/hosts/index.mjs'
+import { bootGuest, noHosts, twoHosts } from './hosts.js'
+import { failure } from './support.js'
+
+/** The bytes of an image and all below it. */
+function contents(file: string, from: number, length: number): string {
+  const raw = `${file}.raw`
+  execFileSync('qemu-img', ['convert', '-U', '-O', 'raw', file, raw])
+  return execFileSync('dd', [`if=${raw}`, 'bs=1', `skip=${from}`, `count=${length}`, 'status=none']).toString('latin1')
+}
+
+t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t => {
+  const pair = await twoHosts(t)
+  const { file, host } = pair
+  const base = await blankDisk(file('base.qcow2'), '48M')
+  const { domain } = await bootGuest(pair, { network: false, disks: [{ file: base }], memory: 96 })
+  const write = async (text: string, megabyte: number): Promise<void> => {
+    const { exitCode, stderr } = await domain.agent.exec('/bin/sh', [
+      '-c',
+      `printf '${text}' | /bin/dd of=/dev/vda bs=1M seek=${megabyte} conv=notrunc && /bin/sync`
+    ])
+    if (exitCode !== 0) throw new Error(stderr.toString())
+  }
+  const fill = (megabytes: number): Promise<unknown> =>
+    domain.agent.exec('/bin/dd', ['if=/dev/urandom', 'of=/dev/vda', 'bs=1M', 'seek=8', `count=${megabytes}`, 'oflag=direct'])
+  const diskOf = async (of: Domain) => (await of.describe()).disks[0]!
+  for (;;) {
+    try {
+      await domain.agent.command('guest-ping')
+      break
+    } catch (error) {
+      if ((error as LibvirtError).code !== 'VIR_ERR_AGENT_UNRESPONSIVE') throw error
+    }
+  }
+  await write('first', 0)
+
+  await t.test('backup, and one of what was written since', async t => {
+    const full = file('full.qcow2')
+    const progress = await domain.backup({ disks: { vda: full }, checkpoint: 'monday' }).done
+    t.ok(progress.totalBytes >= 2 ** 20, `${progress.totalBytes} bytes`)
+    t.equal(contents(full, 0, 5), 'first')
+    t.equal((await domain.listAllCheckpoints()).length, 1)
+    await write('later', 1)
+    const rest = file('rest.qcow2')
+    await domain.backup({ disks: { vda: rest }, since: 'monday', checkpoint: 'tuesday' }).done
+    t.equal(contents(rest, 1 << 20, 5), 'later')
+    t.notMatch(contents(rest, 0, 5), /first/, 'what was there before is not in it')
+    t.equal((await failure(t, () => domain.backup({ disks: { vdz: full } }).done)).code, 'EINVAL')
+    t.throws(() => domain.backup({ disks: {} }), { code: 'EINVAL' })
+    const unknown = await failure(t, () => domain.backup({ disks: { vda: file('x.qcow2') }, since: 'never' }).done)
+    t.ok(unknown.number, unknown.message)
+    await using checkpoint = await domain.takeCheckpoint({ name: 'wednesday', disks: ['vda'] })
+    t.equal(await checkpoint.getName(), 'wednesday')
+    for (const one of await domain.listAllCheckpoints()) await one.delete()
+  })
+
+  await t.test('an internal snapshot, gone back to', async t => {
+    await using snapshot = await domain.takeSnapshot({ name: 'before', description: 'nothing wrong <yet>' })
+    const described = describeSnapshot(await snapshot.getXMLDesc())
+    t.match(described, { name: 'before', description: 'nothing wrong <yet>', state: 'running', memory: 'internal' })
+    await write('wrong', 0)
+    t.equal(contents(base, 0, 5), 'wrong')
+    await snapshot.revertToSnapshot()
+    t.equal(contents(base, 0, 5), 'first')
+    await snapshot.delete()
+    t.throws(() => describeSnapshot('<domain/>'), { code: 'EINVAL' })
+  })
+
+  await t.test('external snapshots, merged in both directions', async t => {
+    const [one, two] = [file('one.qcow2'), file('two.qcow2')]
+    await domain.takeSnapshot({ kind: 'external', disks: { vda: { file: one } }, noMetadata: true })
+    await fill(12)
+    await domain.takeSnapshot({ kind: 'external', disks: { vda: { file: two } }, noMetadata: true })
+    await write('above', 2)
+    t.match(await diskOf(domain), { source: two, backing: [{ source: one }, { source: base }] })
+
+    const pull = domain.pullDisk('vda', { base: one, intervalMs: 10 })
+    await pull.done
+    t.match(await diskOf(domain), { source: two, backing: [{ source: one }] }, 'what lay between is in it')
+
+    const seen: BlockJobProgress[] = []
+    const commit = domain.commitDisk('vda', { base, bandwidth: '8MiB', intervalMs: 20 })
+    for await (const progress of commit) seen.push(progress)
+    t.equal((await commit.done).share, 1)
+    await commit.ready
+    t.ok(seen.some(({ share, type }) => share > 0 && share < 1 && type === DomainBlockJobType.ACTIVE_COMMIT), `${seen.length} looks`)
+    t.ok(seen.some(({ bandwidth }) => bandwidth === 8n << 20n))
+    t.match(await diskOf(domain), { source: base })
+    t.equal(contents(base, 2 << 20, 5), 'above')
+  })
+
+  await t.test('copied: given up, finished, moved over to', async t => {
+    const control = new AbortController()
+    const reason = new Error('not that one')
+    const slow = domain.copyDisk('vda', file('slow.qcow2'), { bandwidth: '1MiB', signal: control.signal, intervalMs: 10 })
+    for await (const { current } of slow) if (current > 0n) control.abort(reason)
+    await t.rejects(slow.done, reason)
+    await t.rejects(slow.ready, reason)
+    t.match(await diskOf(domain), { source: base })
+    t.equal(await domain.getBlockJobInfo('vda'), undefined, 'no job is left')
+
+    const copy = file('copy.qcow2')
+    await domain.copyDisk('vda', copy, { then: 'finish', reuse: false }).done
+    t.match(await diskOf(domain), { source: base })
+    t.equal(contents(copy, 2 << 20, 5), 'above')
+
+    const moved = file('moved.qcow2')
+    const job = domain.copyDisk('vda', moved, { then: 'wait' })
+    await job.ready
+    t.ok(job.progress.ready)
+    t.notOk(job.over)
+    await write('moved', 3)
+    await job.pivot()
+    await job.done
+    t.match(await diskOf(domain), { source: moved })
+    t.equal(contents(moved, 3 << 20, 5), 'moved')
+  })
+
+  await t.test('what cannot be', async t => {
+    t.equal((await failure(t, () => domain.commitDisk('vdz').done)).code, 'EINVAL')
+    t.throws(() => domain.copyDisk('vda', ''), { code: 'EINVAL' })
+    t.throws(() => domain.pullDisk('vda', { bandwidth: 'much' }), { code: 'EINVAL' })
+    const error = await failure(t, () => domain.copyDisk('vda', '/nowhere/at/all').done)
+    t.ok(error.number, error.message)
+  })
+
+  await t.test('QEMU is killed in the middle of a block job', async t => {
+    const job = domain.copyDisk('vda', file('never.qcow2'), { bandwidth: '1MiB', intervalMs: 10 })
+    for await (const { current } of job)
+      if (current > 0n && existsSync(file('never.qcow2'))) {
+        process.kill(host.qemuPid(await domain.getName())!, 'SIGKILL')
+        break
+      }
+    const error = await failure(t, () => job.done)
+    t.ok(['BLOCK_JOB_FAILED', 'VIR_ERR_OPERATION_INVALID'].includes(error.code), `${error.code}: ${error.message}`)
+    t.equal(await domain.waitForState(5), 5)
+  })
+})
