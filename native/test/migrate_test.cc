@@ -201,9 +201,9 @@ TEST_F(Moves, GivesUpWhenItMustConvergeAndCannot) {
   MigrateOptions send;
   send.must_converge = true;
   send.max_rounds = 3;
-  send.max_blackout_ms = 5;
+  send.max_blackout_ms = 1;
   send.compress = send.delta = false;
-  send.bandwidth = 32u << 20;
+  send.bandwidth = 8u << 20;
   auto moved = migrate::move(system_, fast, send, take(there_));
   EXPECT_EQ(moved.source_code, "NO_CONVERGENCE") << moved.source_text;
   EXPECT_EQ(moved.destination_code, "ABORTED") << moved.destination_text;
