@@ -257,6 +257,61 @@ example(
   'hypertwin ha status http://10.0.0.2:7201'
 ).action(run(async () => (await import('./ha.js')).status))
 
+const host = program.command('host').description('look at the domains of a libvirt host, and move them')
+/** Which libvirt. */
+const connect = (): Option =>
+  new Option('-c, --connect <uri>', 'for example qemu:///system; by default as LIBVIRT_DEFAULT_URI says, or as libvirt finds')
+example(
+  host.command('list').description('the domains that run').option('--all', 'those that do not run, too').addOption(connect()).addOption(json()),
+  'hypertwin host list --all -c qemu+ssh://root@host1/system'
+).action(run(async () => (await import('./host.js')).list))
+example(
+  host
+    .command('watch')
+    .description('say what happens to the domains, until Ctrl-C; a lost connection is opened again')
+    .addOption(connect())
+    .option('--json', 'one JSON object a line on standard output'),
+  'hypertwin host watch'
+).action(run(async () => (await import('./host.js')).watch))
+example(
+  host
+    .command('migrate')
+    .description('move a domain to another host while it runs')
+    .argument('<domain>', 'its name, UUID or number')
+    .argument('<destination>', 'the URI of the other libvirt; with --peer as the first one reaches it')
+    .addOption(connect())
+    .option('--peer', 'the first libvirt does it all, whatever becomes of this command')
+    .option('--tunnelled', 'with --peer: through the connection of the two libvirts')
+    .option('--migrate-uri <uri>', 'where the hypervisor connects to, for example tcp://10.0.0.2')
+    .addOption(new Option('--bandwidth <size>', 'at most so many bytes a second, for example 20MiB').argParser(args.memorySize))
+    .addOption(new Option('--max-blackout <ms>', 'how long the domain may stand still').argParser(args.integer(1, 600_000)))
+    .addOption(new Option('--parallel <n>', 'so many connections').argParser(args.integer(1, 255)))
+    .option('--auto-converge', 'slow the guest down when it writes too fast')
+    .addOption(new Option('--post-copy-after <rounds>', 'then move it at once, with its memory after it').argParser(args.integer(0, 1_000_000)))
+    .option('--copy-disks', 'copy its images too')
+    .option('--persist', 'define it there')
+    .option('--undefine-source', 'undefine it here')
+    .option('--unsafe', "though its disks are cached by the host, or libvirt cannot tell that their storage is shared")
+    .addOption(json()),
+  'hypertwin host migrate web qemu+tls://host2/system --auto-converge --post-copy-after 5'
+).action(run(async () => (await import('./host.js')).migrate))
+example(
+  host
+    .command('dirty')
+    .description('how fast domains write their memory')
+    .argument('[domain...]', 'names, UUIDs or numbers; all that run if left out')
+    .addOption(connect())
+    .addOption(
+      new Option('--mode <mode>', 'how the hypervisor measures')
+        .choices(['page-sampling', 'dirty-bitmap', 'dirty-ring'])
+        .default('page-sampling')
+    )
+    .addOption(new Option('--seconds <n>', 'that each measurement takes').argParser(args.integer(1, 60)).default(1))
+    .addOption(new Option('--count <n>', 'so many measurements (default: until Ctrl-C)').argParser(args.integer(1, 1_000_000)))
+    .addOption(json()),
+  'hypertwin host dirty --count 10'
+).action(run(async () => (await import('./host.js')).dirty))
+
 example(
   program
     .command('doctor')

@@ -18,7 +18,7 @@ const kinds = [
 ] as const
 
 /** A line for each round, the last one the stop's. */
-export function roundsTable({ rounds, blackoutMs }: MigrationResult): string {
+export function roundsTable({ rounds, blackoutMs }: Pick<MigrationResult, 'rounds' | 'blackoutMs'>): string {
   const pages = most(rounds, round => round.pages - round.zeroPages)
   const lines = rounds.map((round, i) =>
     [

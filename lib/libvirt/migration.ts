@@ -110,6 +110,8 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
         else if (event.kind === 'domain.lifecycle' && event.args.event === DomainEventType.SUSPENDED)
           this.#stands(event.args.detail)
     })().catch(() => undefined)
+    // Without the destination the source would send all memory first, and notice then.
+    const watched = destination instanceof Connect ? await this.#watchLoss(destination) : undefined
     let domain: Domain | undefined
     try {
       domain = await this.#perform(destination)
@@ -122,8 +124,20 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
       await poll.stop()
       await events.return()
       await listening
+      await watched?.()
     }
     return await this.#result(domain)
+  }
+
+  /** Resolves with how the watch ends. */
+  async #watchLoss(destination: Connect): Promise<(() => Promise<void>) | undefined> {
+    try {
+      const id = await destination.registerCloseCallback(() => void this.#domain.abortJob().catch(() => undefined))
+      return () => destination.unregisterCloseCallback(id).catch(() => undefined)
+    } catch {
+      // A driver within this process has no connection that could be lost.
+      return undefined
+    }
   }
 
   async #perform(destination: Connect | string): Promise<Domain | undefined> {
