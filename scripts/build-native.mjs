@@ -60,6 +60,8 @@ const options = [
   `--arch=${values.arch}`,
   `--parallel=${values.jobs}`,
   `--CDBUILD_TESTS=${values.tests ? 'ON' : 'OFF'}`,
+  // Else what an earlier build without tests has cached stays.
+  `--CDBUILD_CAMPAIGN=${values.tests ? 'ON' : 'OFF'}`,
   `--CDSANITIZE=${sanitize}`
 ]
 if (cross) {
