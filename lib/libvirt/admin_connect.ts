@@ -24,7 +24,7 @@ export class AdminConnect extends AdminConnectApi {
   }
 
   /**
-   * Calls `callback` once when the connection is lost, or closed.
+   * Calls `callback` once when the connection is lost; closing it here does not call it.
    *
    * @returns a number for {@link unregisterCloseCallback}
    * @throws LibvirtError

@@ -1,7 +1,7 @@
 // A connection to a hypervisor: how it is opened, and its callbacks for events.
 import { addon } from './addon.js'
 import type { Domain } from './domain.js'
-import { libvirtErrors } from './errors.js'
+import { LibvirtError, libvirtErrors } from './errors.js'
 import { connectEvents, type AnyEvent, type DroppedEvents, type EventKind, type EventOptions, type EventStream } from './events.js'
 import { ConnectApi } from './generated/connect.js'
 import { ConnectCredentialType, ConnectFlags } from './generated/enums.js'
@@ -57,7 +57,7 @@ export interface ConnectOptions {
   aliases?: boolean
   /**
    * Is asked when the other side wants credentials, and answers in the order of the questions; an undefined
-   * answer stands for the default. Null, or a rejected promise, gives up.
+   * answer stands for the default. Null gives up, and so does what it throws: that is the `cause` of the error.
    */
   auth?: (requests: CredentialRequest[]) => Promise<(string | undefined)[] | null>
   /** What `auth` can answer; all kinds if left out. */
@@ -91,9 +91,26 @@ export class Connect extends ConnectApi {
   static async open(uri?: string, options: ConnectOptions = {}): Promise<Connect> {
     const flags = (options.readOnly ? ConnectFlags.RO : 0) | (options.aliases === false ? ConnectFlags.NO_ALIASES : 0)
     const { auth, keepalive } = options
+    let thrown: { cause: unknown } | undefined
+    const asked: typeof auth =
+      typeof auth === 'function'
+        ? async requests => {
+            thrown = undefined
+            try {
+              return await auth(requests)
+            } catch (cause) {
+              thrown = { cause }
+              throw cause
+            }
+          }
+        : auth
     const connect = (await libvirtErrors(() =>
-      addon.libvirtOpen(uri ?? null, flags, auth as NativeAuthentication, [...(options.credentials ?? Object.values(ConnectCredentialType))])
-    )) as Connect
+      addon.libvirtOpen(uri ?? null, flags, asked as NativeAuthentication, [...(options.credentials ?? Object.values(ConnectCredentialType))])
+    ).catch((error: unknown) => {
+      if (thrown && error instanceof LibvirtError)
+        Object.defineProperty(error, 'cause', { value: thrown.cause, writable: true, configurable: true })
+      throw error
+    })) as Connect
     if (keepalive)
       try {
         await connect.setKeepAlive(keepalive.interval, keepalive.count ?? 5)
@@ -154,7 +171,7 @@ export class Connect extends ConnectApi {
   }
 
   /**
-   * Calls `callback` once when the connection is lost, or closed.
+   * Calls `callback` once when the connection is lost; closing it here does not call it.
    *
    * @returns a number for {@link unregisterCloseCallback}
    * @throws LibvirtError

@@ -12,6 +12,8 @@ export interface LibvirtErrorDetails {
   level: number
   /** The function that failed. */
   api: string
+  /** Its own text; empty when it has none. */
+  message?: string | undefined
   /** Words that libvirt has put into its message. */
   str1?: string | undefined
   /** See {@link str1}. */
@@ -54,6 +56,8 @@ export class LibvirtError extends HypertwinError {
   readonly domainName: string | undefined
   /** How bad it is (`ErrorLevel`); undefined when it is not libvirt's. */
   readonly level: number | undefined
+  /** libvirt's own text, without the name of the function; undefined when it is not libvirt's. */
+  readonly libvirtMessage: string | undefined
   /** Words and numbers that libvirt has put into its message. */
   readonly str1: string | undefined
   /** See {@link str1}. */
@@ -75,6 +79,7 @@ export class LibvirtError extends HypertwinError {
     this.domain = libvirt?.domain
     this.domainName = libvirt && (domainNames.get(libvirt.domain) ?? `VIR_FROM_${libvirt.domain}`)
     this.level = libvirt?.level
+    this.libvirtMessage = libvirt?.message
     this.str1 = libvirt?.str1
     this.str2 = libvirt?.str2
     this.str3 = libvirt?.str3
@@ -99,6 +104,7 @@ interface Reported {
   domain: number
   level: number
   api: string
+  message: string
   str1?: string
   str2?: string
   str3?: string

@@ -157,13 +157,13 @@ interface Item {
   count?: number
 }
 
-/** A bounded queue with one reader; the oldest give way to a record that counts them. */
+/** A bounded queue; the oldest give way to a record that counts them. */
 class EventQueue {
   #items: Item[] = []
   #dropped = 0
   #sequence = 0
   #over: { error: unknown } | true | undefined
-  #wake: (() => void) | undefined
+  #waiters: (() => void)[] = []
 
   constructor(private readonly limit: number) {}
 
@@ -176,13 +176,13 @@ class EventQueue {
       this.#dropped++
     }
     this.#items.push({ ...item, sequence: ++this.#sequence })
-    this.#wake?.()
+    this.#wake()
   }
 
   /** Those that wait are still given; then `error` is thrown, if it is given. */
   end(over: { error: unknown } | true): void {
     this.#over ??= over
-    this.#wake?.()
+    this.#wake()
   }
 
   clear(): void {
@@ -206,9 +206,12 @@ class EventQueue {
         this.#over = true
         throw error
       }
-      await new Promise<void>(resolve => (this.#wake = resolve))
-      this.#wake = undefined
+      await new Promise<void>(resolve => this.#waiters.push(resolve))
     }
+  }
+
+  #wake(): void {
+    for (const wake of this.#waiters.splice(0)) wake()
   }
 
   #drop(missing: number): void {
@@ -263,7 +266,13 @@ export class EventStream<T> implements AsyncIterableIterator<T, undefined>, Asyn
 
   /** The next event, when there is one. */
   async next(): Promise<IteratorResult<T, undefined>> {
-    const item = await this.#queue.next()
+    let item: Item | undefined
+    try {
+      item = await this.#queue.next()
+    } catch (error) {
+      void this.#stop()
+      throw error
+    }
     if (item) return { done: false, value: item as T }
     await this.#stop()
     return { done: true, value: undefined }

@@ -50,7 +50,15 @@ export function register<O, A>(
 ): Promise<number> {
   return libvirtErrors(() =>
     addon.libvirtOn(family, id, connect, object, name, flags, batch => {
-      for (const event of batch ?? []) callback(event as unknown as LibvirtEvent<O, A>)
+      for (const event of batch ?? [])
+        try {
+          callback(event as unknown as LibvirtEvent<O, A>)
+        } catch (error) {
+          // Uncaught as before, but the others of the batch are still told.
+          queueMicrotask(() => {
+            throw error
+          })
+        }
     })
   )
 }

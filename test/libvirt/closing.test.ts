@@ -106,6 +106,8 @@ t.test('credentials come from an asynchronous function', { skip }, async t => {
   t.equal(await connect.getURI(), asking)
   const refused = [() => Promise.resolve(null), () => Promise.reject(new Error('no')), () => Promise.resolve(['mallory'])]
   for (const auth of refused) t.match((await failure(t, () => Connect.open(asking, { auth }))).code, /^VIR_ERR_AUTH/)
+  const mistake = new Error('no')
+  t.equal((await failure(t, () => Connect.open(asking, { auth: () => Promise.reject(mistake) }))).cause, mistake)
   t.match((await failure(t, () => Connect.open(asking))).code, /^VIR_ERR_/, 'nobody to ask')
 })
 

@@ -1,4 +1,5 @@
 // Events as async iterables: order, bounds, ends; a connection that is lost and comes back.
+import { getEventListeners } from 'node:events'
 import t, { type Test } from 'tap'
 import { addon } from '../../lib/libvirt/addon.js'
 import type { DomainEventType} from '../../lib/libvirt/index.js';
@@ -149,6 +150,46 @@ t.test('callbacks as libvirt has them', { skip }, async t => {
   t.strictSame(seen, [3, 4, 3, 4])
 })
 
+t.test('a callback that throws does not cost the others of its batch', { skip }, async t => {
+  const { connect, flip } = await host(t)
+  const thrown: unknown[] = []
+  const microtask = globalThis.queueMicrotask
+  t.teardown(() => (globalThis.queueMicrotask = microtask))
+  globalThis.queueMicrotask = body =>
+    microtask(() => {
+      try {
+        body()
+      } catch (error) {
+        thrown.push(error)
+      }
+    })
+  const seen: number[] = []
+  let last: () => void = () => undefined
+  const there = new Promise<void>(resolve => (last = resolve))
+  const mistake = new Error('a mistake')
+  const id = await connect.domainEventRegisterAny(undefined, 'lifecycle', event => {
+    if (seen.push(event.sequence) === 20) last()
+    throw mistake
+  })
+  await flip(10)
+  await there
+  await connect.domainEventDeregisterAny(id)
+  t.strictSame(seen, Array.from({ length: 20 }, (_, n) => n + 1))
+  t.equal(thrown.filter(error => error === mistake).length, 20, 'and is told of as uncaught')
+})
+
+t.test('several may wait for the next one', { skip }, async t => {
+  const { connect, flip } = await host(t)
+  const events = connect.events('domain.lifecycle')
+  await events.ready
+  const first = [events.next(), events.next()]
+  await flip()
+  t.strictSame((await Promise.all(first)).map(({ value }) => value?.sequence), [1, 2])
+  const last = [events.next(), events.next(), events.next()]
+  await events.return()
+  t.strictSame((await Promise.all(last)).map(({ done }) => done), [true, true, true])
+})
+
 t.test('1000 subscriptions leave nothing', { skip }, async t => {
   const { connect } = await host(t)
   const before = addon.libvirtUsage().handles
@@ -166,7 +207,8 @@ t.test('a daemon that dies ends the iteration with an error, after what came bef
   t.teardown(() => connect.close())
   const reasons: number[] = []
   for (let i = 0; i < 2; i++) await connect.registerCloseCallback(event => reasons.push(event.args.reason))
-  const events = connect.events('domain.lifecycle')
+  const { signal } = new AbortController()
+  const events = connect.events('domain.lifecycle', { signal })
   await events.ready
   const domain = await connect.domainLookupByName('test')
   await domain.suspend()
@@ -177,6 +219,7 @@ t.test('a daemon that dies ends the iteration with an error, after what came bef
   const error = await failure(t, () => events.next())
   t.equal(error.code, 'CONNECTION_LOST')
   t.match(error.message, /its end at the other side/)
+  t.equal(getEventListeners(signal, 'abort').length, 0, 'it has let go of everything')
   t.strictSame(await events.next(), { done: true, value: undefined })
   t.strictSame(reasons, [ConnectCloseReason.EOF, ConnectCloseReason.EOF], 'both close callbacks heard it')
   t.match((await failure(t, () => domain.getInfo())).code, /^VIR_ERR_/)

@@ -38,6 +38,7 @@ t.test('an error tells what libvirt says, and who called', { skip }, async t => 
     level: ErrorLevel.ERROR,
     api: 'virDomainLookupByName',
     message: /Domain not found/,
+    libvirtMessage: /^Domain not found/,
     int1: Number,
     int2: Number
   })
