@@ -39,7 +39,8 @@ bool is_input(Kind kind) { return kind <= Kind::in_struct; }
 
 // The address of a function of the table, looked up at its first call.
 void* address_of(const Function& function) {
-  static std::vector<std::atomic<void*>> addresses(functions().size());
+  // Never destroyed, as the pool: its threads may still call while the process exits.
+  static auto& addresses = *std::make_unique<std::vector<std::atomic<void*>>>(functions().size()).release();
   const Function* first = functions().data();
   // A function that is not of the table: a test's own.
   if (&function < first || &function >= first + functions().size())

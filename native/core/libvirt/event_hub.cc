@@ -90,7 +90,8 @@ struct Registered {
   std::shared_ptr<Hub> hub;
   int number = -1;  // libvirt's
   // Of the end of a connection, freed here and not by libvirt: drivers within this process take that callback
-  // and forget it. After deregistering libvirt calls nothing any more, and waits for a call that runs.
+  // and forget it. After deregistering, unless that fails, libvirt calls nothing any more, and waits for a
+  // call that runs.
   std::unique_ptr<Holder> holder;
 };
 
@@ -172,13 +173,15 @@ void add_to_libvirt(const EventTopic& topic, void* connection, void* object, Reg
   holder.release();  // libvirt frees it
 }
 
-void remove_from_libvirt(const EventTopic& topic, void* connection, const Registered& one) {
+// `one` has no listeners any more.
+void remove_from_libvirt(const EventTopic& topic, void* connection, Registered& one) {
   const FamilyFunctions names = functions_of(topic.event->family);
   void* function = loader().symbol(names.library, names.remove, topic.event->since);
-  if (is_close(*topic.event))
-    reinterpret_cast<int (*)(void*, void (*)())>(function)(connection, topic.event->callback);
-  else
+  if (!is_close(*topic.event))
     reinterpret_cast<int (*)(void*, int)>(function)(connection, one.number);
+  else if (reinterpret_cast<int (*)(void*, void (*)())>(function)(connection, topic.event->callback) < 0)
+    // On a connection that is lost it may not be taken back, and still be called: it stays for ever.
+    one.holder.release();
 }
 
 }  // namespace
