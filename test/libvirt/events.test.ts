@@ -158,7 +158,9 @@ t.test('1000 subscriptions leave nothing', { skip }, async t => {
     await Promise.all(all.map((stream, n) => (n % 2 ? stream.ready : Promise.resolve())))
     await Promise.all(all.map(stream => stream.return()))
   }
-  t.equal(addon.libvirtUsage().handles, before)
+  // Fewer: what earlier tests left has been collected meanwhile.
+  const after = addon.libvirtUsage().handles
+  t.ok(after <= before, `${after} handles, ${before} before`)
 })
 
 t.test('a callback that throws does not cost the others of its batch', { skip }, async t => {
