@@ -7,10 +7,11 @@ import process from 'node:process'
 import { pathToFileURL } from 'node:url'
 import { bin, filesBelow, has, hashOf, must, output, readStamp, root, run, writeStamp } from './support.mjs'
 
-// libvirt-dev: the descriptions that the libvirt binding is generated from and compared with, and the library.
+// libvirt-dev: the descriptions that the libvirt binding is generated from and compared with, and the library;
+// libvirt-daemon: a libvirtd for the tests to start and kill.
 const packages = {
   build: ['g++', 'make', 'cmake', 'libxxhash-dev', 'liblz4-dev', 'iproute2'],
-  tests: ['libgtest-dev', 'chromium', 'etcd-server', 'openssl', 'libvirt-dev', 'python3-libvirt'],
+  tests: ['libgtest-dev', 'chromium', 'etcd-server', 'openssl', 'libvirt-dev', 'libvirt-daemon', 'python3-libvirt'],
   lint: ['clang-format']
 }
 

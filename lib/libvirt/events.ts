@@ -227,7 +227,7 @@ class EventQueue {
  *
  * @since 0.1.0
  */
-export class EventStream<T> implements AsyncIterableIterator<T>, AsyncDisposable {
+export class EventStream<T> implements AsyncIterableIterator<T, undefined>, AsyncDisposable {
   /** Resolves when all that happens from now on is delivered; rejects as the iteration would. */
   readonly ready: Promise<void>
   readonly #queue: EventQueue
@@ -262,7 +262,7 @@ export class EventStream<T> implements AsyncIterableIterator<T>, AsyncDisposable
   }
 
   /** The next event, when there is one. */
-  async next(): Promise<IteratorResult<T>> {
+  async next(): Promise<IteratorResult<T, undefined>> {
     const item = await this.#queue.next()
     if (item) return { done: false, value: item as T }
     await this.#stop()
@@ -270,7 +270,7 @@ export class EventStream<T> implements AsyncIterableIterator<T>, AsyncDisposable
   }
 
   /** Ends the iteration; resolves when libvirt has taken the registration back. */
-  async return(): Promise<IteratorResult<T>> {
+  async return(): Promise<IteratorResult<T, undefined>> {
     this.#queue.clear()
     this.#queue.end(true)
     await this.#stop()

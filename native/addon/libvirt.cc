@@ -103,7 +103,7 @@ Napi::Value close(const Napi::CallbackInfo& info) {
     }
     if (handle->type == Class::connect || handle->type == Class::adm_connect)
       stop_events_of(env, *handle->handle);
-    if (handle->listener) libvirt_env(env).listeners.erase(std::exchange(handle->listener, 0));
+    forget_listener(env, *handle);
     if (handle->stream) std::exchange(handle->stream, nullptr)->abort({});
     auto owned = std::move(handle->handle);
     owned->when_freed([settle = std::move(settle)] { settle->resolve({}); });

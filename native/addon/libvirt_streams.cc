@@ -47,13 +47,17 @@ Napi::Value receive(const Napi::CallbackInfo& info) {
     auto [promise, settle] = settler<StreamChunk>(
         info.Env(),
         [kept = keep(info)](Napi::Env env, StreamChunk& chunk) { return chunk_value(env, chunk); });
-    stream.read(static_cast<size_t>(most), info[2].ToBoolean(),
-                [settle = std::move(settle)](StreamChunk chunk, std::exception_ptr error) {
-                  if (error)
-                    settle->reject(error);
-                  else
-                    settle->resolve(std::move(chunk));
-                });
+    try {
+      stream.read(static_cast<size_t>(most), info[2].ToBoolean(),
+                  [settle](StreamChunk chunk, std::exception_ptr error) {
+                    if (error)
+                      settle->reject(error);
+                    else
+                      settle->resolve(std::move(chunk));
+                  });
+    } catch (...) {
+      settle->reject(std::current_exception());
+    }
     return promise;
   });
 }
@@ -66,12 +70,16 @@ Napi::Value begin(const Napi::CallbackInfo& info, F&& start) {
     auto [promise, settle] = settler<detail::None>(
         info.Env(),
         [kept = keep(info)](Napi::Env env, detail::None&) -> Napi::Value { return env.Undefined(); });
-    start(stream, [settle = std::move(settle)](std::exception_ptr error) {
-      if (error)
-        settle->reject(error);
-      else
-        settle->resolve({});
-    });
+    try {
+      start(stream, [settle](std::exception_ptr error) {
+        if (error)
+          settle->reject(error);
+        else
+          settle->resolve({});
+      });
+    } catch (...) {
+      settle->reject(std::current_exception());
+    }
     return promise;
   });
 }
@@ -104,10 +112,11 @@ Napi::Value listen(const Napi::CallbackInfo& info) {
   return begin(info, [&](StreamIo& stream, StreamIo::Done done) {
     LibvirtEnv& own = libvirt_env(info.Env());
     JsHandle& handle = *handle_of(info[0]);
-    if (handle.listener) own.listeners.erase(std::exchange(handle.listener, 0));
+    forget_listener(info.Env(), handle);
     StreamIo::Notify notify;
     if (info[2].IsFunction()) {
       const uint64_t id = handle.listener = own.next_id++;
+      env_data(info.Env()).hold();
       own.listeners.emplace(id, Napi::Persistent(info[2].As<Napi::Function>()));
       notify = [queue = env_data(info.Env()).queue(), id](int events) {
         queue->post([id, events](Napi::Env env) {
@@ -128,10 +137,12 @@ Napi::Value rearm(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value finish(const Napi::CallbackInfo& info) {
+  if (JsHandle* handle = handle_of(info[0])) forget_listener(info.Env(), *handle);
   return begin(info, [](StreamIo& stream, StreamIo::Done done) { stream.finish(std::move(done)); });
 }
 
 Napi::Value abort(const Napi::CallbackInfo& info) {
+  if (JsHandle* handle = handle_of(info[0])) forget_listener(info.Env(), *handle);
   return begin(info, [](StreamIo& stream, StreamIo::Done done) { stream.abort(std::move(done)); });
 }
 

@@ -102,7 +102,7 @@ Napi::Value new_handle(Napi::Env env, const libvirt::HandleValue& value) {
           env, object, handle.get(),
           [](napi_env now, void* data, void*) {
             const std::unique_ptr<JsHandle> gone(static_cast<JsHandle*>(data));
-            if (gone->listener) libvirt_env(now).listeners.erase(gone->listener);
+            forget_listener(now, *gone);
           },
           nullptr, nullptr) != napi_ok)
     throw Napi::Error::New(env);
@@ -149,6 +149,12 @@ struct ToJs {
 
 JsHandle::~JsHandle() {
   if (stream) stream->abort({});
+}
+
+void forget_listener(Napi::Env env, JsHandle& handle) {
+  if (handle.listener == 0) return;
+  libvirt_env(env).listeners.erase(std::exchange(handle.listener, 0));
+  env_data(env).release();
 }
 
 void LibvirtEnv::teardown() {

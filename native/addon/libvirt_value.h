@@ -50,6 +50,9 @@ struct LibvirtEnv {
 };
 LibvirtEnv& libvirt_env(Napi::Env env);
 
+// The stream's events are not told any more; until then they keep the process alive.
+void forget_listener(Napi::Env env, JsHandle& handle);
+
 // What JavaScript can throw meanwhile (a getter's error) passes through.
 libvirt::Value from_js(const Napi::Value& value);
 Napi::Value to_js(Napi::Env env, const libvirt::Value& value);

@@ -9,7 +9,6 @@
 #include <thread>
 
 #include "libvirt/abi.h"
-#include "libvirt/close_hub.h"
 #include "libvirt/error.h"
 #include "libvirt_util.h"
 
@@ -170,6 +169,46 @@ TEST_F(LibvirtEvents, TooOldAndNotOfThisDriver) {
   EXPECT_NE(message.find("lifecycle came with libvirt 99.0.0"), std::string::npos) << message;
   EXPECT_EQ(failure([&] { subscribe(find_event(EventFamily::qemu_monitor, 0))->start(); }).first,
             "LIBVIRT_ERROR");
+}
+
+TEST_F(LibvirtEvents, SeveralShareOneRegistration) {
+  const auto domain = handle_in(call("virDomainLookupByName", {of(connection_), text("test")}));
+  const auto again = handle_in(call("virDomainLookupByName", {of(connection_), text("test")}));
+  const Event* event = find_event(EventFamily::domain, 0);
+  const auto a = subscribe(event, 4096, domain);
+  const auto b = subscribe(event, 4096, again);
+  const auto all = subscribe(event);
+  for (const auto& one : {a, b, all}) one->start();
+  call("virDomainSuspend", {of(domain)});
+  wait_told(3);
+  for (const auto& one : {a, b, all}) EXPECT_EQ(one->take().size(), 1u);
+  stop(*a);
+  call("virDomainResume", {of(domain)});
+  wait_told(5);
+  EXPECT_TRUE(a->take().empty());
+  EXPECT_EQ(b->take().size(), 1u);
+  stop(*b);
+  stop(*all);
+}
+
+TEST_F(LibvirtEvents, ManyThreadsComeAndGo) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i)
+    threads.emplace_back([&, i] {
+      for (int n = 0; n < 50; ++n) {
+        const auto one = start(EventFamily::domain, (n + i) % 3);
+        if (n % 2)
+          stop(*one);
+        else
+          one->stop();
+      }
+    });
+  const auto domain = handle_in(call("virDomainLookupByName", {of(connection_), text("test")}));
+  for (int n = 0; n < 50; ++n) {
+    call("virDomainSuspend", {of(domain)});
+    call("virDomainResume", {of(domain)});
+  }
+  for (std::thread& one : threads) one.join();
 }
 
 TEST_F(LibvirtEvents, SeveralHearOfOneConnectionsEnd) {

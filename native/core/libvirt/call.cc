@@ -404,7 +404,9 @@ struct Call::Memory {
       case Result::handle: {
         if (!returned.p) return Value(Undefined{});
         const auto type = static_cast<Class>(ret.type);
-        return Value(HandleValue{type, Handle::adopt(type, returned.p)});
+        auto handle = Handle::adopt(type, returned.p);
+        if (!handles.empty()) handle->set_origin(handles.front());
+        return Value(HandleValue{type, std::move(handle)});
       }
       case Result::borrowed_handle: {
         if (!returned.p) return Value(Undefined{});

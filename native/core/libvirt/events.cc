@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "libvirt/abi.h"
-#include "libvirt/close_hub.h"
 #include "libvirt/error.h"
 #include "libvirt/handle.h"
 #include "libvirt/loader.h"
@@ -16,38 +15,6 @@
 namespace hypertwin::libvirt {
 
 namespace {
-
-struct FamilyFunctions {
-  const char* add;
-  const char* remove;
-};
-
-FamilyFunctions functions_of(EventFamily family) {
-  switch (family) {
-    case EventFamily::domain:
-      return {"virConnectDomainEventRegisterAny", "virConnectDomainEventDeregisterAny"};
-    case EventFamily::network:
-      return {"virConnectNetworkEventRegisterAny", "virConnectNetworkEventDeregisterAny"};
-    case EventFamily::storage_pool:
-      return {"virConnectStoragePoolEventRegisterAny", "virConnectStoragePoolEventDeregisterAny"};
-    case EventFamily::node_device:
-      return {"virConnectNodeDeviceEventRegisterAny", "virConnectNodeDeviceEventDeregisterAny"};
-    case EventFamily::secret:
-      return {"virConnectSecretEventRegisterAny", "virConnectSecretEventDeregisterAny"};
-    case EventFamily::qemu_monitor:
-      return {"virConnectDomainQemuMonitorEventRegister", "virConnectDomainQemuMonitorEventDeregister"};
-    case EventFamily::close:
-    case EventFamily::adm_close:
-      break;
-  }
-  return {};
-}
-
-Library library_of(EventFamily family) {
-  return family == EventFamily::qemu_monitor ? Library::qemu : Library::main;
-}
-
-bool is_close(EventFamily family) { return family == EventFamily::close || family == EventFamily::adm_close; }
 
 double now_ms() {
   using namespace std::chrono;
@@ -92,17 +59,6 @@ const Event* find_event(EventFamily family, int id) {
   return nullptr;
 }
 
-void deliver_event(void* opaque, const Event& event, const Slot* slots) {
-  // Kept while it runs: libvirt may free the holder meanwhile.
-  const std::shared_ptr<EventTarget> target = *static_cast<std::shared_ptr<EventTarget>*>(opaque);
-  try {
-    target->deliver(event, slots);
-  } catch (const std::exception&) {
-    // Out of memory, or an object that cannot be referenced any more: this one record is lost, libvirt's
-    // thread must go on.
-  }
-}
-
 void Subscription::deliver(const Event& event, const Slot* slots) {
   EventRecord record;
   record.event = &event;
@@ -136,60 +92,25 @@ std::vector<EventRecord> Subscription::take() {
   return out;
 }
 
-void Subscription::register_it() {
+void Subscription::start() {
   const Event& event = *options_.event;
   if (event.since > loader().version())
     throw Error("LIBVIRT_TOO_OLD", std::string("the event ") + event.name + " came with libvirt " +
                                        version_text(event.since) + ", and this is libvirt " +
                                        version_text(loader().version()) + ": it takes a newer libvirt");
-  void* connection = options_.connection->object();
-  if (is_close(event.family)) {
-    join_close_hub(event, connection, shared_from_this());
-    return;
-  }
   const std::shared_ptr<Handle> about = std::exchange(options_.object, nullptr);
   void* object = about ? about->object() : nullptr;
-  const char* name = functions_of(event.family).add;
-  void* function = loader().symbol(library_of(event.family), name, event.since);
-  auto holder = std::make_unique<std::shared_ptr<EventTarget>>(shared_from_this());
-  const abi::FreeCallback free_holder = [](void* opaque) {
-    delete static_cast<std::shared_ptr<EventTarget>*>(opaque);
-  };
-  reset_error();
-  if (event.family == EventFamily::qemu_monitor) {
-    using Register = int(void*, void*, const char*, void (*)(), void*, abi::FreeCallback, unsigned);
-    callback_ = reinterpret_cast<Register*>(function)(
-        connection, object, options_.name ? options_.name->c_str() : nullptr, event.callback, holder.get(),
-        free_holder, options_.flags);
-  } else {
-    using Register = int(void*, void*, int, void (*)(), void*, abi::FreeCallback);
-    callback_ = reinterpret_cast<Register*>(function)(connection, object, event.id, event.callback,
-                                                      holder.get(), free_holder);
-  }
-  if (callback_ < 0) throw last_error(name);
-  holder.release();  // libvirt frees it
-}
-
-void Subscription::deregister() {
-  const Event& event = *options_.event;
-  void* connection = options_.connection->object();
-  if (is_close(event.family)) {
-    leave_close_hub(event, connection, this);
-    return;
-  }
-  using Deregister = int(void*, int);
-  loader().get<Deregister>(functions_of(event.family).remove, event.since, library_of(event.family))(
-      connection, callback_);
-}
-
-void Subscription::start() {
-  register_it();
+  topic_.event = &event;
+  if (object) topic_.object = event_object_id(event.object, object);
+  topic_.name = options_.name;
+  topic_.flags = options_.flags;
+  join_event_hub(topic_, options_.connection->object(), object, shared_from_this());
   {
     std::lock_guard lock(mutex_);
     registered_ = !stopped_;
     if (registered_) return;
   }
-  deregister();
+  leave_event_hub(topic_, options_.connection->object(), this);
   throw Error("CLOSED", "closed before the subscription began");
 }
 
@@ -203,7 +124,7 @@ void Subscription::stop(std::function<void()> done) {
     registered = std::exchange(registered_, false);
   }
   pool().post(Lane::quick, [self = shared_from_this(), registered, done = std::move(done)] {
-    if (registered) self->deregister();
+    if (registered) leave_event_hub(self->topic_, self->options_.connection->object(), self.get());
     if (done) done();
   });
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "libvirt/descriptor.h"
+#include "libvirt/event_hub.h"
 #include "libvirt/value.h"
 
 namespace hypertwin::libvirt {
@@ -23,13 +24,6 @@ struct EventRecord {
   double time = 0;        // when it came: milliseconds since 1970
   HandleValue object;     // what it is about; Class::none: the connection
   Object arguments;
-};
-
-// Is given to libvirt as `opaque`, in a holder that libvirt frees.
-class EventTarget {
- public:
-  virtual ~EventTarget() = default;
-  virtual void deliver(const Event& event, const Slot* slots) = 0;
 };
 
 struct SubscriptionOptions {
@@ -63,11 +57,8 @@ class Subscription final : public EventTarget, public std::enable_shared_from_th
   void deliver(const Event& event, const Slot* slots) override;
 
  private:
-  void register_it();
-  void deregister();
-
   SubscriptionOptions options_;  // its object until start(); the rest does not change
-  int callback_ = -1;            // libvirt's number; by start(), then by who deregisters
+  EventTopic topic_;             // by start(), then by who leaves the hub
   std::mutex mutex_;             // guards all below
   bool registered_ = false;
   bool stopped_ = false;

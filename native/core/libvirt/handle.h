@@ -28,12 +28,17 @@ class Handle {
   Class type() const { return type_; }
   void* object() const { return object_; }
 
+  // What it was made of, while that is open: of a stream its connection. Set before others know the handle.
+  void set_origin(const std::shared_ptr<Handle>& origin) { origin_ = origin; }
+  std::shared_ptr<Handle> origin() const { return origin_.lock(); }
+
   // `run` is called on the pool once libvirt's reference is dropped. It must not throw.
   void when_freed(std::function<void()> run);
 
  private:
   const Class type_;
   void* const object_;
+  std::weak_ptr<Handle> origin_;
   std::mutex mutex_;  // guards freed_
   std::vector<std::function<void()>> freed_;
 };

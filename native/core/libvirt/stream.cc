@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "libvirt/abi.h"
 #include "libvirt/error.h"
+#include "libvirt/events.h"
 #include "libvirt/loader.h"
 #include "libvirt/pool.h"
 
@@ -36,6 +37,16 @@ std::exception_ptr over() {
   return std::make_exception_ptr(Error("CLOSED", "the stream is finished, aborted or closed"));
 }
 
+EventTopic end_of_connection() {
+  EventTopic topic;
+  topic.event = find_event(EventFamily::close, 0);
+  return topic;
+}
+
+std::exception_ptr lost() {
+  return std::make_exception_ptr(Error("CONNECTION_LOST", "the stream's connection to libvirt was lost"));
+}
+
 void remove_callback_and_abort(void* stream, bool has_callback) {
   if (has_callback) function<int(void*)>("virStreamEventRemoveCallback")(stream);
   // Of a stream that nothing was opened on it fails, which is as good.
@@ -44,15 +55,81 @@ void remove_callback_and_abort(void* stream, bool has_callback) {
 
 }  // namespace
 
+class StreamIo::Loss final : public EventTarget {
+ public:
+  explicit Loss(std::weak_ptr<StreamIo> stream) : stream_(std::move(stream)) {}
+  void deliver(const Event&, const Slot*) override {
+    if (auto stream = stream_.lock()) stream->on_loss();
+  }
+
+ private:
+  const std::weak_ptr<StreamIo> stream_;
+};
+
+StreamIo::StreamIo(std::shared_ptr<Handle> stream)
+    : stream_(std::move(stream)), connection_([this]() -> std::shared_ptr<Handle> {
+        // A reference of its own: the handle that it comes from may be closed meanwhile.
+        const auto origin = stream_->origin();
+        return origin ? Handle::share(origin->type(), origin->object()) : nullptr;
+      }()) {}
+
 std::shared_ptr<StreamIo> StreamIo::make(std::shared_ptr<Handle> stream) {
   return std::shared_ptr<StreamIo>(new StreamIo(std::move(stream)));
 }
 
 StreamIo::~StreamIo() {
   if (over_) return;
-  pool().post(Lane::slow, [stream = stream_, has_callback = has_callback_] {
-    remove_callback_and_abort(stream->object(), has_callback);
-  });
+  pool().post(Lane::slow,
+              [stream = stream_, has_callback = has_callback_, connection = connection_, loss = loss_] {
+                unwatch_connection(connection, loss);
+                remove_callback_and_abort(stream->object(), has_callback);
+              });
+}
+
+void StreamIo::watch_connection() {
+  if (!connection_) return;
+  std::shared_ptr<Loss> loss;
+  {
+    std::lock_guard lock(mutex_);
+    if (over_ || loss_) return;
+    loss = loss_ = std::make_shared<Loss>(weak_from_this());
+  }
+  void* connection = connection_->object();
+  try {
+    join_event_hub(end_of_connection(), connection, nullptr, loss);
+  } catch (const Error&) {
+    // A driver without connections that could be lost; or it is lost, and the next line says so.
+    std::lock_guard lock(mutex_);
+    if (loss_ == loss) loss_ = nullptr;
+  }
+  bool ended = false;
+  {
+    std::lock_guard lock(mutex_);
+    ended = over_;
+  }
+  // Whoever ended it meanwhile may have been there before.
+  if (ended)
+    unwatch_connection(connection_, loss);
+  else if (function<int(void*)>("virConnectIsAlive", 9008)(connection) == 0)
+    on_loss();
+}
+
+void StreamIo::unwatch_connection(const std::shared_ptr<Handle>& connection,
+                                  const std::shared_ptr<Loss>& loss) {
+  if (loss) leave_event_hub(end_of_connection(), connection->object(), loss.get());
+}
+
+void StreamIo::on_loss() {
+  Attempt waiting[2];
+  {
+    std::lock_guard lock(mutex_);
+    if (over_) return;
+    lost_ = true;
+    for (const Direction direction : {kReading, kWriting})
+      waiting[direction] = std::exchange(waiting_[direction], nullptr);
+  }
+  for (const Direction direction : {kReading, kWriting})
+    if (waiting[direction]) pool().post(Lane::quick, [run = std::move(waiting[direction])] { run(lost()); });
 }
 
 void StreamIo::begin(Direction direction) {
@@ -85,9 +162,12 @@ void StreamIo::attempt(Direction direction, Attempt run) {
 }
 
 void StreamIo::wait(Direction direction, Attempt run) {
+  watch_connection();
+  bool ended = false;
   try {
     std::lock_guard lock(mutex_);
-    if (!over_) {
+    ended = over_;
+    if (!over_ && !lost_) {
       waiting_[direction] = run;
       watch_waiting();
       return;
@@ -100,7 +180,7 @@ void StreamIo::wait(Direction direction, Attempt run) {
     run(std::current_exception());
     return;
   }
-  run(over());
+  run(ended ? over() : lost());
 }
 
 void StreamIo::watch_waiting() {
@@ -279,33 +359,38 @@ void StreamIo::abort(Done done) { end(false, std::move(done)); }
 
 void StreamIo::end(bool finish, Done done) {
   bool ended = false, has_callback = false;
+  std::shared_ptr<Loss> loss;
   Attempt waiting[2];
   {
     std::lock_guard lock(mutex_);
     ended = std::exchange(over_, true);
     has_callback = has_callback_;
+    loss = std::exchange(loss_, nullptr);
     for (const Direction direction : {kReading, kWriting})
       waiting[direction] = std::exchange(waiting_[direction], nullptr);
   }
-  pool().post(Lane::slow, [self = shared_from_this(), finish, ended, has_callback, done = std::move(done),
-                           reading = std::move(waiting[kReading]), writing = std::move(waiting[kWriting])] {
-    std::exception_ptr error;
-    if (ended) {
-      if (finish) error = over();
-    } else {
-      if (reading) reading(over());
-      if (writing) writing(over());
-      void* stream = self->stream_->object();
-      reset_error();
-      if (!finish) {
-        remove_callback_and_abort(stream, has_callback);
-      } else {
-        if (has_callback) function<int(void*)>("virStreamEventRemoveCallback")(stream);
-        if (function<int(void*)>("virStreamFinish")(stream) < 0) error = caught("virStreamFinish");
-      }
-    }
-    if (done) done(error);
-  });
+  pool().post(Lane::slow,
+              [self = shared_from_this(), finish, ended, has_callback, loss, done = std::move(done),
+               reading = std::move(waiting[kReading]), writing = std::move(waiting[kWriting])] {
+                std::exception_ptr error;
+                if (ended) {
+                  if (finish) error = over();
+                } else {
+                  unwatch_connection(self->connection_, loss);
+                  if (reading) reading(over());
+                  if (writing) writing(over());
+                  void* stream = self->stream_->object();
+                  reset_error();
+                  if (!finish) {
+                    remove_callback_and_abort(stream, has_callback);
+                  } else {
+                    if (has_callback) function<int(void*)>("virStreamEventRemoveCallback")(stream);
+                    if (function<int(void*)>("virStreamFinish")(stream) < 0)
+                      error = caught("virStreamFinish");
+                  }
+                }
+                if (done) done(error);
+              });
 }
 
 }  // namespace hypertwin::libvirt

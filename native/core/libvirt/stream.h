@@ -10,6 +10,7 @@
 #include <variant>
 
 #include "libvirt/descriptor.h"
+#include "libvirt/event_hub.h"
 #include "libvirt/handle.h"
 #include "libvirt/value.h"
 
@@ -27,6 +28,7 @@ class StreamIo final : public std::enable_shared_from_this<StreamIo> {
   using ReadDone = std::function<void(StreamChunk, std::exception_ptr)>;
   using Done = std::function<void(std::exception_ptr)>;
 
+  // Throws LibvirtError.
   static std::shared_ptr<StreamIo> make(std::shared_ptr<Handle> stream);
   // A stream that was neither finished nor aborted is aborted, on the pool.
   ~StreamIo();
@@ -53,7 +55,15 @@ class StreamIo final : public std::enable_shared_from_this<StreamIo> {
   using Attempt = std::function<bool(std::exception_ptr)>;
   enum Direction : size_t { kReading, kWriting };
 
-  explicit StreamIo(std::shared_ptr<Handle> stream) : stream_(std::move(stream)) {}
+  // libvirt tells a stream that waits nothing of the end of its connection.
+  class Loss;
+
+  explicit StreamIo(std::shared_ptr<Handle> stream);
+  // On the pool, before the first wait and after the end.
+  void watch_connection();
+  static void unwatch_connection(const std::shared_ptr<Handle>& connection,
+                                 const std::shared_ptr<Loss>& loss);
+  void on_loss();
   // Throws Error("BUSY"), Error("CLOSED").
   void begin(Direction direction);
   void finished(Direction direction);
@@ -65,11 +75,14 @@ class StreamIo final : public std::enable_shared_from_this<StreamIo> {
   void end(bool finish, Done done);
 
   const std::shared_ptr<Handle> stream_;
+  const std::shared_ptr<Handle> connection_;  // null: closed before the stream was used
   // Guards all below. Taken on the event loop's thread, and held while libvirt is told what to wait for: that
   // calls no callback.
   std::mutex mutex_;
   bool busy_[2] = {};  // by Direction
   bool over_ = false;
+  bool lost_ = false;
+  std::shared_ptr<Loss> loss_;  // while the connection is watched
   bool has_callback_ = false;
   Attempt waiting_[2];
   int listened_ = 0;
