@@ -123,8 +123,10 @@ export async function migrate(which: string, destination: string, options: HostM
   if (options.tunnelled && !options.peer) throw usage('--tunnelled needs --peer: the two libvirts connect to each other')
   const opened: Connect[] = []
   const open = async (uri: string | undefined): Promise<Connect> => {
-    const connect = await Connect.open(uri, { keepalive: { interval: 5 } })
+    const connect = await Connect.open(uri)
     opened.push(connect)
+    // A driver within this process has no connection to keep alive.
+    await connect.setKeepAlive(5, 5).catch(() => undefined)
     return connect
   }
   try {
@@ -146,7 +148,7 @@ export async function migrate(which: string, destination: string, options: HostM
     })
     await showDomainMigration(migration, ui)
     const result = await migration.done
-    ui.say(roundsTable({ rounds: result.rounds, blackoutMs: result.blackoutMs ?? 0 }))
+    ui.say(roundsTable(result))
     if (result.postCopy) ui.say('Its memory followed it (post-copy).')
     const { blackoutMs, totalMs, postCopy, rounds } = result
     ui.result({ domain: which, destination, blackoutMs: blackoutMs ?? null, totalMs, postCopy, rounds })

@@ -18,7 +18,7 @@ const kinds = [
 ] as const
 
 /** A line for each round, the last one the stop's. */
-export function roundsTable({ rounds, blackoutMs }: Pick<MigrationResult, 'rounds' | 'blackoutMs'>): string {
+export function roundsTable({ rounds, blackoutMs }: { rounds: MigrationRound[]; blackoutMs: number | undefined }): string {
   const pages = most(rounds, round => round.pages - round.zeroPages)
   const lines = rounds.map((round, i) =>
     [
@@ -32,7 +32,8 @@ export function roundsTable({ rounds, blackoutMs }: Pick<MigrationResult, 'round
     ].join(' ')
   )
   const head = ['round', '    pages', '  of zero', '   on wire', '       took', '    written', ' pages that hold something'].join(' ')
-  return [head, ...lines, `The machine stood still for ${blackoutMs.toFixed(1)} ms.`].join('\n')
+  const still = blackoutMs === undefined ? 'How long the machine stood still is not known.' : `The machine stood still for ${blackoutMs.toFixed(1)} ms.`
+  return [head, ...lines, still].join('\n')
 }
 
 /** Bytes on the wire, pages by how they were sent, and the rate at which the guest wrote, round by round. */

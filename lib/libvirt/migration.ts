@@ -185,7 +185,7 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
     this.#note(progressOf(last, 'done'))
     return {
       domain,
-      blackoutMs: stats?.downtime === undefined ? undefined : Number(stats.downtime),
+      blackoutMs: this.#postCopy && !stats?.downtime ? undefined : optional(stats?.downtime),
       totalMs: performance.now() - this.#begun,
       postCopy: this.#postCopy,
       progress: this.progress,
@@ -193,6 +193,8 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
     }
   }
 }
+
+const optional = (value: bigint | undefined): number | undefined => (value === undefined ? undefined : Number(value))
 
 /**
  * Moves a domain to another host. A connection as the destination: this process leads both libvirts through it (a

@@ -122,7 +122,12 @@ export class MigrationRounds {
   #last = this.#before
 
   add(now: DomainMigrationProgress): void {
-    if (now.round > this.#last.round) this.#before = this.#last
+    if (now.round > this.#last.round) {
+      this.#before = this.#last
+      // A round's end is when it is known how much was written during it.
+      const ended = this.#rounds.at(-1)
+      if (ended) ended.dirtyPagesPerSecond = now.dirtyPagesPerSecond
+    }
     this.#last = now
     if (now.round === 0) return
     const before = this.#before
@@ -134,7 +139,7 @@ export class MigrationRounds {
       >),
       compressedPages: 0,
       durationMs: Math.max(0, now.elapsedMs - before.elapsedMs),
-      dirtyPagesPerSecond: now.phase === 'memory' ? now.dirtyPagesPerSecond : 0
+      dirtyPagesPerSecond: 0
     }
     if (this.#rounds.at(-1)?.round === now.round) this.#rounds.pop()
     this.#rounds.push(round)
