@@ -57,6 +57,44 @@ TEST(LibvirtPool, GrowsWhereQuickCallsBlock) {
   EXPECT_EQ(pool.stats().threads[kSlow], 0u);
 }
 
+// Short calls are left to the threads that run; that one of them blocks is noticed all the same.
+TEST(LibvirtPool, GrowsWhereCallsBlockAfterShortOnes) {
+  Pool pool({.quick_threads = 16, .eager_threads = 2, .patience = 1ms});
+  for (int round = 0; round < 5; ++round) {
+    std::atomic<int> ran{0};
+    for (int i = 0; i < 2000; ++i) pool.post(Lane::quick, [&] { ++ran; });
+    std::atomic<int> begun{0};
+    std::promise<void> all;
+    std::shared_future<void> go = all.get_future().share();
+    for (int i = 0; i < 16; ++i)
+      pool.post(Lane::quick, [&, go] {
+        if (++begun == 16) all.set_value();
+        go.wait();
+      });
+    pool.drain();
+    EXPECT_EQ(ran, 2000);
+    EXPECT_EQ(begun, 16);
+  }
+}
+
+// One after the other, each posted when the one before has ended: with and without a thread that lingers.
+TEST(LibvirtPool, RunsCallsOneByOne) {
+  for (const auto linger : {0us, 50us, 1000us}) {
+    Pool pool({.linger = linger});
+    int ran = 0;
+    for (int i = 0; i < 2000; ++i) {
+      std::promise<void> done;
+      ASSERT_TRUE(pool.post(Lane::quick, [&] {
+        ++ran;
+        done.set_value();
+      }));
+      done.get_future().wait();
+      if (i % 500 == 0) std::this_thread::sleep_for(2ms);
+    }
+    EXPECT_EQ(ran, 2000);
+  }
+}
+
 TEST(LibvirtPool, SlowCallsDoNotHoldUpQuickOnes) {
   Pool pool({.quick_threads = 1, .slow_threads = 4});
   std::promise<void> end;

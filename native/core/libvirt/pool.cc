@@ -3,6 +3,7 @@
 #include <atomic>
 #include <exception>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "libvirt/threads.h"
@@ -20,6 +21,12 @@ std::string next_name() {
   return "ht-virt" + std::to_string(number++);
 }
 
+// Until `count` is no longer `seen`, or the time is over.
+void linger(const std::atomic<uint64_t>& count, uint64_t seen, std::chrono::microseconds most) {
+  const Clock::time_point end = Clock::now() + most;
+  while (count.load(std::memory_order_relaxed) == seen && Clock::now() < end) std::this_thread::yield();
+}
+
 }  // namespace
 
 struct Pool::State {
@@ -31,7 +38,20 @@ struct Pool::State {
     std::deque<Waiting> waiting;
     std::condition_variable wake;
     size_t threads = 0;
-    size_t idle = 0;
+    size_t idle = 0;    // they sleep
+    size_t called = 0;  // they were woken, and do not know it yet
+    // One without work is awake; it pays when work comes soon after another; since when all slept.
+    bool lingering = false;
+    bool linger_pays = false;
+    Clock::time_point asleep;
+    // For it to look at without the lock: how many tasks there have been.
+    std::atomic<uint64_t> posted{0};
+    // What calls took of late; long until it is known.
+    std::chrono::nanoseconds average{std::chrono::milliseconds(1)};
+
+    std::chrono::nanoseconds backlog() const {
+      return average * static_cast<int64_t>(waiting.size()) / static_cast<int64_t>(threads - idle);
+    }
   };
 
   explicit State(PoolOptions o) : options(o) {}
@@ -47,6 +67,7 @@ struct Pool::State {
   LaneState lanes[2];
   bool stopping = false;
   bool watched = false;             // the watching thread is there
+  bool watch_sleeps = false;        // until it is told
   std::condition_variable watch;    // tells it that quick work waits
   std::condition_variable settled;  // tells stop() and drain()
 };
@@ -59,15 +80,35 @@ bool Pool::post(Lane lane, Task task) {
   State::LaneState& mine = state_->of(lane);
   std::lock_guard lock(state_->mutex);
   if (state_->stopping) return false;
-  mine.waiting.push_back({std::move(task), Clock::now()});
+  const Clock::time_point now = Clock::now();
+  mine.waiting.push_back({std::move(task), now});
+  mine.posted.fetch_add(1, std::memory_order_relaxed);
   const PoolOptions& options = state_->options;
-  if (mine.idle >= mine.waiting.size())
-    mine.wake.notify_one();
-  else if (mine.threads < (lane == Lane::slow ? options.slow_threads : options.eager_threads))
-    grow(state_, lane);
-  else if (lane == Lane::quick && mine.threads < options.quick_threads)
+  if (lane == Lane::slow) {
+    wake_or_grow(state_, lane, options.slow_threads);
+    return true;
+  }
+  const bool asleep = mine.threads == mine.idle;
+  if (asleep && now - mine.asleep < options.linger) mine.linger_pays = true;
+  const bool worth = asleep || mine.backlog() > options.worth;
+  if (!(worth && wake_or_grow(state_, lane, options.eager_threads)) &&
+      (mine.idle > 0 || mine.threads < options.quick_threads))
     watch(state_);
   return true;
+}
+
+bool Pool::wake_or_grow(const std::shared_ptr<State>& state, Lane lane, size_t most) {
+  State::LaneState& mine = state->of(lane);
+  if (mine.idle > 0) {
+    --mine.idle;
+    ++mine.called;
+    mine.wake.notify_one();
+    return true;
+  }
+  if (mine.threads >= most) return false;
+  const size_t before = mine.threads;
+  grow(state, lane);
+  return mine.threads > before;
 }
 
 void Pool::grow(const std::shared_ptr<State>& state, Lane lane) {
@@ -86,21 +127,40 @@ void Pool::work(const std::shared_ptr<State>& state, Lane lane) {
   std::unique_lock lock(state->mutex);
   for (;;) {
     if (mine.waiting.empty()) {
+      if (state->stopping) break;
+      if (lane == Lane::quick && mine.linger_pays && !mine.lingering) {
+        mine.lingering = true;
+        const uint64_t seen = mine.posted.load(std::memory_order_relaxed);
+        lock.unlock();
+        linger(mine.posted, seen, state->options.linger);
+        lock.lock();
+        mine.lingering = false;
+        mine.linger_pays = !mine.waiting.empty();
+        if (mine.linger_pays) continue;
+      }
       ++mine.idle;
+      mine.asleep = Clock::now();
       if (state->empty()) state->settled.notify_all();
-      const bool told = mine.wake.wait_for(lock, state->options.idle,
-                                           [&] { return state->stopping || !mine.waiting.empty(); });
+      const bool told =
+          mine.wake.wait_for(lock, state->options.idle, [&] { return state->stopping || mine.called > 0; });
+      if (mine.called > 0) {
+        --mine.called;
+        continue;
+      }
       --mine.idle;
-      if (mine.waiting.empty() && (!told || state->stopping)) break;
+      if (!told) break;
       continue;
     }
     Task task = std::move(mine.waiting.front().task);
     mine.waiting.pop_front();
     lock.unlock();
     park_at_exit();
+    const Clock::time_point start = Clock::now();
     task();
     task = nullptr;
+    const std::chrono::nanoseconds took = Clock::now() - start;
     lock.lock();
+    mine.average += (took - mine.average) / 8;
   }
   --mine.threads;
   state->settled.notify_all();
@@ -110,7 +170,7 @@ void Pool::work(const std::shared_ptr<State>& state, Lane lane) {
 // another.
 void Pool::watch(const std::shared_ptr<State>& state) {
   if (state->watched) {
-    state->watch.notify_one();
+    if (std::exchange(state->watch_sleeps, false)) state->watch.notify_one();
     return;
   }
   state->watched = true;
@@ -119,16 +179,16 @@ void Pool::watch(const std::shared_ptr<State>& state) {
       State::LaneState& quick = state->of(Lane::quick);
       std::unique_lock lock(state->mutex);
       while (!state->stopping) {
-        if (quick.waiting.empty() || quick.threads >= state->options.quick_threads) {
-          state->watch.wait(lock);
+        if (quick.waiting.empty() || (quick.idle == 0 && quick.threads >= state->options.quick_threads)) {
+          state->watch_sleeps = true;
+          state->watch.wait(lock, [&] { return state->stopping || !state->watch_sleeps; });
           continue;
         }
         const auto due = quick.waiting.front().since + state->options.patience;
         if (Clock::now() >= due) {
-          const size_t before = quick.threads;
-          grow(state, Lane::quick);
-          // The new one needs its time to come; where there is none, so does the system.
-          const auto pause = state->options.patience * (quick.threads > before ? 1 : 100);
+          const bool more = wake_or_grow(state, Lane::quick, state->options.quick_threads);
+          // It needs its time to come; where there is none, so does the system.
+          const auto pause = state->options.patience * (more ? 1 : 100);
           state->watch.wait_for(lock, pause, [&] { return state->stopping; });
         } else {
           state->watch.wait_until(lock, due, [&] { return state->stopping; });

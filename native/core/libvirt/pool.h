@@ -18,10 +18,17 @@ struct PoolOptions {
   // Threads of a lane at most; what comes then waits.
   size_t quick_threads = 64;
   size_t slow_threads = 256;
-  // So many quick threads start as soon as there is work for them; more only when work waits for longer than
-  // `patience`, because the running calls block. Slow ones always start.
+  // So many quick threads start as soon as there is work for them that is worth it; more, and whatever the
+  // work is worth, when it waits for longer than `patience`, because the running calls block. Slow ones
+  // always start.
   size_t eager_threads = 4;
   std::chrono::milliseconds patience{1};
+  // Waking a thread costs about this: work that those who run will have done sooner, by what calls took of
+  // late, is left to them.
+  std::chrono::microseconds worth{30};
+  // A quick thread without work looks for more, so long, before it sleeps: one at a time, and while more does
+  // come so soon.
+  std::chrono::microseconds linger{50};
   // A thread that has had nothing to do for so long ends.
   std::chrono::milliseconds idle{10000};
 };
@@ -58,8 +65,10 @@ class Pool {
  private:
   struct State;
   static void work(const std::shared_ptr<State>& state, Lane lane);
-  // Both with the lock.
+  // All with the lock.
   static void grow(const std::shared_ptr<State>& state, Lane lane);
+  // True when one was woken or started.
+  static bool wake_or_grow(const std::shared_ptr<State>& state, Lane lane, size_t most);
   static void watch(const std::shared_ptr<State>& state);
 
   const std::shared_ptr<State> state_;
