@@ -22,6 +22,10 @@ export class Pairs {
     this.#baselines.push(baseline)
   }
 
+  get lastBaseline() {
+    return this.#baselines.at(-1)
+  }
+
   print(name, unit) {
     const ratios = this.#values.map((value, i) => value / this.#baselines[i])
     print({

@@ -11,10 +11,11 @@ import process from 'node:process'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { Connect } from '../dist/libvirt/index.js'
+import { startHosts, whyNoHosts } from '../scripts/hosts/index.mjs'
 import { median, Pairs, print } from './figures.mjs'
 
 const quick = process.argv.includes('--quick')
-const turns = quick ? 3 : 11
+const turns = quick ? 3 : 7
 const seconds = quick ? 0.2 : 0.4
 const inFlight = 64
 const domainCount = 10_000
@@ -45,15 +46,15 @@ class Worker {
   }
 }
 
-function python() {
+function findPython() {
   const tried = spawnSync('/usr/bin/python3', ['-c', 'import libvirt'], { encoding: 'utf8' })
-  if (tried.status === 0) return new Worker('/usr/bin/python3', [path.join(root, 'bench/libvirt_python.py')])
+  if (tried.status === 0) return uri => new Worker('/usr/bin/python3', [path.join(root, 'bench/libvirt_python.py'), uri])
   skipped('libvirt-python', 'it is not installed (apt-get install python3-libvirt)')
   return undefined
 }
 
 /** Installs it beside the benchmarks' programs; it builds itself there. */
-function unraid() {
+function findUnraid() {
   const folder = path.join(root, 'build/bench/unraid')
   const installed = path.join(folder, 'node_modules/@unraid/libvirt')
   if (!existsSync(installed)) {
@@ -68,8 +69,8 @@ function unraid() {
     }
   }
   const side = path.join(root, 'bench/libvirt_unraid.mjs')
-  const tried = spawnSync(process.execPath, [side, installed], { encoding: 'utf8', input: 'serial 0.01\n' })
-  if (tried.status === 0 && Number(tried.stdout) > 0) return new Worker(process.execPath, [side, installed])
+  const tried = spawnSync(process.execPath, [side, installed, 'test:///default'], { encoding: 'utf8', input: 'serial 0.01\n' })
+  if (tried.status === 0 && Number(tried.stdout) > 0) return uri => new Worker(process.execPath, [side, installed, uri])
   skipped('@unraid/libvirt', `it does not run here: ${tried.stderr.trim().split('\n').at(-1)}`)
   return undefined
 }
@@ -88,43 +89,59 @@ async function rate(limit, call) {
   return calls / ((performance.now() - start) / 1000)
 }
 
-const c = new Worker(path.join(root, 'build/bench/libvirt_bench'), [])
-const others = { python: python(), unraid: unraid() }
-const present = Object.entries(others).filter(([, worker]) => worker)
-const connect = await Connect.open('test:///default')
-const domain = await connect.domainLookupByName('test')
+const sides = { python: findPython(), unraid: findUnraid() }
+const program = path.join(root, 'build/bench/libvirt_bench')
 
-async function calls() {
-  const hop = new Pairs()
-  const call = []
-  const hops = []
-  const serial = { c: new Pairs(), python: new Pairs(), unraid: new Pairs() }
-  const pipelined = { c: new Pairs(), python: new Pairs(), unraid: new Pairs() }
-  await rate(inFlight, () => domain.getInfo())
-  for (let turn = 0; turn < turns; turn++) {
-    const ours = await rate(1, () => domain.getInfo())
-    const bare = await c.ask(`serial ${seconds}`)
-    const there = await c.ask(`hop ${seconds}`)
-    call.push(1e6 / bare)
-    hops.push(there * 1e6)
-    hop.add(1e6 / ours, 1e6 / bare + there * 1e6)
-    serial.c.add(ours, bare)
-    for (const [name, worker] of present) serial[name].add(ours, await worker.ask(`serial ${seconds}`))
-    const many = await rate(inFlight, () => domain.getInfo())
-    pipelined.c.add(many, await c.ask(`pipelined ${seconds}`))
-    for (const [name, worker] of present) pipelined[name].add(many, await worker.ask(`pipelined ${seconds}`))
-    process.stderr.write(`libvirt: turn ${turn + 1} of ${turns}\n`)
+/** A test driver with everybody who is connected to it; `c` is there always. */
+class Side {
+  static async open(uri) {
+    const side = new Side()
+    side.workers = { c: new Worker(program, [uri]) }
+    for (const [name, start] of Object.entries(sides)) if (start) side.workers[name] = start(uri)
+    side.names = Object.keys(side.workers)
+    side.connect = await Connect.open(uri)
+    side.domain = await side.connect.domainLookupByName('test')
+    return side
   }
-  print({ name: 'libvirt/call-in-c', value: median(call), unit: 'us' })
-  print({ name: 'libvirt/thread-and-back', value: median(hops), unit: 'us' })
-  hop.print('libvirt/serial/vs-c-and-hop', 'us')
-  for (const name of ['c', ...present.map(([name]) => name)]) {
-    serial[name].print(`libvirt/serial/vs-${name}`, '1/s')
-    pipelined[name].print(`libvirt/in-flight-64/vs-${name}`, '1/s')
+
+  pairs() {
+    return Object.fromEntries(this.names.map(name => [name, new Pairs()]))
+  }
+
+  async close() {
+    for (const worker of Object.values(this.workers)) worker.end()
+    await this.connect.close()
   }
 }
 
-async function events() {
+async function calls(side, prefix) {
+  const { domain, workers, names } = side
+  const vsHop = new Pairs()
+  const bare = []
+  const hops = []
+  const serial = side.pairs()
+  const pipelined = side.pairs()
+  await rate(inFlight, () => domain.getInfo())
+  for (let turn = 0; turn < turns; turn++) {
+    const one = await rate(1, () => domain.getInfo())
+    for (const name of names) serial[name].add(one, await workers[name].ask(`serial ${seconds}`))
+    hops.push((await workers.c.ask(`hop ${seconds}`)) * 1e6)
+    bare.push(1e6 / serial.c.lastBaseline)
+    vsHop.add(1e6 / one, bare.at(-1) + hops.at(-1))
+    const many = await rate(inFlight, () => domain.getInfo())
+    for (const name of names) pipelined[name].add(many, await workers[name].ask(`pipelined ${seconds}`))
+    process.stderr.write(`${prefix}: turn ${turn + 1} of ${turns}\n`)
+  }
+  print({ name: `${prefix}/call-in-c`, value: median(bare), unit: 'us' })
+  print({ name: `${prefix}/thread-and-back`, value: median(hops), unit: 'us' })
+  vsHop.print(`${prefix}/serial/vs-c-and-hop`, 'us')
+  for (const name of names) {
+    serial[name].print(`${prefix}/serial/vs-${name}`, '1/s')
+    pipelined[name].print(`${prefix}/in-flight-64/vs-${name}`, '1/s')
+  }
+}
+
+async function events({ connect, domain, workers }) {
   const count = quick ? 200 : 400
   const latency = async () => {
     let came = () => {}
@@ -143,13 +160,13 @@ async function events() {
   const own = []
   for (let turn = 0; turn < Math.ceil(turns / 2); turn++) {
     own.push(await latency())
-    if (others.python) pairs.add(own.at(-1), (await others.python.ask(`event ${count}`)) * 1e6)
+    if (workers.python) pairs.add(own.at(-1), (await workers.python.ask(`event ${count}`)) * 1e6)
   }
-  if (others.python) pairs.print('libvirt/event/vs-python', 'us')
+  if (workers.python) pairs.print('libvirt/event/vs-python', 'us')
   else print({ name: 'libvirt/event', value: median(own), unit: 'us' })
 }
 
-async function manyDomains(folder) {
+async function manyDomains(side, folder) {
   const file = path.join(folder, 'many.xml')
   const xml = i =>
     `<domain type='test'><name>d${i}</name><memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os></domain>`
@@ -157,15 +174,15 @@ async function manyDomains(folder) {
   const uri = `test://${file}`
   const many = await Connect.open(uri)
   for (const what of ['list', 'stats']) {
-    const pairs = { c: new Pairs(), python: new Pairs(), unraid: new Pairs() }
+    const pairs = side.pairs()
     for (let turn = 0; turn < (quick ? 2 : 5); turn++) {
       const start = performance.now()
       const found = what === 'list' ? await many.listAllDomains() : await many.getAllDomainStats(0)
       const took = performance.now() - start
       if (found.length !== domainCount) throw new Error(`there are ${found.length} domains`)
-      for (const [name, worker] of [['c', c], ...present]) pairs[name].add(took, (await worker.ask(`${what} ${uri}`)) * 1000)
+      for (const name of side.names) pairs[name].add(took, (await side.workers[name].ask(`${what} ${uri}`)) * 1000)
     }
-    for (const name of ['c', ...present.map(([name]) => name)])
+    for (const name of side.names)
       pairs[name].print(`libvirt/10000-domains/${what}/vs-${name}`, 'ms')
   }
   await many.close()
@@ -223,14 +240,29 @@ async function files(folder) {
   p99.print('libvirt/read-file-p99/64-blocked-vs-idle', 'us')
 }
 
+/** The same calls to a daemon: each goes over a socket and back. */
+async function daemon() {
+  const why = await whyNoHosts()
+  if (why) return skipped('libvirt/daemon', why)
+  const hosts = await startHosts({ count: 1 })
+  try {
+    const side = await Side.open(hosts.hosts[0].uri.replace('qemu+unix:///system', 'test+unix:///default'))
+    await calls(side, 'libvirt/daemon')
+    await side.close()
+  } finally {
+    await hosts.close()
+  }
+}
+
 const folder = mkdtempSync(path.join(tmpdir(), 'hypertwin-bench-'))
 try {
-  await calls()
-  await events()
-  await manyDomains(folder)
+  const side = await Side.open('test:///default')
+  await calls(side, 'libvirt')
+  await events(side)
+  await manyDomains(side, folder)
+  await side.close()
   await files(folder)
+  await daemon()
 } finally {
   rmSync(folder, { recursive: true, force: true })
-  for (const worker of [c, ...Object.values(others)]) worker?.end()
-  await connect.close()
 }

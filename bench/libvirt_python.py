@@ -1,4 +1,5 @@
-"""libvirt-python's side of bench/libvirt.mjs: a command a line from stdin, a number a line. "serial S", "pipelined S"
+"""libvirt-python's side of bench/libvirt.mjs: a command a line from stdin, a number a line;
+the argument is the URI of a test driver. "serial S", "pipelined S"
 (64 threads): calls a second over S seconds; "event N": median seconds from a call to its event; "list URI",
 "stats URI": seconds for all domains."""
 import statistics
@@ -75,7 +76,7 @@ def run_events():
 def main():
     libvirt.virEventRegisterDefaultImpl()
     threading.Thread(target=run_events, daemon=True).start()
-    connection = libvirt.open("test:///default")
+    connection = libvirt.open(sys.argv[1])
     domain = connection.lookupByName("test")
     for line in sys.stdin:
         command, argument = line.split()

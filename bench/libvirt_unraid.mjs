@@ -1,4 +1,4 @@
-// The side of @unraid/libvirt in bench/libvirt.mjs, as bench/libvirt_python.py; its folder is the argument. It has no
+// The side of @unraid/libvirt in bench/libvirt.mjs, as bench/libvirt_python.py; the arguments are its folder and a URI. It has no
 // events and no statistics of many domains: it asks each domain.
 import path from 'node:path'
 import process from 'node:process'
@@ -27,7 +27,7 @@ async function rate(seconds, inFlight, call) {
   return calls / ((performance.now() - start) / 1000)
 }
 
-const hypervisor = await open('test:///default')
+const hypervisor = await open(process.argv[3])
 const domain = await hypervisor.domainLookupByName('test')
 for await (const line of createInterface({ input: process.stdin })) {
   const [command, argument] = line.split(' ')

@@ -125,9 +125,9 @@ double list(const Api& api, const std::string& uri, bool with_stats) {
 
 }  // namespace
 
-int main() try {
+int main(int argc, char** argv) try {
   const Api api;
-  void* connection = api.open("test:///default");
+  void* connection = api.open(argc > 1 ? argv[1] : "test:///default");
   check(connection, "virConnectOpen");
   void* domain = api.lookup(connection, "test");
   check(domain, "virDomainLookupByName");

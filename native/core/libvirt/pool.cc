@@ -1,7 +1,9 @@
 #include "libvirt/pool.h"
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
+#include <list>
 #include <string>
 #include <thread>
 #include <utility>
@@ -13,6 +15,9 @@ namespace hypertwin::libvirt {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// With more long calls than that nothing is left to those who run.
+constexpr double kMostLong = 0.3;
 
 thread_local bool is_pool_thread = false;
 
@@ -29,31 +34,46 @@ void linger(const std::atomic<uint64_t>& count, uint64_t seen, std::chrono::micr
 
 }  // namespace
 
-struct Pool::State {
+struct Pool::LaneState {
   struct Waiting {
     Task task;
     Clock::time_point since;
   };
-  struct LaneState {
-    std::deque<Waiting> waiting;
-    std::condition_variable wake;
-    size_t threads = 0;
-    size_t idle = 0;    // they sleep
-    size_t called = 0;  // they were woken, and do not know it yet
-    // One without work is awake; it pays when work comes soon after another; since when all slept.
-    bool lingering = false;
-    bool linger_pays = false;
-    Clock::time_point asleep;
-    // For it to look at without the lock: how many tasks there have been.
-    std::atomic<uint64_t> posted{0};
-    // What calls took of late; long until it is known.
-    std::chrono::nanoseconds average{std::chrono::milliseconds(1)};
+  std::deque<Waiting> waiting;
+  std::condition_variable wake;
+  size_t threads = 0;
+  size_t idle = 0;    // they sleep
+  size_t called = 0;  // they were woken, and do not know it yet
+  // One without work is awake; it pays when work comes soon after another; since when all slept.
+  bool lingering = false;
+  bool linger_pays = false;
+  Clock::time_point asleep;
+  // For it to look at without the lock: how many tasks there have been.
+  std::atomic<uint64_t> posted{0};
+  // When those that run were begun, in order.
+  std::list<Clock::time_point> running;
+  // Of late: the share of calls that took longer than it is worth to wake a thread, and what the others took.
+  double long_share = 1;
+  std::chrono::nanoseconds average{0};
 
-    std::chrono::nanoseconds backlog() const {
-      return average * static_cast<int64_t>(waiting.size()) / static_cast<int64_t>(threads - idle);
-    }
-  };
+  // Threads that will come for work soon.
+  size_t coming(Clock::time_point now, std::chrono::nanoseconds worth) const {
+    const auto blocked = std::find_if(running.begin(), running.end(),
+                                      [&](Clock::time_point begun) { return now - begun < worth; });
+    return called + (lingering ? 1 : 0) + static_cast<size_t>(std::distance(blocked, running.end()));
+  }
+  // Whether they will have done what waits before another could.
+  bool suffice(size_t threads_coming, std::chrono::nanoseconds worth) const {
+    return threads_coming > 0 && long_share < kMostLong &&
+           average * static_cast<int64_t>(waiting.size()) < worth * static_cast<int64_t>(threads_coming);
+  }
+  void learn(std::chrono::nanoseconds took, std::chrono::nanoseconds worth) {
+    long_share += ((took > worth ? 1 : 0) - long_share) / 16;
+    if (took <= worth) average += (took - average) / 8;
+  }
+};
 
+struct Pool::State {
   explicit State(PoolOptions o) : options(o) {}
   LaneState& of(Lane lane) { return lanes[static_cast<size_t>(lane)]; }
   bool empty() const {
@@ -77,7 +97,7 @@ Pool::Pool(PoolOptions options) : state_(std::make_shared<State>(options)) {}
 Pool::~Pool() { stop(); }
 
 bool Pool::post(Lane lane, Task task) {
-  State::LaneState& mine = state_->of(lane);
+  LaneState& mine = state_->of(lane);
   std::lock_guard lock(state_->mutex);
   if (state_->stopping) return false;
   const Clock::time_point now = Clock::now();
@@ -88,17 +108,15 @@ bool Pool::post(Lane lane, Task task) {
     wake_or_grow(state_, lane, options.slow_threads);
     return true;
   }
-  const bool asleep = mine.threads == mine.idle;
-  if (asleep && now - mine.asleep < options.linger) mine.linger_pays = true;
-  const bool worth = asleep || mine.backlog() > options.worth;
-  if (!(worth && wake_or_grow(state_, lane, options.eager_threads)) &&
-      (mine.idle > 0 || mine.threads < options.quick_threads))
-    watch(state_);
+  if (mine.threads == mine.idle && now - mine.asleep < options.linger) mine.linger_pays = true;
+  const bool suffice = mine.suffice(mine.coming(now, options.worth), options.worth);
+  if (suffice || !wake_or_grow(state_, lane, options.eager_threads))
+    if (mine.idle > 0 || mine.threads < options.quick_threads) watch(state_);
   return true;
 }
 
 bool Pool::wake_or_grow(const std::shared_ptr<State>& state, Lane lane, size_t most) {
-  State::LaneState& mine = state->of(lane);
+  LaneState& mine = state->of(lane);
   if (mine.idle > 0) {
     --mine.idle;
     ++mine.called;
@@ -121,9 +139,25 @@ void Pool::grow(const std::shared_ptr<State>& state, Lane lane) {
   }
 }
 
+bool Pool::sleep(State& state, LaneState& mine, std::unique_lock<std::mutex>& lock) {
+  ++mine.idle;
+  mine.asleep = Clock::now();
+  if (state.empty()) state.settled.notify_all();
+  const bool told =
+      mine.wake.wait_for(lock, state.options.idle, [&] { return state.stopping || mine.called > 0; });
+  if (mine.called > 0) {
+    --mine.called;
+    return true;
+  }
+  --mine.idle;
+  return told;
+}
+
 void Pool::work(const std::shared_ptr<State>& state, Lane lane) {
   is_pool_thread = true;
-  State::LaneState& mine = state->of(lane);
+  LaneState& mine = state->of(lane);
+  const auto worth = std::chrono::nanoseconds(state->options.worth);
+  std::list<Clock::time_point> own(1);
   std::unique_lock lock(state->mutex);
   for (;;) {
     if (mine.waiting.empty()) {
@@ -138,29 +172,30 @@ void Pool::work(const std::shared_ptr<State>& state, Lane lane) {
         mine.linger_pays = !mine.waiting.empty();
         if (mine.linger_pays) continue;
       }
-      ++mine.idle;
-      mine.asleep = Clock::now();
-      if (state->empty()) state->settled.notify_all();
-      const bool told =
-          mine.wake.wait_for(lock, state->options.idle, [&] { return state->stopping || mine.called > 0; });
-      if (mine.called > 0) {
-        --mine.called;
-        continue;
-      }
-      --mine.idle;
-      if (!told) break;
+      if (!sleep(*state, mine, lock)) break;
+      continue;
+    }
+    const Clock::time_point begun = Clock::now();
+    // One too many while calls are short would only be in the others' way.
+    const bool late = begun - mine.waiting.front().since >= state->options.patience;
+    if (lane == Lane::quick && !late && !state->stopping &&
+        mine.suffice(mine.coming(begun, worth), worth / 2)) {
+      if (!sleep(*state, mine, lock)) break;
       continue;
     }
     Task task = std::move(mine.waiting.front().task);
     mine.waiting.pop_front();
+    own.front() = begun;
+    mine.running.splice(mine.running.end(), own);
+    const auto self = std::prev(mine.running.end());
     lock.unlock();
     park_at_exit();
-    const Clock::time_point start = Clock::now();
     task();
     task = nullptr;
-    const std::chrono::nanoseconds took = Clock::now() - start;
+    const std::chrono::nanoseconds took = Clock::now() - begun;
     lock.lock();
-    mine.average += (took - mine.average) / 8;
+    own.splice(own.end(), mine.running, self);
+    mine.learn(took, worth);
   }
   --mine.threads;
   state->settled.notify_all();
@@ -176,7 +211,7 @@ void Pool::watch(const std::shared_ptr<State>& state) {
   state->watched = true;
   try {
     start_thread("ht-virt-watch", [state] {
-      State::LaneState& quick = state->of(Lane::quick);
+      LaneState& quick = state->of(Lane::quick);
       std::unique_lock lock(state->mutex);
       while (!state->stopping) {
         if (quick.waiting.empty() || (quick.idle == 0 && quick.threads >= state->options.quick_threads)) {
@@ -206,7 +241,7 @@ void Pool::stop() {
   std::unique_lock lock(state_->mutex);
   state_->stopping = true;
   state_->watch.notify_all();
-  for (State::LaneState& lane : state_->lanes) lane.wake.notify_all();
+  for (LaneState& lane : state_->lanes) lane.wake.notify_all();
   state_->settled.wait(lock, [this] {
     return !state_->watched && state_->lanes[0].threads == 0 && state_->lanes[1].threads == 0;
   });

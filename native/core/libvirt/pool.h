@@ -63,9 +63,12 @@ class Pool {
   PoolStats stats() const;
 
  private:
+  struct LaneState;
   struct State;
   static void work(const std::shared_ptr<State>& state, Lane lane);
   // All with the lock.
+  // False when the thread has slept for too long.
+  static bool sleep(State& state, LaneState& mine, std::unique_lock<std::mutex>& lock);
   static void grow(const std::shared_ptr<State>& state, Lane lane);
   // True when one was woken or started.
   static bool wake_or_grow(const std::shared_ptr<State>& state, Lane lane, size_t most);
