@@ -268,19 +268,22 @@ void output_rule(Observer& o, const Setup& setup, uint64_t, Tally& tally) {
 }
 
 void two_yes(Observer& o, const Setup& setup, uint64_t, Tally&) {
-  caught(o, "an arbiter that says yes twice", {"both sides answer", "two are live"}, [&] {
-    NodeOptions primary = restored(setup, kPrompt), backup = follower(kPrompt);
-    primary.arbiter_says_yes = backup.arbiter_says_yes = true;
-    const Pair pair{first_primary(o, setup, std::move(primary)), o.start(std::move(backup))};
-    Relay& relay = o.relay(listening(o, pair.b));
-    o.command(pair.p, "protect " + relay.address());
-    await_protection(o, pair);
-    relay.hold(Relay::kForward, true);
-    relay.hold(Relay::kBack, true);
-    o.expect("both sides' decision", [&] { return over(o.host(pair.p)) && over(o.host(pair.b)); });
-    const bool one = o.answers(pair.p, milliseconds(1000)), other = o.answers(pair.b, milliseconds(1000));
-    if (one && other) o.violated("both sides answer");
-  });
+  caught(o, "an arbiter that says yes twice",
+         {"both sides answer", "two are live", "two answers that differ", "a mail's number is given twice"},
+         [&] {
+           NodeOptions primary = restored(setup, kPrompt), backup = follower(kPrompt);
+           primary.arbiter_says_yes = backup.arbiter_says_yes = true;
+           const Pair pair{first_primary(o, setup, std::move(primary)), o.start(std::move(backup))};
+           Relay& relay = o.relay(listening(o, pair.b));
+           o.command(pair.p, "protect " + relay.address());
+           await_protection(o, pair);
+           relay.hold(Relay::kForward, true);
+           relay.hold(Relay::kBack, true);
+           o.expect("both sides' decision", [&] { return over(o.host(pair.p)) && over(o.host(pair.b)); });
+           const bool one = o.answers(pair.p, milliseconds(1000)),
+                      other = o.answers(pair.b, milliseconds(1000));
+           if (one && other) o.violated("both sides answer");
+         });
 }
 
 void dropped_record(Observer& o, const Setup& setup, uint64_t, Tally& tally) {
