@@ -37,7 +37,10 @@ class Worker {
   async ask(command) {
     this.#child.stdin.write(`${command}\n`)
     const { done, value } = await this.#answers.next()
-    if (done) throw new Error(`${this.#child.spawnfile} has ended at '${command}'`)
+    if (done) {
+      const why = this.#child.exitCode ?? this.#child.signalCode ?? 'without a word'
+      throw new Error(`${this.#child.spawnfile} has ended at '${command}': ${why}`)
+    }
     return Number(value)
   }
 
