@@ -2,6 +2,8 @@
 import { randomUUID } from 'node:crypto'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import process from 'node:process'
+import { lend } from './capabilities.mjs'
 import { HostsError } from './error.mjs'
 import { inNetwork, onHost } from './namespace.mjs'
 import { ended, execute, identify, isAlive, must, processesBeside, signalIfAlive } from './process.mjs'
@@ -51,6 +53,7 @@ export function prepareHost(instance, number, count) {
     writeFileSync(path.join(etc, name), /^libvirt-qemu:/m.test(machine) ? machine : machine + line)
   }
   writeFileSync(path.join(etc, 'hosts'), `127.0.0.1 localhost\n${names.join('')}`)
+  lend(folder)
   return folder
 }
 
@@ -140,9 +143,12 @@ export class Host {
   }
 
   virsh(...args) {
-    return must(['virsh', '--quiet', '--connect', this.uri, ...args], {
-      env: { ...process.env, LC_ALL: 'C' }
-    })
+    return this.#virsh(args)
+  }
+
+  #virsh(args, options) {
+    const env = { ...process.env, LC_ALL: 'C' }
+    return must(['virsh', '--quiet', '--connect', this.uri, ...args], { env, ...options })
   }
 
   async start() {
@@ -151,10 +157,30 @@ export class Host {
       // It goes into the background when it has its sockets, and answers when its drivers are ready.
       const options = ['--daemon', '--listen', '--pid-file', '/run/libvirt/libvirtd.pid']
       await must(this.command('libvirtd', ...options), { timeout: 60_000 })
-      await this.virsh('hostname')
+      await this.#askQemu()
     } catch (error) {
       const why = `${error.message}${this.#lastLog()}`
       throw new HostsError(`libvirtd of ${this.name} does not start: ${why}`, { cause: error })
+    }
+  }
+
+  // Has libvirt ask QEMU what it can. On a busy machine QEMU 7.2 may wait for a second connection instead of answering
+  // the first one, for ever (seen in one of some hundred starts): then that QEMU is ended and another one asked.
+  async #askQemu() {
+    for (let tries = 1; ; tries++) {
+      try {
+        await this.#virsh(['domcapabilities', '--virttype', 'qemu'], { timeout: 20_000 * tries })
+        return
+      } catch (error) {
+        const asked = this.processes.filter(({ args }) => args.some(arg => /\/qmp\.monitor,/.test(arg)))
+        if (asked.length === 0 || tries === 3) throw error
+        for (const { pid } of asked)
+          try {
+            process.kill(pid, 'SIGKILL')
+          } catch {
+            // It has ended by itself.
+          }
+      }
     }
   }
 

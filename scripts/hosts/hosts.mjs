@@ -6,6 +6,7 @@ import path from 'node:path'
 import process from 'node:process'
 import { Duplex } from 'node:stream'
 import { root } from '../support.mjs'
+import { keep as keepCapabilities } from './capabilities.mjs'
 import { install } from './debian.mjs'
 import { HostsError } from './error.mjs'
 import { Host, makeWire, plugIn, prepareHost, wireAddress } from './host.mjs'
@@ -90,7 +91,12 @@ process.stdin.pipe(s).pipe(process.stdout)`
   }
 
   close() {
-    return (this.#closing ??= end(this.id))
+    return (this.#closing ??= this.#close())
+  }
+
+  async #close() {
+    for (const host of this.hosts) keepCapabilities(host.folder)
+    await end(this.id)
   }
 
   async [Symbol.asyncDispose]() {
