@@ -1,4 +1,5 @@
 // A domain's memory in a file: saved, and started from there.
+import { setTimeout as sleep } from 'node:timers/promises'
 import { day, invalid, within } from './checks.js'
 import type { Connect } from './connect.js'
 import type { Domain } from './domain.js'
@@ -145,19 +146,25 @@ export async function restore(connect: Connect, file: string, options: RestoreOp
   }
   // One that runs already is not what is being restored: libvirt will say so, and it must not be touched.
   const before = await isActive(find)
+  signal.throwIfAborted()
   const control = { over: false }
-  const abort = (): void => void (before ? undefined : giveUp(find, control))
+  let givenUp: Promise<boolean> | undefined
+  const abort = (): void => {
+    if (!before) givenUp = giveUp(find, control)
+  }
   signal.addEventListener('abort', abort, { once: true })
   try {
     await connect.domainRestoreFlags(file, xml, flagsOf(options))
-    return await find()
   } catch (error) {
-    if (signal.aborted && !before) throw signal.reason
+    if (givenUp) throw signal.reason
     throw error
   } finally {
     control.over = true
     signal.removeEventListener('abort', abort)
   }
+  // Either it was destroyed right at its start, or it was too late for that.
+  if (await givenUp) throw signal.reason
+  return find()
 }
 
 async function isActive(find: () => Promise<Domain>): Promise<boolean> {
@@ -170,16 +177,17 @@ async function isActive(find: () => Promise<Domain>): Promise<boolean> {
   }
 }
 
-/** libvirt aborts no job that starts a domain, but it lets it be destroyed meanwhile. */
-async function giveUp(find: () => Promise<Domain>, control: { over: boolean }): Promise<void> {
+/** libvirt aborts no job that starts a domain, but it lets it be destroyed meanwhile. True: it was. */
+async function giveUp(find: () => Promise<Domain>, control: { over: boolean }): Promise<boolean> {
   while (!control.over) {
     try {
       await using domain = await find()
       await domain.destroy()
-      return
+      return true
     } catch {
       // It is not that far yet.
-      await new Promise(resolve => setTimeout(resolve, 20))
+      await sleep(10)
     }
   }
+  return false
 }

@@ -8,10 +8,9 @@ import {
   LibvirtError,
   type DirtyRateSource,
   type Domain,
-  type DomainDirtyRateMode,
-  type DomainDirtyRateSample,
   type StatsSample
 } from '../../lib/libvirt/index.js'
+import { guestPath } from '../../lib/index.js'
 import { blankDisk, prompt } from '../../scripts/hosts/index.mjs'
 import { bootGuest, noHosts, twoHosts } from './hosts.js'
 import { noKvm } from '../no_kvm.js'
@@ -114,22 +113,18 @@ async function shell(t: Test, domain: Domain): Promise<(command: string) => Prom
 t.test('dirty rates of KVM, by its bitmap and its ring', { skip: noHosts || noKvm }, async t => {
   const pair = await twoHosts(t)
   const spec = { memory: '64MiB', cpu: 'host-passthrough', agent: false }
-  /** A BIOS writes much memory when it begins. */
-  const busy = async (domain: Domain, mode: DomainDirtyRateMode): Promise<DomainDirtyRateSample> => {
-    for (let tries = 1; ; tries++) {
-      const measuring = domain.dirtyRate(mode).measure()
-      await domain.reset()
-      const sample = await measuring
-      if (sample.bytesPerSecond > 0 || tries === 10) return sample
-    }
-  }
-  await using domain = await pair.here.createDomain({ ...spec, name: 'plain' }, { persistent: false })
-  const plain = await busy(domain, 'dirty-bitmap')
-  t.ok(plain.bytesPerSecond >= 2 ** 20 && plain.pages >= 256, `${plain.bytesPerSecond / 2 ** 20} MiB/s by its bitmap`)
-  t.strictSame(plain.vcpus, [])
+  // A guest of our own writes 1024 pages over and over.
+  const boot = { kernel: guestPath('dirtier'), commandLine: 'rounds=0' }
+  await using domain = await pair.here.createDomain({ ...spec, name: 'dirtier', boot }, { persistent: false })
+  const bitmap = domain.dirtyRate('dirty-bitmap')
+  // The first time all pages count; once the guest has booted it is the same ones each time.
+  let sample = await bitmap.measure()
+  for (let tries = 0; tries < 10 && sample.pages !== 1024; tries++) sample = await bitmap.measure()
+  t.strictSame(sample, { mode: 'dirty-bitmap', milliseconds: 1000, bytes: 4 << 20, bytesPerSecond: 4 << 20, pages: 1024, vcpus: [] })
+  // The BIOS alone: not every KVM survives the ring with a guest that writes much.
   const xml = domainXml({ ...spec, name: 'ring' }).replace('<acpi/>', "<acpi/><kvm><dirty-ring state='on' size='4096'/></kvm>")
   await using ring = await pair.here.createDomain(xml, { persistent: false })
-  const rate = await busy(ring, 'dirty-ring')
+  const rate = await ring.dirtyRate('dirty-ring').measure()
   t.ok(rate.bytesPerSecond >= 2 ** 20, `${rate.bytesPerSecond / 2 ** 20} MiB/s by its ring`)
   t.strictSame(rate.vcpus, [rate.bytesPerSecond])
 })
@@ -254,17 +249,19 @@ t.test('on a real host', { skip: noHosts, timeout: 175_000 }, async t => {
 
     const control = new AbortController()
     const reason = new Error('not now')
-    const events = here.events('domain.lifecycle', { domain })
-    await events.ready
     const restoring = here.restoreFrom(image, { signal: control.signal, paused: true })
     restoring.catch(() => undefined)
     // QEMU is there, and its memory is being read.
     while (!(await domain.isActive())) await new Promise(resolve => setImmediate(resolve))
     control.abort(reason)
-    await events.return()
     await t.rejects(restoring, reason)
     t.equal((await domain.getState()).state, DomainState.SHUTOFF, 'it is off again')
     t.ok(existsSync(image), 'the file is as it was')
+    const early = new AbortController()
+    const notBegun = here.restoreFrom(image, { signal: early.signal })
+    setImmediate(() => early.abort(reason))
+    await t.rejects(notBegun, reason)
+    t.equal((await domain.getState()).state, DomainState.SHUTOFF)
 
     await using restored = await here.restoreFrom(image, { paused: true })
     t.equal((await restored.getState()).state, DomainState.PAUSED)
