@@ -1,10 +1,15 @@
 // Events as async iterables: order, bounds, ends; a connection that is lost and comes back.
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import t, { type Test } from 'tap'
 import { addon } from '../../lib/libvirt/addon.js'
 import type { DomainEventType} from '../../lib/libvirt/index.js';
 import { Connect, ConnectCloseReason, type EventStream, type LibvirtError, watchEvents } from '../../lib/libvirt/index.js'
 import { Daemon, noDaemon } from './daemon.js'
 import { failure, noLibvirt as skip, testHost } from './support.js'
+
+setFlagsFromString('--expose-gc')
+const gc = runInNewContext('gc') as () => void
 
 async function host(t: Test): Promise<{ connect: Connect; flip: (times?: number) => Promise<void> }> {
   const connect = await testHost()
@@ -108,8 +113,9 @@ t.test('break, the signal and close() end it', { skip }, async t => {
   const first = await closed.next()
   t.equal(first.done, false)
   await connect.close()
-  t.match(await closed.next(), { done: false }, 'what came before is still given')
-  t.strictSame(await closed.next(), { done: true, value: undefined })
+  let left = 0
+  while (!(await closed.next()).done) left++
+  t.ok(left <= 1, 'what was on its way may come, then it is over')
   t.equal((await failure(t, () => connect.events('domain.lifecycle').next())).code, 'CLOSED')
 })
 
@@ -151,6 +157,12 @@ t.test('callbacks as libvirt has them', { skip }, async t => {
 
 t.test('1000 subscriptions leave nothing', { skip }, async t => {
   const { connect } = await host(t)
+  // What the tests before have dropped goes first.
+  for (let i = 0; i < 10; i++) {
+    gc()
+    await new Promise(resolve => setImmediate(resolve))
+  }
+  while (addon.libvirtUsage().running + addon.libvirtUsage().waiting > 0) await new Promise(resolve => setImmediate(resolve))
   const before = addon.libvirtUsage().handles
   for (let i = 0; i < 20; i++) {
     const all = Array.from({ length: 50 }, () => connect.events('domain.lifecycle'))
