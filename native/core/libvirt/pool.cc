@@ -5,7 +5,6 @@
 #include <exception>
 #include <list>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "libvirt/threads.h"
@@ -26,10 +25,20 @@ std::string next_name() {
   return "ht-virt" + std::to_string(number++);
 }
 
-// Until `count` is no longer `seen`, or the time is over.
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Until `count` is no longer `seen`, or the time is over. It does not yield: on a busy host that would be for
+// longer than it lingers.
 void linger(const std::atomic<uint64_t>& count, uint64_t seen, std::chrono::microseconds most) {
   const Clock::time_point end = Clock::now() + most;
-  while (count.load(std::memory_order_relaxed) == seen && Clock::now() < end) std::this_thread::yield();
+  while (count.load(std::memory_order_relaxed) == seen && Clock::now() < end)
+    for (int i = 0; i < 16; ++i) relax();
 }
 
 }  // namespace
@@ -98,35 +107,38 @@ Pool::~Pool() { stop(); }
 
 bool Pool::post(Lane lane, Task task) {
   LaneState& mine = state_->of(lane);
-  std::lock_guard lock(state_->mutex);
+  const PoolOptions& options = state_->options;
+  std::unique_lock lock(state_->mutex);
   if (state_->stopping) return false;
   const Clock::time_point now = Clock::now();
   mine.waiting.push_back({std::move(task), now});
   mine.posted.fetch_add(1, std::memory_order_relaxed);
-  const PoolOptions& options = state_->options;
+  Help help = Help::none;
   if (lane == Lane::slow) {
-    wake_or_grow(state_, lane, options.slow_threads);
-    return true;
+    help = wake_or_grow(state_, lane, options.slow_threads);
+  } else {
+    if (mine.threads == mine.idle && now - mine.asleep < options.linger) mine.linger_pays = true;
+    if (!mine.suffice(mine.coming(now, options.worth), options.worth))
+      help = wake_or_grow(state_, lane, options.eager_threads);
+    if (help == Help::none && (mine.idle > 0 || mine.threads < options.quick_threads)) watch(state_);
   }
-  if (mine.threads == mine.idle && now - mine.asleep < options.linger) mine.linger_pays = true;
-  const bool suffice = mine.suffice(mine.coming(now, options.worth), options.worth);
-  if (suffice || !wake_or_grow(state_, lane, options.eager_threads))
-    if (mine.idle > 0 || mine.threads < options.quick_threads) watch(state_);
+  lock.unlock();
+  // Without the lock, which the one that wakes needs.
+  if (help == Help::woken) mine.wake.notify_one();
   return true;
 }
 
-bool Pool::wake_or_grow(const std::shared_ptr<State>& state, Lane lane, size_t most) {
+Pool::Help Pool::wake_or_grow(const std::shared_ptr<State>& state, Lane lane, size_t most) {
   LaneState& mine = state->of(lane);
   if (mine.idle > 0) {
     --mine.idle;
     ++mine.called;
-    mine.wake.notify_one();
-    return true;
+    return Help::woken;
   }
-  if (mine.threads >= most) return false;
+  if (mine.threads >= most) return Help::none;
   const size_t before = mine.threads;
   grow(state, lane);
-  return mine.threads > before;
+  return mine.threads > before ? Help::grown : Help::none;
 }
 
 void Pool::grow(const std::shared_ptr<State>& state, Lane lane) {
@@ -221,9 +233,10 @@ void Pool::watch(const std::shared_ptr<State>& state) {
         }
         const auto due = quick.waiting.front().since + state->options.patience;
         if (Clock::now() >= due) {
-          const bool more = wake_or_grow(state, Lane::quick, state->options.quick_threads);
+          const Help more = wake_or_grow(state, Lane::quick, state->options.quick_threads);
+          if (more == Help::woken) quick.wake.notify_one();
           // It needs its time to come; where there is none, so does the system.
-          const auto pause = state->options.patience * (more ? 1 : 100);
+          const auto pause = state->options.patience * (more == Help::none ? 100 : 1);
           state->watch.wait_for(lock, pause, [&] { return state->stopping; });
         } else {
           state->watch.wait_until(lock, due, [&] { return state->stopping; });

@@ -70,8 +70,9 @@ class Pool {
   // False when the thread has slept for too long.
   static bool sleep(State& state, LaneState& mine, std::unique_lock<std::mutex>& lock);
   static void grow(const std::shared_ptr<State>& state, Lane lane);
-  // True when one was woken or started.
-  static bool wake_or_grow(const std::shared_ptr<State>& state, Lane lane, size_t most);
+  // Woken: the caller is to notify it.
+  enum class Help { none, woken, grown };
+  static Help wake_or_grow(const std::shared_ptr<State>& state, Lane lane, size_t most);
   static void watch(const std::shared_ptr<State>& state);
 
   const std::shared_ptr<State> state_;
