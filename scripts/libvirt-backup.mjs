@@ -36,7 +36,7 @@ try {
     await showJob(job, since ? `since ${since}` : 'whole')
     const { elapsedMs } = await job.done
     ui.say(`${since ? `written since ${since}` : 'everything'}: ${bytes(statSync(target).size)} in ${elapsedMs} ms`)
-    // An incremental backup has holes where the one before it has the data.
+    // An incremental backup names the disk itself as what lies below: put it on top of the one before.
     if (newest) qemuImg('rebase', '-u', '-F', 'qcow2', '-b', newest, target)
     newest = target
     since = checkpoint

@@ -20,7 +20,7 @@ export interface BackupOptions {
   /** By the target names of the disks: the files to write; the other disks are left out. */
   disks: Record<string, string | { file: string; format?: string; device?: boolean }>
   /**
-   * The name of a checkpoint: only what was written since goes into the files, with the rest to be looked for in the
+   * The name of a checkpoint: only what was written since goes into the files, and their backing file is to become the
    * backup before. Default: everything.
    */
   since?: string

@@ -14,6 +14,13 @@ function contents(file: string, from: number, length: number): string {
   return execFileSync('dd', [`if=${raw}`, 'bs=1', `skip=${from}`, `count=${length}`, 'status=none']).toString('latin1')
 }
 
+/** Where an image has data of its own, as [offset, length]. */
+function own(file: string): [number, number][] {
+  const map = execFileSync('qemu-img', ['map', '-U', '--output=json', file], { encoding: 'utf8' })
+  const parts = JSON.parse(map) as { start: number; length: number; depth: number; data: boolean }[]
+  return parts.filter(({ depth, data }) => depth === 0 && data).map(({ start, length }) => [start, length])
+}
+
 t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t => {
   const pair = await twoHosts(t)
   const { file, host } = pair
@@ -22,7 +29,7 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
   const write = async (text: string, megabyte: number): Promise<void> => {
     const { exitCode, stderr } = await domain.agent.exec('/bin/sh', [
       '-c',
-      `printf '${text}' | /bin/dd of=/dev/vda bs=1M seek=${megabyte} conv=notrunc && /bin/sync`
+      `printf '${text}' | /bin/dd of=/dev/vda bs=1M seek=${megabyte} conv=notrunc,fsync`
     ])
     if (exitCode !== 0) throw new Error(stderr.toString())
   }
@@ -37,19 +44,20 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
       if ((error as LibvirtError).code !== 'VIR_ERR_AGENT_UNRESPONSIVE') throw error
     }
   }
-  await write('first', 0)
+  await write('first', 4)
 
   await t.test('backup, and one of what was written since', async t => {
     const full = file('full.qcow2')
     const progress = await domain.backup({ disks: { vda: full }, checkpoint: 'monday' }).done
     t.ok(progress.totalBytes >= 2 ** 20, `${progress.totalBytes} bytes`)
-    t.equal(contents(full, 0, 5), 'first')
+    t.equal(contents(full, 4 << 20, 5), 'first')
     t.equal((await domain.listAllCheckpoints()).length, 1)
     await write('later', 1)
     const rest = file('rest.qcow2')
     await domain.backup({ disks: { vda: rest }, since: 'monday', checkpoint: 'tuesday' }).done
-    t.equal(contents(rest, 1 << 20, 5), 'later')
-    t.notMatch(contents(rest, 0, 5), /first/, 'what was there before is not in it')
+    t.strictSame(own(rest), [[1 << 20, 1 << 16]], 'nothing else is in it')
+    execFileSync('qemu-img', ['rebase', '-u', '-F', 'qcow2', '-b', full, rest])
+    t.strictSame([contents(rest, 4 << 20, 5), contents(rest, 1 << 20, 5)], ['first', 'later'], 'both together are the disk')
     t.equal((await failure(t, () => domain.backup({ disks: { vdz: full } }).done)).code, 'EINVAL')
     t.throws(() => domain.backup({ disks: {} }), { code: 'EINVAL' })
     const unknown = await failure(t, () => domain.backup({ disks: { vda: file('x.qcow2') }, since: 'never' }).done)
@@ -63,10 +71,10 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
     await using snapshot = await domain.takeSnapshot({ name: 'before', description: 'nothing wrong <yet>' })
     const described = describeSnapshot(await snapshot.getXMLDesc())
     t.match(described, { name: 'before', description: 'nothing wrong <yet>', state: 'running', memory: 'internal' })
-    await write('wrong', 0)
-    t.equal(contents(base, 0, 5), 'wrong')
+    await write('wrong', 4)
+    t.equal(contents(base, 4 << 20, 5), 'wrong')
     await snapshot.revertToSnapshot()
-    t.equal(contents(base, 0, 5), 'first')
+    t.equal(contents(base, 4 << 20, 5), 'first')
     await snapshot.delete()
     t.throws(() => describeSnapshot('<domain/>'), { code: 'EINVAL' })
   })
@@ -137,7 +145,7 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
         break
       }
     const error = await failure(t, () => job.done)
-    t.ok(['BLOCK_JOB_FAILED', 'VIR_ERR_OPERATION_INVALID'].includes(error.code), `${error.code}: ${error.message}`)
+    t.ok(error.code === 'BLOCK_JOB_FAILED' || error.number !== undefined, `${error.code}: ${error.message}`)
     t.equal(await domain.waitForState(5), 5)
   })
 })
