@@ -137,9 +137,10 @@ t.test('faults', { skip: noHosts, timeout: 175_000 }, async t => {
 
   await t.test('libvirtd is restarted under a watch, and QEMU is killed', async t => {
     const kinds: string[] = []
+    let restarted: Promise<void> | undefined
     for await (const event of watchEvents(() => Connect.open(host.uri), 'domain.lifecycle', { minDelayMs: 50 })) {
       kinds.push(event.kind)
-      if (event.kind === 'open') void host.restart('SIGKILL')
+      if (event.kind === 'open') restarted = host.restart('SIGKILL')
       else if (event.kind === 'gap') {
         await using domain = await event.connect.domainLookupByName(name)
         t.equal((await domain.getState()).state, DomainState.RUNNING, 'the guest has outlived its libvirtd')
@@ -148,6 +149,7 @@ t.test('faults', { skip: noHosts, timeout: 175_000 }, async t => {
         process.kill(host.qemuPid(name)!, 'SIGKILL')
       } else if (event.kind === 'domain.lifecycle' && event.args.event === DomainEventType.STOPPED) break
     }
+    await restarted
     t.strictSame(kinds.slice(0, 2), ['open', 'gap'])
     t.equal(await stateAt(host.uri, name), undefined)
   })
