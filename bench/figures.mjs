@@ -38,3 +38,18 @@ export class Pairs {
     })
   }
 }
+
+/** Calls a second, with so many in flight for so long. */
+export async function rate(seconds, inFlight, call) {
+  const start = performance.now()
+  const end = start + seconds * 1000
+  let calls = 0
+  const one = async () => {
+    while (performance.now() < end) {
+      await call()
+      calls++
+    }
+  }
+  await Promise.all(Array.from({ length: inFlight }, one))
+  return calls / ((performance.now() - start) / 1000)
+}

@@ -12,7 +12,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { Connect } from '../dist/libvirt/index.js'
 import { startHosts, whyNoHosts } from '../scripts/hosts/index.mjs'
-import { median, Pairs, print } from './figures.mjs'
+import { median, Pairs, print, rate } from './figures.mjs'
 
 const quick = process.argv.includes('--quick')
 const turns = quick ? 3 : 7
@@ -78,20 +78,6 @@ function findUnraid() {
   return undefined
 }
 
-async function rate(limit, call) {
-  const start = performance.now()
-  const end = start + seconds * 1000
-  let calls = 0
-  const one = async () => {
-    while (performance.now() < end) {
-      await call()
-      calls++
-    }
-  }
-  await Promise.all(Array.from({ length: limit }, one))
-  return calls / ((performance.now() - start) / 1000)
-}
-
 const sides = { python: findPython(), unraid: findUnraid() }
 const program = path.join(root, 'build/bench/libvirt_bench')
 
@@ -124,14 +110,14 @@ async function calls(side, prefix) {
   const hops = []
   const serial = side.pairs()
   const pipelined = side.pairs()
-  await rate(inFlight, () => domain.getInfo())
+  await rate(seconds, inFlight, () => domain.getInfo())
   for (let turn = 0; turn < turns; turn++) {
-    const one = await rate(1, () => domain.getInfo())
+    const one = await rate(seconds, 1, () => domain.getInfo())
     for (const name of names) serial[name].add(one, await workers[name].ask(`serial ${seconds}`))
     hops.push((await workers.c.ask(`hop ${seconds}`)) * 1e6)
     bare.push(1e6 / serial.c.lastBaseline)
     vsHop.add(1e6 / one, bare.at(-1) + hops.at(-1))
-    const many = await rate(inFlight, () => domain.getInfo())
+    const many = await rate(seconds, inFlight, () => domain.getInfo())
     for (const name of names) pipelined[name].add(many, await workers[name].ask(`pipelined ${seconds}`))
     process.stderr.write(`${prefix}: turn ${turn + 1} of ${turns}\n`)
   }

@@ -4,6 +4,7 @@ import path from 'node:path'
 import process from 'node:process'
 import { createInterface } from 'node:readline'
 import { pathToFileURL } from 'node:url'
+import { rate } from './figures.mjs'
 
 const { Hypervisor } = await import(pathToFileURL(path.join(process.argv[2], 'dist/index.js')).href)
 
@@ -11,20 +12,6 @@ async function open(uri) {
   const hypervisor = new Hypervisor({ uri })
   await hypervisor.connectOpen()
   return hypervisor
-}
-
-async function rate(seconds, inFlight, call) {
-  const start = performance.now()
-  const end = start + seconds * 1000
-  let calls = 0
-  const one = async () => {
-    while (performance.now() < end) {
-      await call()
-      calls++
-    }
-  }
-  await Promise.all(Array.from({ length: inFlight }, one))
-  return calls / ((performance.now() - start) / 1000)
 }
 
 const many = {}
