@@ -1,15 +1,18 @@
-// 50 users of a mailroom in a closed loop, answering on the vCPU's own thread: no thread is woken for a
-// packet, so the load generator is not what limits the mailroom. The same mix as the load generator in
-// JavaScript has.
+// Users of a mailroom in a closed loop. They answer on the thread that lets the packet out, the vCPU's own:
+// no thread is woken for a packet, so the load generator is not what limits the mailroom. Or on a thread of
+// their own, as users behind a network do. The same mix as the load generator in JavaScript has.
 #pragma once
 
 #include <pthread.h>
 
 #include <array>
 #include <atomic>
+#include <condition_variable>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../test/mail_client.h"
@@ -25,6 +28,7 @@ class MailLoad final : public Watch {
     uint16_t users = 50;
     std::string log;     // folder of a log, "" for no recording
     bool timed = false;  // measures the load's own time
+    bool apart = false;  // the users have a thread of their own
   };
 
   static std::shared_ptr<MailLoad> boot(const std::shared_ptr<kvm::System>& system, const TempDir& dir,
@@ -32,6 +36,7 @@ class MailLoad final : public Watch {
     auto self = std::make_shared<MailLoad>();
     self->users_.resize(options.users);
     self->timed_ = options.timed;
+    if (options.apart) self->thread_ = std::thread([load = self.get()] { load->work(); });
     const std::string disk = dir.file("mail.img");
     std::ofstream(disk).close();
     std::filesystem::resize_file(disk, 64u << 20);
@@ -45,6 +50,19 @@ class MailLoad final : public Watch {
     self->machine->start();
     self->wait_console("mailroom ready");
     return self;
+  }
+
+  MailLoad() = default;
+  MailLoad(const MailLoad&) = delete;
+  MailLoad& operator=(const MailLoad&) = delete;
+  ~MailLoad() {
+    if (!thread_.joinable()) return;
+    {
+      std::lock_guard lock(arrived_mutex_);
+      leave_ = true;
+    }
+    arrive_.notify_one();
+    thread_.join();
   }
 
   // All users log in; each goes on when it is answered.
@@ -76,12 +94,34 @@ class MailLoad final : public Watch {
   double started = 0;
 
   void on_packet(uint32_t, std::span<const uint8_t> packet) override {
+    if (thread_.joinable()) {
+      std::lock_guard lock(arrived_mutex_);
+      arrived_.emplace_back(packet.begin(), packet.end());
+      if (arrived_.size() == 1) arrive_.notify_one();
+      return;
+    }
     const double begun = timed_ ? now() : 0;
     if (auto reply = mail::parse(packet)) answer(*reply);
     if (timed_) own_.store(own_.load() + now() - begun);
   }
 
  private:
+  void work() {
+    ::pthread_setname_np(::pthread_self(), "users");
+    std::vector<std::vector<uint8_t>> packets;
+    for (;;) {
+      packets.clear();
+      {
+        std::unique_lock lock(arrived_mutex_);
+        arrive_.wait(lock, [this] { return leave_ || !arrived_.empty(); });
+        if (leave_) return;
+        packets.swap(arrived_);
+      }
+      for (const auto& packet : packets)
+        if (auto reply = mail::parse(packet)) answer(*reply);
+    }
+  }
+
   static constexpr size_t kMailboxMax = 32;
 
   struct User {
@@ -165,6 +205,11 @@ class MailLoad final : public Watch {
   std::atomic<uint64_t> answered_{0}, refused_{0}, under_way_{0};
   std::atomic<uint64_t> awaited_{0};
   std::atomic<bool> quiet_{false};
+  std::mutex arrived_mutex_;
+  std::condition_variable arrive_;
+  std::vector<std::vector<uint8_t>> arrived_;
+  bool leave_ = false;
+  std::thread thread_;
 };
 
 }  // namespace hypertwin::bench

@@ -71,8 +71,8 @@ bool OutputGate::release(uint64_t end_index, const std::function<bool()>& may) {
       held_count_.store(held_.size(), std::memory_order_release);
       return false;
     }
-    emit(held.packet, held.device, held.bytes);
     holds_.add(now_ns() - held.made_ns);
+    emit(held.packet, held.device, held.bytes);
     lock.lock();
   }
   return true;

@@ -171,6 +171,8 @@ void Writer::commit() {
   Lock lock(mutex_);
   if (wanted_ == next_index_ || durable_index() == next_index_) return;
   wanted_ = next_index_;
+  // Without the lock, which ht-log needs as soon as it is awake.
+  lock.unlock();
   work_.notify_one();
 }
 
