@@ -33,6 +33,14 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
     ])
     if (exitCode !== 0) throw new Error(stderr.toString())
   }
+  /** What the guest finds on its disk: of a file in use the host may see less. */
+  const found = async (megabyte: number): Promise<string> => {
+    const { stdout } = await domain.agent.exec('/bin/sh', [
+      '-c',
+      `/bin/dd if=/dev/vda bs=1M skip=${megabyte} count=1 iflag=direct | /bin/dd bs=5 count=1`
+    ])
+    return stdout.toString('latin1')
+  }
   const fill = (megabytes: number): Promise<unknown> =>
     domain.agent.exec('/bin/dd', ['if=/dev/urandom', 'of=/dev/vda', 'bs=1M', 'seek=8', `count=${megabytes}`, 'oflag=direct'])
   const diskOf = async (of: Domain) => (await of.describe()).disks[0]!
@@ -72,9 +80,9 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
     const described = describeSnapshot(await snapshot.getXMLDesc())
     t.match(described, { name: 'before', description: 'nothing wrong <yet>', state: 'running', memory: 'internal' })
     await write('wrong', 4)
-    t.equal(contents(base, 4 << 20, 5), 'wrong')
+    t.equal(await found(4), 'wrong')
     await snapshot.revertToSnapshot()
-    t.equal(contents(base, 4 << 20, 5), 'first')
+    t.equal(await found(4), 'first')
     await snapshot.delete()
     t.throws(() => describeSnapshot('<domain/>'), { code: 'EINVAL' })
   })
@@ -99,7 +107,7 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
     t.ok(seen.some(({ share, type }) => share > 0 && share < 1 && type === DomainBlockJobType.ACTIVE_COMMIT), `${seen.length} looks`)
     t.ok(seen.some(({ bandwidth }) => bandwidth === 8n << 20n))
     t.match(await diskOf(domain), { source: base })
-    t.equal(contents(base, 2 << 20, 5), 'above')
+    t.equal(await found(2), 'above')
   })
 
   await t.test('copied: given up, finished, moved over to', async t => {
@@ -126,7 +134,7 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
     await job.pivot()
     await job.done
     t.match(await diskOf(domain), { source: moved })
-    t.equal(contents(moved, 3 << 20, 5), 'moved')
+    t.equal(await found(3), 'moved')
   })
 
   await t.test('what cannot be', async t => {

@@ -458,6 +458,8 @@ void Sender::precopy() {
     if (my.options.verify_memory) my.measure_digest();
     my.first_round();
     for (;;) {
+      // Or the stop would wait for it.
+      my.peer.channel().settle();
       my.harvest();
       const double blackout = my.expected_blackout();
       my.report(true);

@@ -36,6 +36,8 @@ class Channel {
 
   // Bytes a second for bulk frames, 0 for no limit; takes effect at once, also on a send() that waits.
   void limit(uint64_t bytes_per_second);
+  // Waits until the limit has room again for what was sent last.
+  void settle() { wait_for_bandwidth(0); }
 
   uint64_t sent_bytes() const { return sent_.load(std::memory_order_relaxed); }
   uint64_t received_bytes() const { return received_.load(std::memory_order_relaxed); }
