@@ -42,6 +42,7 @@ const domainNames = new Map<number, string>(
  * - `'CONNECTION_LOST'`: events end because the connection did
  * - `'LIBVIRT_REPLAY_STRAYED'`: in a replay (`hypertwin/capture`), the call is not the one that the log has
  * - `'CLOSED'`: the object, or what it belongs to, is closed
+ * - `'EAGAIN'`: the system gives no thread for the call
  * - `'EINVAL'`: an argument cannot be; the message says which
  *
  * @since 0.1.0

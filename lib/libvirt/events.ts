@@ -127,7 +127,7 @@ export interface EventOptions {
   qemuEvent?: string
   /** How many may wait to be taken; 1024 if left out. Then the oldest are dropped. */
   limit?: number
-  /** Ends the iteration with its reason. */
+  /** Ends the iteration at once, with an `AbortError` whose `cause` is the signal's reason, as `events.on()` does. */
   signal?: AbortSignal
 }
 
@@ -155,6 +155,12 @@ interface Item {
   kind: string
   sequence: number
   count?: number
+}
+
+/** What Node's own functions reject with. */
+function abortError(signal: AbortSignal | undefined): Error {
+  const error = new Error('The operation was aborted', { cause: signal?.reason })
+  return Object.assign(error, { name: 'AbortError', code: 'ABORT_ERR' })
 }
 
 /** A bounded queue; the oldest give way to a record that counts them. */
@@ -236,10 +242,13 @@ export class EventStream<T> implements AsyncIterableIterator<T, undefined>, Asyn
   readonly #queue: EventQueue
   readonly #signal: AbortSignal | undefined
   readonly #abort = (): void => {
+    const error = abortError(this.#signal)
     this.#queue.clear()
-    this.#queue.end({ error: this.#signal?.reason })
+    this.#queue.end({ error })
+    this.#rejectReady(error)
     void this.#stop()
   }
+  #rejectReady: (error: unknown) => void = () => undefined
   #ids: number[] = []
   #stopped: Promise<void> | undefined
   #starting: Promise<void> = Promise.resolve()
@@ -254,7 +263,10 @@ export class EventStream<T> implements AsyncIterableIterator<T, undefined>, Asyn
         throw new LibvirtError(`events: there is no kind '${kind}'; kinds are ${eventKinds.join(', ')}`, { code: 'EINVAL' })
     this.#queue = new EventQueue(limit)
     this.#signal = signal
-    this.ready = libvirtErrors(() => this.#start(connect, kinds, options))
+    this.ready = new Promise((resolve, reject) => {
+      this.#rejectReady = reject
+      if (!signal?.aborted) libvirtErrors(() => this.#start(connect, kinds, options)).then(resolve, reject)
+    })
     // Who does not look at it hears of its error from next().
     this.ready.catch((error: unknown) => {
       this.#queue.end({ error })
@@ -426,6 +438,7 @@ export async function* watchEvents<K extends EventKind>(
   const { reconnect = true, minDelayMs = 200, maxDelayMs = 30_000, signal } = options
   let gap: Pick<WatchGap, 'since' | 'attempts' | 'reason'> | undefined
   for (;;) {
+    if (signal?.aborted) throw abortError(signal)
     let connect: Connect | undefined
     try {
       connect = await open()
@@ -436,7 +449,7 @@ export async function* watchEvents<K extends EventKind>(
       yield* events
       return
     } catch (error) {
-      signal?.throwIfAborted()
+      if (signal?.aborted) throw abortError(signal)
       const began = gap !== undefined || (error as { code?: unknown }).code === 'CONNECTION_LOST'
       if (!reconnect || !began) throw error
       gap = gap ? { ...gap, attempts: gap.attempts + 1 } : { since: Date.now(), attempts: 0, reason: error }

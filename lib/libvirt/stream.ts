@@ -103,8 +103,9 @@ class StreamDuplex extends Duplex {
 
 /**
  * A stream of bytes to or from a hypervisor. A call such as `domain.openConsole()`, `vol.download()` or
- * `domain.screenshot()` opens it. Best made with `connect.streamNew(StreamFlags.NONBLOCK)`: then waiting for bytes
- * takes no thread.
+ * `domain.screenshot()` opens it. Waiting in read(), write() and duplex() takes no thread; they are fastest on a stream
+ * of `connect.streamNew(StreamFlags.NONBLOCK)`. libvirt's own recv() and send() on a blocking stream keep a thread until
+ * they return, and so long the end of the stream waits for them. A stream that is closed without finish() is aborted.
  *
  * ```ts
  * const stream = await connect.streamNew(StreamFlags.NONBLOCK)
@@ -177,7 +178,8 @@ export class Stream extends StreamApi {
   }
 
   /**
-   * Gives the transfer up; a read or write that waits is rejected with `CLOSED`. Twice is fine.
+   * Gives the transfer up; a read or write that waits is rejected with `CLOSED`, one that has its bytes already may
+   * still get them. Resolves when the other side has answered. Twice is fine.
    *
    * @see [virStreamAbort](https://libvirt.org/html/libvirt-libvirt-stream.html#virStreamAbort)
    * @since 0.1.0; libvirt 0.7.2
@@ -241,8 +243,9 @@ export class Stream extends StreamApi {
   }
 
   /**
-   * Calls `callback` when one of `events` holds, and again after what it returned has settled, as long as one does.
-   * A stream has one callback: the one before is replaced.
+   * Calls `callback` when one of `events` holds, and again after what it returned has settled, as long as one does;
+   * of the end of the connection once, as `ERROR | HANGUP`. Waiting for one keeps the process alive, until the
+   * callback is removed or the stream ends. A stream has one callback: the one before is replaced.
    *
    * @param events - an OR of `StreamEventType`
    * @throws LibvirtError
@@ -251,17 +254,17 @@ export class Stream extends StreamApi {
    */
   eventAddCallback(events: number, callback: (events: number) => unknown): Promise<void> {
     this.#callback = callback
-    return libvirtErrors(() =>
-      addon.libvirtStreamListen(this, events, now => {
-        void (async () => {
-          try {
-            await callback(now)
-          } finally {
-            addon.libvirtStreamRearm(this)
-          }
-        })()
-      })
-    )
+    const listener = (now: number): void =>
+      void (async () => {
+        try {
+          await callback(now)
+        } finally {
+          // Not for one that has taken its place meanwhile.
+          if (this.#listener === listener) addon.libvirtStreamRearm(this)
+        }
+      })()
+    this.#listener = listener
+    return libvirtErrors(() => addon.libvirtStreamListen(this, events, listener))
   }
 
   /**
@@ -284,10 +287,12 @@ export class Stream extends StreamApi {
    * @since 0.1.0; libvirt 0.7.2
    */
   eventRemoveCallback(): Promise<void> {
+    this.#listener = undefined
     return libvirtErrors(() => addon.libvirtStreamListen(this, 0, undefined))
   }
 
   #callback: (events: number) => unknown = () => undefined
+  #listener: ((events: number) => void) | undefined
 
   async #orAbort(body: () => Promise<void>): Promise<void> {
     try {

@@ -19,10 +19,10 @@ using libvirt::StreamIo;
 
 constexpr double kMostBytes = 16.0 * 1024 * 1024;
 
-StreamIo& stream_of(const Napi::CallbackInfo& info) {
+std::shared_ptr<StreamIo> stream_of(const Napi::CallbackInfo& info) {
   JsHandle& handle = open_handle(info[0], Class::stream, "the stream");
   if (!handle.stream) handle.stream = StreamIo::make(handle.handle);
-  return *handle.stream;
+  return handle.stream;
 }
 
 // The stream's object lives as long as what is done with it.
@@ -37,24 +37,26 @@ Napi::Value chunk_value(Napi::Env env, StreamChunk& chunk) {
   return env.Null();
 }
 
+// Arguments are converted before the stream is looked at: what JavaScript does meanwhile may close it.
+
 // stream, most bytes, sparse; resolves with a Uint8Array, a hole's length as a bigint, or null at the end
 Napi::Value receive(const Napi::CallbackInfo& info) {
   return rejecting(info.Env(), [&]() -> Napi::Value {
-    StreamIo& stream = stream_of(info);
     const double most = info[1].IsNumber() ? info[1].As<Napi::Number>().DoubleValue() : 0;
+    const bool sparse = info[2].ToBoolean();
+    const auto stream = stream_of(info);
     if (!(most >= 1 && most <= kMostBytes))
       throw Error("EINVAL", "virStreamRecv: argument nbytes must be an integer from 1 to 16777216");
     auto [promise, settle] = settler<StreamChunk>(
         info.Env(),
         [kept = keep(info)](Napi::Env env, StreamChunk& chunk) { return chunk_value(env, chunk); });
     try {
-      stream.read(static_cast<size_t>(most), info[2].ToBoolean(),
-                  [settle](StreamChunk chunk, std::exception_ptr error) {
-                    if (error)
-                      settle->reject(error);
-                    else
-                      settle->resolve(std::move(chunk));
-                  });
+      stream->read(static_cast<size_t>(most), sparse, [settle](StreamChunk chunk, std::exception_ptr error) {
+        if (error)
+          settle->reject(error);
+        else
+          settle->resolve(std::move(chunk));
+      });
     } catch (...) {
       settle->reject(std::current_exception());
     }
@@ -62,16 +64,16 @@ Napi::Value receive(const Napi::CallbackInfo& info) {
   });
 }
 
-// A promise of undefined for what `begin` begins.
+// A promise of undefined for what `start` begins on the stream.
 template <class F>
 Napi::Value begin(const Napi::CallbackInfo& info, F&& start) {
   return rejecting(info.Env(), [&]() -> Napi::Value {
-    StreamIo& stream = stream_of(info);
+    const auto stream = stream_of(info);
     auto [promise, settle] = settler<detail::None>(
         info.Env(),
         [kept = keep(info)](Napi::Env env, detail::None&) -> Napi::Value { return env.Undefined(); });
     try {
-      start(stream, [settle](std::exception_ptr error) {
+      start(*stream, [settle](std::exception_ptr error) {
         if (error)
           settle->reject(error);
         else
@@ -86,12 +88,14 @@ Napi::Value begin(const Napi::CallbackInfo& info, F&& start) {
 
 // stream, bytes
 Napi::Value send(const Napi::CallbackInfo& info) {
-  return begin(info, [&](StreamIo& stream, StreamIo::Done done) {
+  return rejecting(info.Env(), [&]() -> Napi::Value {
     const libvirt::Value value = from_js(info[1]);
-    const auto* bytes = value.as<libvirt::Bytes>();
-    if (!bytes)
-      throw Error("EINVAL", "virStreamSend: argument data must be a Uint8Array; it is " + describe(value));
-    stream.write(*bytes, std::move(done));
+    return begin(info, [&](StreamIo& stream, StreamIo::Done done) {
+      const auto* bytes = value.as<libvirt::Bytes>();
+      if (!bytes)
+        throw Error("EINVAL", "virStreamSend: argument data must be a Uint8Array; it is " + describe(value));
+      stream.write(*bytes, std::move(done));
+    });
   });
 }
 
@@ -107,32 +111,64 @@ Napi::Value send_hole(const Napi::CallbackInfo& info) {
   });
 }
 
+// ---- events. A stream that waits for one keeps the process and its own object alive, as a read does; while
+// nothing is waited for nothing does, so the function is the stream's own property and not the environment's.
+
+Napi::Symbol listener_key(Napi::Env env) { return Napi::Symbol::For(env, "hypertwin.listener"); }
+
+void start_listening(Napi::Env env, uint64_t id, const Napi::Object& stream) {
+  if (libvirt_env(env).listening.emplace(id, Napi::Persistent(stream)).second) env_data(env).hold();
+}
+
+// The stream, or an empty value when it does not listen under this number any more.
+Napi::Value stop_listening(Napi::Env env, uint64_t id) {
+  auto node = libvirt_env(env).listening.extract(id);
+  if (node.empty()) return {};
+  env_data(env).release();
+  return node.mapped().Value();
+}
+
+void tell(Napi::Env env, uint64_t id, int events) {
+  const Napi::Value stream = stop_listening(env, id);
+  if (stream.IsEmpty()) return;
+  const Napi::Value listener = stream.As<Napi::Object>().Get(listener_key(env));
+  if (listener.IsFunction()) listener.As<Napi::Function>().Call({Napi::Number::New(env, events)});
+}
+
 // stream, events, function or undefined: it is called with the events that hold, then not before rearm()
 Napi::Value listen(const Napi::CallbackInfo& info) {
   return begin(info, [&](StreamIo& stream, StreamIo::Done done) {
-    LibvirtEnv& own = libvirt_env(info.Env());
+    const Napi::Env env = info.Env();
+    const double events = info[1].IsNumber() ? info[1].As<Napi::Number>().DoubleValue() : -1;
+    if (!(events >= 0 && events <= 2147483647.0) || std::trunc(events) != events)
+      throw Error("EINVAL", "virStreamEventAddCallback: argument events must be an OR of StreamEventType");
     JsHandle& handle = *handle_of(info[0]);
-    forget_listener(info.Env(), handle);
-    StreamIo::Notify notify;
-    if (info[2].IsFunction()) {
-      const uint64_t id = handle.listener = own.next_id++;
-      env_data(info.Env()).hold();
-      own.listeners.emplace(id, Napi::Persistent(info[2].As<Napi::Function>()));
-      notify = [queue = env_data(info.Env()).queue(), id](int events) {
-        queue->post([id, events](Napi::Env env) {
-          auto& listeners = libvirt_env(env).listeners;
-          const auto found = listeners.find(id);
-          if (found != listeners.end()) found->second.Value().Call({Napi::Number::New(env, events)});
-        });
-      };
+    forget_listener(env, handle);
+    if (!info[2].IsFunction()) {
+      stream.listen(0, nullptr, std::move(done));
+      return;
     }
-    stream.listen(info[1].ToNumber().Int32Value(), std::move(notify), std::move(done));
+    auto object = info[0].As<Napi::Object>();
+    object.DefineProperty(Napi::PropertyDescriptor::Value(
+        listener_key(env), info[2],
+        static_cast<napi_property_attributes>(napi_writable | napi_configurable)));
+    const uint64_t id = handle.listener = libvirt_env(env).next_id++;
+    if (events > 0) start_listening(env, id, object);
+    auto queue = env_data(env).queue();
+    stream.listen(
+        static_cast<int>(events),
+        [queue, id](int now) { queue->post([id, now](Napi::Env later) { tell(later, id, now); }); },
+        [queue, id, done = std::move(done)](const std::exception_ptr& error) {
+          if (error) queue->post([id](Napi::Env later) { stop_listening(later, id); });
+          done(error);
+        });
   });
 }
 
 Napi::Value rearm(const Napi::CallbackInfo& info) {
   JsHandle* handle = handle_of(info[0]);
-  if (handle && handle->stream) handle->stream->rearm();
+  if (handle && handle->stream && handle->listener != 0 && handle->stream->rearm())
+    start_listening(info.Env(), handle->listener, info[0].As<Napi::Object>());
   return info.Env().Undefined();
 }
 

@@ -152,9 +152,7 @@ JsHandle::~JsHandle() {
 }
 
 void forget_listener(Napi::Env env, JsHandle& handle) {
-  if (handle.listener == 0) return;
-  libvirt_env(env).listeners.erase(std::exchange(handle.listener, 0));
-  env_data(env).release();
+  if (libvirt_env(env).listening.erase(std::exchange(handle.listener, 0)) > 0) env_data(env).release();
 }
 
 void LibvirtEnv::teardown() {
@@ -163,7 +161,7 @@ void LibvirtEnv::teardown() {
   desks.clear();
   subscribers.clear();
   authenticators.clear();
-  listeners.clear();
+  listening.clear();
   classes.clear();
 }
 

@@ -28,7 +28,7 @@ struct JsHandle {
   libvirt::Class type = libvirt::Class::none;
   std::shared_ptr<libvirt::Handle> handle;  // null: closed
   std::shared_ptr<libvirt::StreamIo> stream;
-  uint64_t listener = 0;  // of the stream's events
+  uint64_t listener = 0;  // of the stream's events; 0: none
   ~JsHandle();
 };
 
@@ -41,7 +41,8 @@ struct LibvirtEnv {
   std::vector<Napi::FunctionReference> classes;  // by Class
   std::map<uint64_t, Subscriber> subscribers;
   std::map<uint64_t, Napi::FunctionReference> authenticators;
-  std::map<uint64_t, Napi::FunctionReference> listeners;  // of streams' events
+  // Streams that wait for an event which somebody listens for, by JsHandle::listener.
+  std::map<uint64_t, Napi::ObjectReference> listening;
   std::map<uint64_t, std::shared_ptr<libvirt::CredentialDesk>> desks;
   uint64_t next_id = 1;
 
@@ -50,7 +51,7 @@ struct LibvirtEnv {
 };
 LibvirtEnv& libvirt_env(Napi::Env env);
 
-// The stream's events are not told any more; until then they keep the process alive.
+// The stream's events are not told any more.
 void forget_listener(Napi::Env env, JsHandle& handle);
 
 // What JavaScript can throw meanwhile (a getter's error) passes through.
@@ -108,15 +109,16 @@ template <class R>
 Napi::Promise on_pool(Napi::Env env, libvirt::Lane lane, std::function<R()> work,
                       std::function<Napi::Value(Napi::Env, R&)> convert) {
   auto [promise, settle] = settler<R>(env, std::move(convert));
-  libvirt::pool().post(lane, [settle = std::move(settle), work = std::move(work)]() mutable {
+  const bool posted = libvirt::pool().post(lane, [kept = settle, work = std::move(work)]() mutable {
     try {
-      settle->resolve(work());
+      kept->resolve(work());
     } catch (...) {
-      settle->reject(std::current_exception());
+      kept->reject(std::current_exception());
     }
     work = nullptr;
-    settle.reset();
+    kept.reset();
   });
+  if (!posted) settle->reject(std::make_exception_ptr(libvirt::no_thread()));
   return promise;
 }
 

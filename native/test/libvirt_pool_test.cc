@@ -6,10 +6,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <future>
+#include <memory>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace hypertwin::libvirt {
@@ -17,7 +21,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr size_t kQuick = 0, kSlow = 1;
+constexpr size_t kQuick = 0, kSlow = 1, kStream = 2;
 
 TEST(LibvirtPool, RunsTasksOnNamedThreads) {
   Pool pool;
@@ -111,6 +115,51 @@ TEST(LibvirtPool, SlowCallsDoNotHoldUpQuickOnes) {
   EXPECT_EQ(pool.stats().waiting[kSlow], 1u);
   EXPECT_FALSE(ran);
   end.set_value();
+  pool.drain();
+  EXPECT_TRUE(ran);
+}
+
+// Streams whose other side is silent: theirs is the only lane that fills up.
+TEST(LibvirtPool, StreamsHoldUpNobody) {
+  Pool pool({.quick_threads = 2, .slow_threads = 2, .stream_threads = 3});
+  std::promise<void> end;
+  std::shared_future<void> ended = end.get_future().share();
+  for (int i = 0; i < 10; ++i) ASSERT_TRUE(pool.post(Lane::stream, [ended] { ended.wait(); }));
+  for (const Lane lane : {Lane::quick, Lane::slow}) {
+    std::promise<void> ran;
+    ASSERT_TRUE(pool.post(lane, [&] { ran.set_value(); }));
+    ran.get_future().wait();
+  }
+  EXPECT_EQ(pool.stats().threads[kStream], 3u);
+  end.set_value();
+  pool.drain();
+}
+
+TEST(LibvirtPool, RefusesWhatNoThreadCanRun) {
+  bool there = false;
+  Pool pool({.start = [&](const std::string& name, std::function<void()> run) {
+    if (!there) throw std::system_error(EAGAIN, std::generic_category());
+    start_thread(name, std::move(run));
+  }});
+  bool ran = false;
+  for (const Lane lane : {Lane::quick, Lane::slow, Lane::stream}) {
+    auto held = std::make_shared<int>(0);
+    const std::weak_ptr<int> dropped = held;
+    EXPECT_FALSE(pool.post(lane, [&ran, held = std::move(held)] { ran = true; }));
+    EXPECT_TRUE(dropped.expired());
+  }
+  EXPECT_EQ(pool.stats().waiting[kQuick] + pool.stats().waiting[kSlow] + pool.stats().waiting[kStream], 0u);
+  EXPECT_FALSE(ran);
+  there = true;
+  std::promise<void> blocking, go;
+  ASSERT_TRUE(pool.post(Lane::slow, [&] {
+    blocking.set_value();
+    go.get_future().wait();
+  }));
+  blocking.get_future().wait();
+  there = false;
+  EXPECT_TRUE(pool.post(Lane::slow, [&] { ran = true; })) << "one that is there will come to it";
+  go.set_value();
   pool.drain();
   EXPECT_TRUE(ran);
 }

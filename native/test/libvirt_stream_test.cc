@@ -6,7 +6,10 @@
 
 #include <atomic>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
+#include <mutex>
+#include <shared_mutex>
 #include <thread>
 
 #include "libvirt_util.h"
@@ -42,6 +45,17 @@ class LibvirtStream : public Libvirt {
     return wait([&](StreamIo::Done done) {
       finish ? stream.finish(std::move(done)) : stream.abort(std::move(done));
     });
+  }
+
+  // Streams of the driver's picture that are open in this process.
+  static int open_pictures() {
+    int count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      std::error_code gone;
+      const auto file = std::filesystem::read_symlink(entry.path(), gone);
+      if (file.string().find("test-screenshot") != std::string::npos) ++count;
+    }
+    return count;
   }
 
   std::shared_ptr<Handle> screenshot(uint32_t flags) {
@@ -83,10 +97,82 @@ TEST_F(LibvirtStream, AbortEndsIt) {
 }
 
 TEST_F(LibvirtStream, WhatIsDroppedIsAborted) {
-  for (int i = 0; i < 20; ++i) {
-    const auto io = StreamIo::make(screenshot(1));
-    if (i % 2) read(*io, 100);
+  for (int i = 0; i < 21; ++i) {
+    {
+      const auto stream = screenshot(1);
+      ASSERT_EQ(open_pictures(), 1);
+      if (i % 3 > 0) {
+        const auto io = StreamIo::make(stream);
+        if (i % 3 > 1) read(*io, 100);
+      }
+    }
+    pool().drain();
+    ASSERT_EQ(open_pictures(), 0);
   }
+}
+
+TEST_F(LibvirtStream, WhatIsOpenedAfterItsEndIsAbortedToo) {
+  const auto connection = open_test();
+  const auto domain = handle_in(call("virDomainLookupByName", {of(connection), text("test")}));
+  auto stream = handle_in(call("virStreamNew", {of(connection), number(1)}));
+  EXPECT_EQ(end(*StreamIo::make(stream), false), "");
+  call("virDomainScreenshot", {of(domain), of(stream), number(0), number(0)});
+  EXPECT_EQ(open_pictures(), 1);
+  stream.reset();
+  pool().drain();
+  EXPECT_EQ(open_pictures(), 0);
+}
+
+// A driver frees the stream's state when it ends: not under a call that runs.
+TEST_F(LibvirtStream, ItsEndWaitsForCallsThatRun) {
+  for (const bool finish : {false, true}) {
+    const auto stream = screenshot(1);
+    const auto io = StreamIo::make(stream);
+    std::shared_lock running(stream->in_use());
+    std::promise<std::string> ended;
+    const auto done = [&](const std::exception_ptr& error) { ended.set_value(code_of(error)); };
+    finish ? io->finish(done) : io->abort(done);
+    EXPECT_EQ(failure([&] { read(*io, 100); }).first, "CLOSED") << "at once";
+    // Another task of the lane is through, so the end had its turn.
+    EXPECT_EQ(end(*io, false), "");
+    EXPECT_EQ(open_pictures(), 1);
+    running.unlock();
+    EXPECT_EQ(ended.get_future().get(), "");
+    EXPECT_EQ(open_pictures(), 0);
+  }
+}
+
+TEST_F(LibvirtStream, CallsDoNotBeginWhileItEnds) {
+  const auto stream = screenshot(1);
+  const auto io = StreamIo::make(stream);
+  const std::lock_guard ending(stream->in_use());
+  EXPECT_EQ(read(*io, 100).error, "CLOSED");
+  EXPECT_EQ(failure([&] { call("virStreamRecv", {of(stream), number(100)}); }).first, "CLOSED");
+}
+
+TEST_F(LibvirtStream, AbortRacesReads) {
+  for (int i = 0; i < 200; ++i) {
+    const auto io = StreamIo::make(screenshot(i % 2));
+    std::promise<std::string> got;
+    io->read(100, false,
+             [&](const StreamChunk&, const std::exception_ptr& error) { got.set_value(code_of(error)); });
+    if (i % 4 > 1) std::this_thread::yield();
+    EXPECT_EQ(end(*io, false), "");
+    const std::string code = got.get_future().get();
+    EXPECT_TRUE(code.empty() || code == "CLOSED") << code;
+  }
+}
+
+// As many as there are threads for them: a migration each.
+TEST_F(LibvirtStream, LongCallsDoNotHoldItUp) {
+  std::promise<void> end_all;
+  std::shared_future<void> over = end_all.get_future().share();
+  for (size_t i = 0; i < PoolOptions().slow_threads; ++i)
+    ASSERT_TRUE(pool().post(Lane::slow, [over] { over.wait(); }));
+  const auto io = StreamIo::make(screenshot(1));
+  EXPECT_EQ(read(*io, 100).error, "");
+  EXPECT_EQ(end(*io, false), "");
+  end_all.set_value();
 }
 
 TEST_F(LibvirtStream, NothingIsOpenedOnIt) {
@@ -119,10 +205,10 @@ TEST_F(LibvirtStream, TellsWhenItCanBeRead) {
             "");
   EXPECT_TRUE(first.get_future().get() & 1);
   EXPECT_EQ(told, 1) << "not again before rearm()";
-  io->rearm();
+  EXPECT_TRUE(io->rearm());
   EXPECT_TRUE(second.get_future().get() & 1);
   EXPECT_EQ(end(*io, false), "");
-  io->rearm();
+  EXPECT_FALSE(io->rearm());
 }
 
 using LibvirtOpen = Libvirt;

@@ -12,7 +12,7 @@ import { runInNewContext } from 'node:vm'
 import { Worker } from 'node:worker_threads'
 import t, { type Test } from 'tap'
 import { addon } from '../../lib/libvirt/addon.js'
-import { Connect } from '../../lib/libvirt/index.js'
+import { Connect, StreamEventType, StreamFlags } from '../../lib/libvirt/index.js'
 import { names } from './closing-worker.js'
 import { failure, noLibvirt as skip, testHost } from './support.js'
 
@@ -84,6 +84,27 @@ t.test('the garbage collector gives back what was dropped', { skip }, async t =>
   const drop = async (): Promise<void> => {
     const connect = await testHost()
     for (let i = 0; i < 100; i++) await connect.listAllDomains()
+  }
+  await drop()
+  t.ok(handles() > before)
+  await settled(before, true)
+})
+
+t.test('and a stream whose listener has been told', { skip }, async t => {
+  const before = handles()
+  const drop = async (): Promise<void> => {
+    await using connect = await testHost()
+    const domain = await connect.domainLookupByName('test')
+    const stream = await connect.streamNew(StreamFlags.NONBLOCK)
+    await domain.screenshot(stream, 0)
+    await new Promise<void>((resolve, reject) => {
+      const callback = (): Promise<void> => {
+        resolve()
+        // It does not return, and knows the stream.
+        return new Promise(() => stream.closed)
+      }
+      stream.eventAddCallback(StreamEventType.READABLE, callback).catch(reject)
+    })
   }
   await drop()
   t.ok(handles() > before)
@@ -174,6 +195,29 @@ t.test('the process', { skip }, async t => {
          for await (const event of connect.events('domain.lifecycle')) { console.log(event.args.event); break }`),
     { status: 0, stdout: '3\n', stderr: '' },
     'lives while events are waited for, and no longer'
+  )
+  const listen = `import { StreamFlags } from ${JSON.stringify(index)}
+    const stream = await connect.streamNew(StreamFlags.NONBLOCK)
+    await domain.screenshot(stream, 0)
+    const later = what => setTimeout(() => { console.log(what); process.exit(0) }, 200).unref()`
+  t.match(
+    run(`${listen}
+         await stream.eventAddCallback(8, () => undefined)
+         later('waits')`),
+    { status: 0, stdout: 'waits\n', stderr: '' },
+    'lives while an event of a stream is waited for'
+  )
+  t.match(
+    run(`${listen}
+         await stream.eventAddCallback(1, () => { console.log('told'); return new Promise(() => undefined) })`),
+    { status: 0, stdout: 'told\n', stderr: '' },
+    'and no longer'
+  )
+  t.match(
+    run(`const stream = await connect.streamNew()
+         await stream.eventAddCallback(1, () => undefined).catch(() => console.log('refused'))`),
+    { status: 0, stdout: 'refused\n', stderr: '' },
+    'nor when there is nothing to wait for'
   )
   const worker = new URL('closing-worker.ts', import.meta.url).href
   t.match(

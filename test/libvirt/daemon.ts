@@ -92,6 +92,10 @@ export class Daemon {
     this.#child?.kill('SIGSTOP')
   }
 
+  /** Undefined while it does not run. */
+  get pid(): number | undefined {
+    return this.#child?.pid
+  }
 
   #file(name: string): string {
     return path.join(this.folder, name)

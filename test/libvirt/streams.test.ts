@@ -1,8 +1,10 @@
 // Streams: a screenshot of the test driver in this process and behind a daemon, volumes of a storage pool up and
 // down with their holes, and everything that can go wrong on the way.
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, readFileSync, statSync } from 'node:fs'
+import { once } from 'node:events'
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 import path from 'node:path'
+import process from 'node:process'
 import { pipeline } from 'node:stream/promises'
 import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
@@ -73,6 +75,73 @@ t.test('destroy aborts and closes; so does an error of who reads', { skip }, asy
   await t.rejects(third.toArray(), { name: 'AbortError' })
 })
 
+/** How many descriptors of the test driver's picture, or of another file, a process holds. */
+function openFiles(process: number | string, file = 'test-screenshot'): number {
+  const links = readdirSync(`/proc/${process}/fd`).map(fd => {
+    try {
+      return readlinkSync(`/proc/${process}/fd/${fd}`)
+    } catch {
+      return ''
+    }
+  })
+  return links.filter(link => link.includes(file)).length
+}
+
+t.test('closed before its first read, it is aborted', { skip }, async t => {
+  await using connect = await testHost()
+  for (const end of ['close', 'destroy', 'while it is opened'] as const) {
+    const stream = await connect.streamNew(StreamFlags.NONBLOCK)
+    const domain = await connect.domainLookupByName('test')
+    const opened = domain.screenshot(stream, 0)
+    if (end !== 'while it is opened') {
+      await opened
+      t.equal(openFiles('self'), 1)
+    }
+    if (end === 'destroy') {
+      const duplex = stream.duplex()
+      const closed = once(duplex, 'close')
+      duplex.destroy()
+      await closed
+    } else await stream.close()
+    await opened
+    t.equal(openFiles('self'), 0, end)
+  }
+})
+
+t.test('a daemon, too, hears that it is closed before its first read', { skip: noDaemon }, async t => {
+  const { connect, pool, daemon } = await storage(t)
+  const vol = await volume(pool, 'unread', 4096)
+  for (const flags of [StreamFlags.NONBLOCK, 0 as StreamFlags]) {
+    const stream = await connect.streamNew(flags)
+    await vol.upload(stream, 0, 4096)
+    t.ok(openFiles(daemon.pid ?? 0, 'unread') > 0)
+    await stream.close()
+    t.equal(openFiles(daemon.pid ?? 0, 'unread'), 0)
+  }
+})
+
+t.test('streams of a daemon that hangs hold up nobody else', { skip: noDaemon }, async t => {
+  const daemon = await Daemon.start(t)
+  const connect = await Connect.open(daemon.uri())
+  const domain = await connect.domainLookupByName('test')
+  const streams: Stream[] = []
+  // As many as any lane has threads.
+  for (let i = 0; i < 256; i++) {
+    const stream = await connect.streamNew()
+    await domain.screenshot(stream, 0)
+    streams.push(stream)
+  }
+  daemon.freeze()
+  const ends = streams.map((stream, i) => (i % 2 ? stream.abort() : stream.close()))
+  await using other = await testHost()
+  const test = await other.domainLookupByName('test')
+  await test.suspend()
+  await test.resume()
+  await daemon.kill()
+  await Promise.all(ends)
+  await connect.close()
+})
+
 t.test('what cannot be is refused', { skip }, async t => {
   await using connect = await testHost()
   const stream = await connect.streamNew(StreamFlags.NONBLOCK)
@@ -80,6 +149,18 @@ t.test('what cannot be is refused', { skip }, async t => {
   t.equal((await failure(t, () => stream.read(0))).code, 'EINVAL')
   t.equal((await failure(t, () => stream.write('text' as unknown as Uint8Array))).code, 'EINVAL')
   t.equal((await failure(t, () => stream.writeHole(-1))).code, 'EINVAL')
+  t.equal((await failure(t, () => stream.eventAddCallback(-1, () => undefined))).code, 'EINVAL')
+  // An argument that closes the stream while it is looked at.
+  const closes = await screenshot(connect)
+  const number = { valueOf: () => (void closes.close(), 1) } as unknown as number
+  t.equal((await failure(t, () => closes.eventAddCallback(number, () => undefined))).code, 'EINVAL')
+  const data = {
+    get length() {
+      void closes.close()
+      return 1
+    }
+  } as unknown as Uint8Array
+  t.equal((await failure(t, () => closes.write(data))).code, 'CLOSED')
   await stream.close()
   t.equal((await failure(t, () => stream.read())).code, 'CLOSED')
 })
@@ -181,15 +262,42 @@ t.test('a slow reader holds the sender up, and a daemon that dies ends the strea
   t.match(await error, { name: 'LibvirtError' })
 })
 
-t.test('abort ends a read that waits', { skip: noDaemon }, async t => {
-  const { connect, pool, daemon } = await storage(t)
+t.test('abort and destroy end a read that waits', { skip: noDaemon }, async t => {
+  const { connect, pool } = await storage(t)
   const vol = await volume(pool, 'waits', 4096)
+  for (const flags of [StreamFlags.NONBLOCK, 0 as StreamFlags]) {
+    const open = async (): Promise<Stream> => {
+      const stream = await connect.streamNew(flags)
+      await vol.upload(stream, 0, 4096)
+      return stream
+    }
+    // Nothing comes on a stream that is written to.
+    const stream = await open()
+    const read = failure(t, () => stream.read())
+    t.equal((await failure(t, () => stream.read())).code, 'BUSY')
+    await stream.abort()
+    t.equal((await read).code, 'CLOSED')
+    const controller = new AbortController()
+    const all = (await open()).duplex({ direction: 'read', signal: controller.signal }).toArray()
+    controller.abort()
+    await t.rejects(all, { name: 'AbortError' })
+  }
+})
+
+t.test('who listens hears of the end of the connection', { skip: noDaemon }, async t => {
+  const { connect, pool, daemon } = await storage(t)
+  const vol = await volume(pool, 'lost', 4096)
   const stream = await connect.streamNew(StreamFlags.NONBLOCK)
   await vol.upload(stream, 0, 4096)
-  // Nothing comes on a stream that is written to.
-  const read = failure(t, () => stream.read())
-  t.equal((await failure(t, () => stream.read())).code, 'BUSY')
+  const heard: number[] = []
+  let told: () => void = () => undefined
+  const first = new Promise<void>(resolve => (told = resolve))
+  await stream.eventAddCallback(StreamEventType.READABLE, events => {
+    heard.push(events)
+    told()
+  })
+  await daemon.kill()
+  await first
   await stream.abort()
-  t.equal((await read).code, 'CLOSED')
-  t.ok(daemon)
+  t.strictSame(heard, [StreamEventType.ERROR | StreamEventType.HANGUP])
 })

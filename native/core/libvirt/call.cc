@@ -5,6 +5,7 @@
 #include <cstring>
 #include <deque>
 #include <optional>
+#include <shared_mutex>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -34,6 +35,8 @@ using Owned = std::unique_ptr<T, Free>;
 
 // More than any answer of libvirt's: a number of elements beyond it is a mistake of the caller's.
 constexpr uint64_t kMostRoom = uint64_t{1} << 30;
+// VIR_STREAM_NONBLOCK: of virStreamNew, which alone returns a stream, the second argument.
+constexpr unsigned kNonBlocking = 1;
 
 bool is_input(Kind kind) { return kind <= Kind::in_struct; }
 
@@ -65,7 +68,10 @@ Value text_or_undefined(const char* text) { return text ? Value(std::string(text
 }  // namespace
 
 Resolver resolver() {
-  return {[](void*, Library library, const char* name) { return loader().find(library, name); }, nullptr};
+  return {[](void*, Library library, const char* name, uint32_t since) {
+            return loader().symbol(library, name, since);
+          },
+          nullptr};
 }
 
 const Function* find_function(const char* name) {
@@ -110,6 +116,17 @@ struct Call::Memory {
 
   // Zeroed, aligned for anything, never null.
   void* room(uint64_t bytes) { return blocks.emplace_back(bytes / sizeof(Block) + 1).data(); }
+
+  // Nobody ends the stream that is an argument while it is held.
+  std::shared_lock<std::shared_mutex> use_of_stream() const {
+    for (const auto& handle : handles) {
+      if (handle->type() != Class::stream) continue;
+      std::shared_lock use(handle->in_use(), std::try_to_lock);
+      if (!use) throw Error("CLOSED", std::string(function.name) + ": the stream is being ended");
+      return use;
+    }
+    return {};
+  }
 
   const char* keep_text(size_t index, const std::string& text) {
     if (text.find('\0') != std::string::npos)
@@ -407,6 +424,7 @@ struct Call::Memory {
         const auto type = static_cast<Class>(ret.type);
         auto handle = Handle::adopt(type, returned.p);
         if (!handles.empty()) handle->set_origin(handles.front());
+        if (type == Class::stream) handle->set_blocking((slots[1].u & kNonBlocking) == 0);
         return Value(HandleValue{type, std::move(handle)});
       }
       case Result::borrowed_handle: {
@@ -630,7 +648,10 @@ Value Call::run() {
   memory.make_rooms();
   Slot returned{.ull = 0};
   reset_error();
-  function_.thunk(address, memory.slots.data(), &returned);
+  {
+    const auto use = memory.use_of_stream();
+    function_.thunk(address, memory.slots.data(), &returned);
+  }
   if (memory.failed(returned)) {
     if (!function_.ret.checked || last_error_code() != 0) throw last_error(function_.name);
     return Value(Undefined{});

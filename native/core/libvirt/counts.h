@@ -7,7 +7,7 @@
 
 namespace hypertwin::libvirt {
 
-// Calls the table's function `index` with the arguments; its int result, or -1 where libvirt lacks it.
+// Calls the table's function `index` with the arguments; its int result.
 int64_t call_for_int(const Resolver& resolver, int index, Slot* args);
 constexpr int kMostParams = 10;
 

@@ -10,8 +10,10 @@ namespace hypertwin::libvirt {
 
 enum class Library : uint8_t { main, qemu, lxc, admin };
 
-// Quick calls wait for a daemon's answer at most; slow ones may last as long as what they start.
-enum class Lane : uint8_t { quick, slow };
+// Quick calls wait for a daemon's answer at most; slow ones may last as long as what they start; those of
+// streams as long as the other side likes.
+enum class Lane : uint8_t { quick, slow, stream };
+constexpr size_t kLanes = 3;
 
 // One argument or the result of a call, as wide as the widest. Pointers (also those that an output is
 // written through) are `p`.
@@ -73,15 +75,19 @@ struct ClassInfo {
   const char* free;  // drops one
 };
 
-// Asks a function of the loaded library by its name; null when it is not there.
-using Resolve = void* (*)(void* loader, Library library, const char* name);
+// The address of a function of the loaded library, by its name; where that is older than `since` it throws
+// Error("LIBVIRT_TOO_OLD").
+using Resolve = void* (*)(void* loader, Library library, const char* name, uint32_t since);
 struct Resolver {
   Resolve resolve;
   void* loader;
-  void* operator()(Library library, const char* name) const { return resolve(loader, library, name); }
+  void* operator()(Library library, const char* name, uint32_t since) const {
+    return resolve(loader, library, name, since);
+  }
 };
 // How many elements an output array must have room for, found by asking libvirt with the arguments of the
-// call, on the call's thread, before it. Negative: that failed, with libvirt's last error set.
+// call, on the call's thread, before it. Negative: that failed, with libvirt's last error set. Throws what
+// the resolver throws.
 using CountQuery = int64_t (*)(const Resolver& resolver, const Slot* args);
 
 enum class Kind : uint8_t {

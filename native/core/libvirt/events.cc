@@ -123,10 +123,12 @@ void Subscription::stop(std::function<void()> done) {
     dropped.swap(waiting_);
     registered = std::exchange(registered_, false);
   }
-  pool().post(Lane::quick, [self = shared_from_this(), registered, done = std::move(done)] {
+  const bool posted = pool().post(Lane::quick, [self = shared_from_this(), registered, done] {
     if (registered) leave_event_hub(self->topic_, self->options_.connection->object(), self.get());
     if (done) done();
   });
+  // Without a thread it stays registered, and takes nothing any more.
+  if (!posted && done) done();
 }
 
 }  // namespace hypertwin::libvirt

@@ -23,6 +23,7 @@ void* class_function(std::atomic<void*>& kept, Library library, const char* name
   return function;
 }
 
+std::atomic<void*> abort_function;
 std::atomic<void*> free_functions[static_cast<size_t>(Class::count)];
 std::atomic<void*> ref_functions[static_cast<size_t>(Class::count)];
 
@@ -52,17 +53,25 @@ void Handle::when_freed(std::function<void()> run) {
 }
 
 Handle::~Handle() {
+  const Pool::Task drop = [type = type_, object = object_, freed = freed_] {
+    const auto index = static_cast<size_t>(type);
+    const ClassInfo& info = classes()[index];
+    const auto function = [&](std::atomic<void*>& kept, const char* name) {
+      return reinterpret_cast<Status>(class_function(kept, info.library, name));
+    };
+    // A call that opened it may have ended after its owner closed it.
+    if (type == Class::stream) function(abort_function, "virStreamAbort")(object);
+    function(free_functions[index], info.free)(object);
+    count.fetch_sub(1);
+    for (const auto& run : freed) run();
+  };
+  // Closing a connection waits for the daemon's answer, as does the abort of a stream.
   const bool connection = type_ == Class::connect || type_ == Class::adm_connect;
-  // Closing a connection waits for the daemon's answer.
-  pool().post(
-      connection ? Lane::slow : Lane::quick, [type = type_, object = object_, freed = std::move(freed_)] {
-        const auto index = static_cast<size_t>(type);
-        const ClassInfo& info = classes()[index];
-        auto* free = reinterpret_cast<Status>(class_function(free_functions[index], info.library, info.free));
-        free(object);
-        count.fetch_sub(1);
-        for (const auto& run : freed) run();
-      });
+  const Lane own = connection ? Lane::slow : type_ == Class::stream ? Lane::stream : Lane::quick;
+  for (const Lane lane : {own, Lane::quick, Lane::slow, Lane::stream})
+    if (pool().post(lane, drop)) return;
+  // The system gives no thread: this one may not wait for a daemon, so the reference stays for ever.
+  for (const auto& run : freed_) run();
 }
 
 }  // namespace hypertwin::libvirt

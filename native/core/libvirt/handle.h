@@ -1,10 +1,12 @@
 // One reference to an object of libvirt's. Whoever uses the object shares the handle; when the last one lets
-// go of it libvirt's own reference is dropped, on the pool: dropping may talk to a daemon, and wait for it.
+// go of it libvirt's own reference is dropped, on the pool: dropping may talk to a daemon, and wait for it. A
+// stream is aborted then, which does nothing to one that has ended.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <vector>
 
 #include "libvirt/descriptor.h"
@@ -32,13 +34,22 @@ class Handle {
   void set_origin(const std::shared_ptr<Handle>& origin) { origin_ = origin; }
   std::shared_ptr<Handle> origin() const { return origin_.lock(); }
 
-  // `run` is called on the pool once libvirt's reference is dropped. It must not throw.
+  // Of a stream: whether its calls wait for the other side. Set before others know the handle.
+  void set_blocking(bool blocking) { blocking_ = blocking; }
+  bool blocking() const { return blocking_; }
+  // Of a stream: shared by the calls that use it, held alone by the one that ends it, which frees what the
+  // others work on. Never taken on a thread that must not block.
+  std::shared_mutex& in_use() { return in_use_; }
+
+  // `run` is called, on the pool if that can be, once libvirt's reference is dropped. It must not throw.
   void when_freed(std::function<void()> run);
 
  private:
   const Class type_;
   void* const object_;
   std::weak_ptr<Handle> origin_;
+  bool blocking_ = false;
+  std::shared_mutex in_use_;
   std::mutex mutex_;  // guards freed_
   std::vector<std::function<void()>> freed_;
 };

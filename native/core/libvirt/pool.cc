@@ -3,11 +3,10 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <iterator>
 #include <list>
 #include <string>
 #include <utility>
-
-#include "libvirt/threads.h"
 
 namespace hypertwin::libvirt {
 
@@ -93,7 +92,7 @@ struct Pool::State {
 
   const PoolOptions options;
   mutable std::mutex mutex;  // guards all below
-  LaneState lanes[2];
+  LaneState lanes[kLanes];
   bool stopping = false;
   bool watched = false;             // the watching thread is there
   bool watch_sleeps = false;        // until it is told
@@ -114,13 +113,18 @@ bool Pool::post(Lane lane, Task task) {
   mine.waiting.push_back({std::move(task), now});
   mine.posted.fetch_add(1, std::memory_order_relaxed);
   Help help = Help::none;
-  if (lane == Lane::slow) {
-    help = wake_or_grow(state_, lane, options.slow_threads);
+  if (lane != Lane::quick) {
+    help = wake_or_grow(state_, lane, lane == Lane::slow ? options.slow_threads : options.stream_threads);
   } else {
     if (mine.threads == mine.idle && now - mine.asleep < options.linger) mine.linger_pays = true;
     if (!mine.suffice(mine.coming(now, options.worth), options.worth))
       help = wake_or_grow(state_, lane, options.eager_threads);
     if (help == Help::none && (mine.idle > 0 || mine.threads < options.quick_threads)) watch(state_);
+  }
+  if (mine.threads == 0) {
+    task = std::move(mine.waiting.back().task);  // destroyed without the lock
+    mine.waiting.pop_back();
+    return false;
   }
   lock.unlock();
   // Without the lock, which the one that wakes needs.
@@ -142,10 +146,10 @@ Pool::Help Pool::wake_or_grow(const std::shared_ptr<State>& state, Lane lane, si
 }
 
 void Pool::grow(const std::shared_ptr<State>& state, Lane lane) {
-  // Counted before it runs. Without memory for a thread the work is left to those that are there.
+  // Counted before it runs. Where the system gives none the work is left to those that are there.
   ++state->of(lane).threads;
   try {
-    start_thread(next_name(), [state, lane] { work(state, lane); });
+    state->options.start(next_name(), [state, lane] { work(state, lane); });
   } catch (const std::exception&) {
     --state->of(lane).threads;
   }
@@ -222,7 +226,7 @@ void Pool::watch(const std::shared_ptr<State>& state) {
   }
   state->watched = true;
   try {
-    start_thread("ht-virt-watch", [state] {
+    state->options.start("ht-virt-watch", [state] {
       LaneState& quick = state->of(Lane::quick);
       std::unique_lock lock(state->mutex);
       while (!state->stopping) {
@@ -256,7 +260,8 @@ void Pool::stop() {
   state_->watch.notify_all();
   for (LaneState& lane : state_->lanes) lane.wake.notify_all();
   state_->settled.wait(lock, [this] {
-    return !state_->watched && state_->lanes[0].threads == 0 && state_->lanes[1].threads == 0;
+    return !state_->watched && std::all_of(std::begin(state_->lanes), std::end(state_->lanes),
+                                           [](const LaneState& lane) { return lane.threads == 0; });
   });
 }
 
@@ -268,7 +273,7 @@ void Pool::drain() {
 PoolStats Pool::stats() const {
   std::lock_guard lock(state_->mutex);
   PoolStats out;
-  for (size_t i = 0; i < 2; ++i) {
+  for (size_t i = 0; i < kLanes; ++i) {
     out.threads[i] = state_->lanes[i].threads;
     out.idle[i] = state_->lanes[i].idle;
     out.waiting[i] = state_->lanes[i].waiting.size();
@@ -279,6 +284,13 @@ PoolStats Pool::stats() const {
 Pool& pool() {
   static Pool& one = *std::make_unique<Pool>().release();
   return one;
+}
+
+Error no_thread() {
+  return Error(
+      "EAGAIN",
+      "the system gives no thread for a call of libvirt's: end other processes, or raise the limit of "
+      "tasks (`ulimit -u`, the control group's pids.max)");
 }
 
 bool on_pool() { return is_pool_thread; }

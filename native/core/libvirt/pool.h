@@ -1,5 +1,6 @@
-// The threads that libvirt's calls block on: an elastic pool with a lane for calls that answer soon and one
-// for calls that last (opening, migrating, saving). It knows nothing of what it runs.
+// The threads that libvirt's calls block on: an elastic pool with a lane for calls that answer soon, one for
+// calls that last (opening, migrating, saving) and one for streams, whose other side may never answer. It
+// knows nothing of what it runs.
 #pragma once
 
 #include <chrono>
@@ -9,8 +10,11 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 
+#include "base/error.h"
 #include "libvirt/descriptor.h"
+#include "libvirt/threads.h"
 
 namespace hypertwin::libvirt {
 
@@ -18,9 +22,10 @@ struct PoolOptions {
   // Threads of a lane at most; what comes then waits.
   size_t quick_threads = 64;
   size_t slow_threads = 256;
+  size_t stream_threads = 256;
   // So many quick threads start as soon as there is work for them that is worth it; more, and whatever the
-  // work is worth, when it waits for longer than `patience`, because the running calls block. Slow ones
-  // always start.
+  // work is worth, when it waits for longer than `patience`, because the running calls block. In the other
+  // lanes they always start.
   size_t eager_threads = 4;
   std::chrono::milliseconds patience{1};
   // Waking a thread costs about this: work that those who run will have done sooner, by what calls took of
@@ -31,12 +36,14 @@ struct PoolOptions {
   std::chrono::microseconds linger{50};
   // A thread that has had nothing to do for so long ends.
   std::chrono::milliseconds idle{10000};
+  // Starts a thread, or throws.
+  std::function<void(const std::string& name, std::function<void()> run)> start = start_thread;
 };
 
 struct PoolStats {
-  size_t threads[2] = {};  // by Lane
-  size_t idle[2] = {};
-  size_t waiting[2] = {};
+  size_t threads[kLanes] = {};  // by Lane
+  size_t idle[kLanes] = {};
+  size_t waiting[kLanes] = {};
 };
 
 class Pool {
@@ -51,7 +58,7 @@ class Pool {
   Pool& operator=(const Pool&) = delete;
 
   // Any thread; never blocks. Tasks of a lane start in order, and run side by side. False, and the task is
-  // dropped, once stopping has begun. Where the system gives no thread at all the task waits for one.
+  // dropped, once stopping has begun, or when the lane has no thread and the system gives none.
   bool post(Lane lane, Task task);
 
   // Takes no new task, lets the running ones end and those that wait be run, and returns when all threads
@@ -80,6 +87,9 @@ class Pool {
 
 // The process's own; never stopped, never destroyed: it outlives every environment.
 Pool& pool();
+
+// What a task is given up with that the process's pool did not take: only for want of threads does it refuse.
+Error no_thread();
 
 // True on a thread of a pool.
 bool on_pool();

@@ -1,6 +1,7 @@
 #include "libvirt/stream.h"
 
 #include <algorithm>
+#include <shared_mutex>
 #include <utility>
 
 #include "base/error.h"
@@ -47,11 +48,7 @@ std::exception_ptr lost() {
   return std::make_exception_ptr(Error("CONNECTION_LOST", "the stream's connection to libvirt was lost"));
 }
 
-void remove_callback_and_abort(void* stream, bool has_callback) {
-  if (has_callback) function<int(void*)>("virStreamEventRemoveCallback")(stream);
-  // Of a stream that nothing was opened on it fails, which is as good.
-  function<int(void*)>("virStreamAbort")(stream);
-}
+void remove_callback(void* stream) { function<int(void*)>("virStreamEventRemoveCallback")(stream); }
 
 }  // namespace
 
@@ -78,11 +75,12 @@ std::shared_ptr<StreamIo> StreamIo::make(std::shared_ptr<Handle> stream) {
 }
 
 StreamIo::~StreamIo() {
-  if (over_) return;
-  pool().post(Lane::slow,
+  if (over_ || (!loss_ && !has_callback_)) return;
+  // Without a thread they stay, and tell nobody any more.
+  pool().post(Lane::stream,
               [stream = stream_, has_callback = has_callback_, connection = connection_, loss = loss_] {
                 unwatch_connection(connection, loss);
-                remove_callback_and_abort(stream->object(), has_callback);
+                if (has_callback) remove_callback(stream->object());
               });
 }
 
@@ -120,16 +118,26 @@ void StreamIo::unwatch_connection(const std::shared_ptr<Handle>& connection,
 }
 
 void StreamIo::on_loss() {
-  Attempt waiting[2];
   {
     std::lock_guard lock(mutex_);
     if (over_) return;
     lost_ = true;
+  }
+  give_up(kError | kHangUp, lost());
+}
+
+void StreamIo::give_up(int events, const std::exception_ptr& error) {
+  Attempt waiting[2];
+  Notify notify;
+  {
+    std::lock_guard lock(mutex_);
     for (const Direction direction : {kReading, kWriting})
       waiting[direction] = std::exchange(waiting_[direction], nullptr);
+    if (std::exchange(armed_, false)) notify = notify_;
   }
-  for (const Direction direction : {kReading, kWriting})
-    if (waiting[direction]) pool().post(Lane::quick, [run = std::move(waiting[direction])] { run(lost()); });
+  if (notify) notify(events);
+  for (const Attempt& run : waiting)
+    if (run) run(error);
 }
 
 void StreamIo::begin(Direction direction) {
@@ -151,34 +159,50 @@ bool StreamIo::is_over() {
   return over_;
 }
 
-void StreamIo::attempt(Direction direction, Attempt run) {
-  // A blocking stream may keep the thread for long.
-  pool().post(Lane::slow, [self = shared_from_this(), direction, run = std::move(run)] {
-    if (self->is_over())
-      run(over());
-    else if (!run(nullptr))
-      self->wait(direction, run);
+void StreamIo::attempt(When when, Direction direction, Attempt run) {
+  const bool posted = pool().post(Lane::stream, [self = shared_from_this(), when, direction, run] {
+    self->try_it(when, direction, run);
   });
+  if (!posted) run(std::make_exception_ptr(no_thread()));
 }
 
-void StreamIo::wait(Direction direction, Attempt run) {
-  watch_connection();
-  bool ended = false;
-  try {
-    std::lock_guard lock(mutex_);
-    ended = over_;
-    if (!over_ && !lost_) {
-      waiting_[direction] = run;
-      watch_waiting();
+void StreamIo::try_it(When when, Direction direction, const Attempt& run) {
+  if (when == When::first && stream_->blocking()) try {
+      wait(direction, run);
+      return;
+    } catch (const Error&) {
+      // Without events it blocks, or fails and says why.
+    }
+  {
+    // Held alone only by who ends it.
+    const std::shared_lock use(stream_->in_use(), std::try_to_lock);
+    if (!use || is_over()) {
+      run(over());
       return;
     }
+    if (run(nullptr)) return;
+  }
+  try {
+    wait(direction, run);
   } catch (...) {
-    {
-      std::lock_guard lock(mutex_);
-      waiting_[direction] = nullptr;
-    }
     run(std::current_exception());
-    return;
+  }
+}
+
+void StreamIo::wait(Direction direction, const Attempt& run) {
+  watch_connection();
+  bool ended = false;
+  {
+    std::lock_guard lock(mutex_);
+    ended = over_;
+    if (!over_ && !lost_) try {
+        waiting_[direction] = run;
+        watch_waiting();
+        return;
+      } catch (...) {
+        waiting_[direction] = nullptr;
+        throw;
+      }
   }
   run(ended ? over() : lost());
 }
@@ -186,6 +210,7 @@ void StreamIo::wait(Direction direction, Attempt run) {
 void StreamIo::watch_waiting() {
   const int events =
       (waiting_[kReading] ? kReadable : 0) | (waiting_[kWriting] ? kWritable : 0) | (armed_ ? listened_ : 0);
+  if (!has_callback_ && events == 0) return;
   void* stream = stream_->object();
   reset_error();
   if (has_callback_) {
@@ -211,6 +236,7 @@ void StreamIo::watch_waiting() {
 void StreamIo::on_event(int events) {
   Attempt ready[2];
   Notify notify;
+  std::exception_ptr failed;
   {
     std::lock_guard lock(mutex_);
     if (over_) return;
@@ -224,57 +250,59 @@ void StreamIo::on_event(int events) {
     try {
       watch_waiting();
     } catch (const Error&) {
-      // The attempts find out why.
+      failed = std::current_exception();
     }
   }
   if (notify) notify(events);
   for (const Direction direction : {kReading, kWriting})
-    if (ready[direction]) attempt(direction, std::move(ready[direction]));
+    if (ready[direction]) attempt(When::now, direction, std::move(ready[direction]));
+  if (failed) give_up(kError, failed);
 }
 
 void StreamIo::read(size_t most, bool sparse, ReadDone done) {
   begin(kReading);
-  attempt(kReading, [self = shared_from_this(), most, sparse,
-                     done = std::move(done)](std::exception_ptr error) {
-    StreamChunk chunk;
-    if (!error) try {
-        void* stream = self->stream_->object();
-        Bytes bytes(most);
-        auto* memory = reinterpret_cast<char*>(bytes.data());
-        reset_error();
-        int got = -1;
-        bool holes = sparse && loader().version() >= kHoles;
-        if (holes) {
-          got = function<int(void*, char*, size_t, unsigned)>("virStreamRecvFlags", kHoles)(
-              stream, memory, most, kStopAtHole);
-          // A driver that knows no holes has none.
-          if (got == -1 && last_error("").details().code == kNoSupport) holes = false;
-        }
-        if (!holes) {
-          reset_error();
-          got = function<int(void*, char*, size_t)>("virStreamRecv")(stream, memory, most);
-        }
-        if (got == kWouldBlock) return false;
-        if (got > 0) {
-          bytes.resize(static_cast<size_t>(got));
-          chunk = std::move(bytes);
-        } else if (got == 0) {
-          chunk = StreamEnd{};
-        } else if (got == kInHole) {
-          long long length = 0;
-          if (function<int(void*, long long*, unsigned)>("virStreamRecvHole", kHoles)(stream, &length, 0) < 0)
-            throw last_error("virStreamRecvHole");
-          chunk = StreamHole{length};
-        } else {
-          throw last_error(holes ? "virStreamRecvFlags" : "virStreamRecv");
-        }
-      } catch (...) {
-        error = std::current_exception();
-      }
-    self->finished(kReading);
-    done(std::move(chunk), error);
-    return true;
-  });
+  attempt(When::first, kReading,
+          [self = shared_from_this(), most, sparse, done = std::move(done)](std::exception_ptr error) {
+            StreamChunk chunk;
+            if (!error) try {
+                void* stream = self->stream_->object();
+                Bytes bytes(most);
+                auto* memory = reinterpret_cast<char*>(bytes.data());
+                reset_error();
+                int got = -1;
+                bool holes = sparse && loader().version() >= kHoles;
+                if (holes) {
+                  got = function<int(void*, char*, size_t, unsigned)>("virStreamRecvFlags", kHoles)(
+                      stream, memory, most, kStopAtHole);
+                  // A driver that knows no holes has none.
+                  if (got == -1 && last_error("").details().code == kNoSupport) holes = false;
+                }
+                if (!holes) {
+                  reset_error();
+                  got = function<int(void*, char*, size_t)>("virStreamRecv")(stream, memory, most);
+                }
+                if (got == kWouldBlock) return false;
+                if (got > 0) {
+                  bytes.resize(static_cast<size_t>(got));
+                  chunk = std::move(bytes);
+                } else if (got == 0) {
+                  chunk = StreamEnd{};
+                } else if (got == kInHole) {
+                  long long length = 0;
+                  if (function<int(void*, long long*, unsigned)>("virStreamRecvHole", kHoles)(stream, &length,
+                                                                                              0) < 0)
+                    throw last_error("virStreamRecvHole");
+                  chunk = StreamHole{length};
+                } else {
+                  throw last_error(holes ? "virStreamRecvFlags" : "virStreamRecv");
+                }
+              } catch (...) {
+                error = std::current_exception();
+              }
+            self->finished(kReading);
+            done(std::move(chunk), error);
+            return true;
+          });
 }
 
 void StreamIo::write(Bytes bytes, Done done) {
@@ -284,27 +312,29 @@ void StreamIo::write(Bytes bytes, Done done) {
     size_t sent = 0;
   };
   auto progress = std::make_shared<Progress>(Progress{std::move(bytes)});
-  attempt(kWriting, [self = shared_from_this(), progress, done = std::move(done)](std::exception_ptr error) {
-    while (!error && progress->sent < progress->bytes.size()) try {
-        reset_error();
-        const int sent = function<int(void*, const char*, size_t)>("virStreamSend")(
-            self->stream_->object(), reinterpret_cast<const char*>(progress->bytes.data()) + progress->sent,
-            std::min(kMessage, progress->bytes.size() - progress->sent));
-        if (sent == kWouldBlock) return false;
-        if (sent < 0) throw last_error("virStreamSend");
-        progress->sent += static_cast<size_t>(sent);
-      } catch (...) {
-        error = std::current_exception();
-      }
-    self->finished(kWriting);
-    done(error);
-    return true;
-  });
+  attempt(When::first, kWriting,
+          [self = shared_from_this(), progress, done = std::move(done)](std::exception_ptr error) {
+            while (!error && progress->sent < progress->bytes.size()) try {
+                reset_error();
+                const int sent = function<int(void*, const char*, size_t)>("virStreamSend")(
+                    self->stream_->object(),
+                    reinterpret_cast<const char*>(progress->bytes.data()) + progress->sent,
+                    std::min(kMessage, progress->bytes.size() - progress->sent));
+                if (sent == kWouldBlock) return false;
+                if (sent < 0) throw last_error("virStreamSend");
+                progress->sent += static_cast<size_t>(sent);
+              } catch (...) {
+                error = std::current_exception();
+              }
+            self->finished(kWriting);
+            done(error);
+            return true;
+          });
 }
 
 void StreamIo::write_hole(int64_t length, uint32_t flags, Done done) {
   begin(kWriting);
-  attempt(kWriting,
+  attempt(When::first, kWriting,
           [self = shared_from_this(), length, flags, done = std::move(done)](std::exception_ptr error) {
             if (!error) try {
                 reset_error();
@@ -322,33 +352,44 @@ void StreamIo::write_hole(int64_t length, uint32_t flags, Done done) {
 }
 
 void StreamIo::listen(int events, Notify notify, Done done) {
-  pool().post(Lane::quick,
-              [self = shared_from_this(), events, notify = std::move(notify), done = std::move(done)] {
-                std::exception_ptr error;
-                Notify before;  // destroyed without the lock
-                try {
-                  std::lock_guard lock(self->mutex_);
-                  if (self->over_) std::rethrow_exception(over());
-                  before = std::exchange(self->notify_, notify);
-                  self->listened_ = notify ? events : 0;
-                  self->armed_ = self->listened_ != 0;
-                  self->watch_waiting();
-                } catch (...) {
-                  error = std::current_exception();
-                }
-                done(error);
-              });
+  const bool posted = pool().post(Lane::stream, [self = shared_from_this(), events, notify, done] {
+    std::exception_ptr error;
+    Notify before;  // destroyed without the lock
+    try {
+      if (notify) self->watch_connection();
+      std::lock_guard lock(self->mutex_);
+      if (self->over_) std::rethrow_exception(over());
+      if (notify && self->lost_) std::rethrow_exception(lost());
+      before = std::exchange(self->notify_, notify);
+      self->listened_ = notify ? events : 0;
+      self->armed_ = self->listened_ != 0;
+      try {
+        self->watch_waiting();
+      } catch (...) {
+        self->listened_ = 0;
+        self->armed_ = false;
+        throw;
+      }
+    } catch (...) {
+      error = std::current_exception();
+    }
+    done(error);
+  });
+  if (!posted) done(std::make_exception_ptr(no_thread()));
 }
 
-void StreamIo::rearm() {
-  pool().post(Lane::quick, [self = shared_from_this()] {
-    std::lock_guard lock(self->mutex_);
-    if (self->over_ || self->listened_ == 0) return;
-    self->armed_ = true;
+bool StreamIo::rearm() {
+  {
+    std::lock_guard lock(mutex_);
+    if (over_ || lost_ || listened_ == 0) return false;
+    armed_ = true;
+  }
+  return pool().post(Lane::stream, [self = shared_from_this()] {
     try {
-      self->watch_waiting();
+      std::lock_guard lock(self->mutex_);
+      if (!self->over_) self->watch_waiting();
     } catch (const Error&) {
-      // Whoever reads or writes finds out why.
+      self->give_up(kError, std::current_exception());
     }
   });
 }
@@ -361,36 +402,39 @@ void StreamIo::end(bool finish, Done done) {
   bool ended = false, has_callback = false;
   std::shared_ptr<Loss> loss;
   Attempt waiting[2];
+  Notify notify;  // destroyed without the lock
   {
     std::lock_guard lock(mutex_);
     ended = std::exchange(over_, true);
     has_callback = has_callback_;
     loss = std::exchange(loss_, nullptr);
+    notify = std::exchange(notify_, nullptr);
+    armed_ = false;
     for (const Direction direction : {kReading, kWriting})
       waiting[direction] = std::exchange(waiting_[direction], nullptr);
   }
-  pool().post(Lane::slow,
-              [self = shared_from_this(), finish, ended, has_callback, loss, done = std::move(done),
-               reading = std::move(waiting[kReading]), writing = std::move(waiting[kWriting])] {
-                std::exception_ptr error;
-                if (ended) {
-                  if (finish) error = over();
-                } else {
-                  unwatch_connection(self->connection_, loss);
-                  if (reading) reading(over());
-                  if (writing) writing(over());
-                  void* stream = self->stream_->object();
-                  reset_error();
-                  if (!finish) {
-                    remove_callback_and_abort(stream, has_callback);
-                  } else {
-                    if (has_callback) function<int(void*)>("virStreamEventRemoveCallback")(stream);
-                    if (function<int(void*)>("virStreamFinish")(stream) < 0)
-                      error = caught("virStreamFinish");
-                  }
-                }
-                if (done) done(error);
-              });
+  for (const Attempt& run : waiting)
+    if (run) run(over());
+  const bool posted =
+      pool().post(Lane::stream, [self = shared_from_this(), finish, ended, has_callback, loss, done] {
+        std::exception_ptr error;
+        if (!ended) {
+          unwatch_connection(self->connection_, loss);
+          void* stream = self->stream_->object();
+          const std::lock_guard alone(self->stream_->in_use());
+          reset_error();
+          if (has_callback) remove_callback(stream);
+          // The abort of a stream that nothing was opened on fails, which is as good.
+          if (!finish)
+            function<int(void*)>("virStreamAbort")(stream);
+          else if (function<int(void*)>("virStreamFinish")(stream) < 0)
+            error = caught("virStreamFinish");
+        } else if (finish) {
+          error = over();
+        }
+        if (done) done(error);
+      });
+  if (!posted && done) done(std::make_exception_ptr(no_thread()));
 }
 
 }  // namespace hypertwin::libvirt

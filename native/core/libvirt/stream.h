@@ -1,5 +1,5 @@
 // Reading and writing of a libvirt stream, non-blocking or not, without a thread that waits: where libvirt
-// would block, the event loop says when to go on.
+// would block, the event loop says when to go on. Of a blocking stream it says that before each attempt.
 #pragma once
 
 #include <cstdint>
@@ -24,13 +24,13 @@ using StreamChunk = std::variant<Bytes, StreamHole, StreamEnd>;
 
 class StreamIo final : public std::enable_shared_from_this<StreamIo> {
  public:
-  // All are called on the pool, once. The error is null when it went well.
+  // All are called once, on any thread, and must not block. The error is null when it went well.
   using ReadDone = std::function<void(StreamChunk, std::exception_ptr)>;
   using Done = std::function<void(std::exception_ptr)>;
 
   // Throws LibvirtError.
   static std::shared_ptr<StreamIo> make(std::shared_ptr<Handle> stream);
-  // A stream that was neither finished nor aborted is aborted, on the pool.
+  // A stream that was neither finished nor aborted is aborted when nobody shares its handle any more.
   ~StreamIo();
   StreamIo(const StreamIo&) = delete;
   StreamIo& operator=(const StreamIo&) = delete;
@@ -41,12 +41,16 @@ class StreamIo final : public std::enable_shared_from_this<StreamIo> {
   // All of it.
   void write(Bytes bytes, Done done);
   void write_hole(int64_t length, uint32_t flags, Done done);
-  // Tells `notify`, on the event loop's thread, when one of `events` (an OR of virStreamEventType) holds, and
-  // then not again before rearm(). Replaces what was there; without `notify` nothing is told any more.
+  // Tells `notify` when one of `events` (an OR of virStreamEventType) holds, and then not again before
+  // rearm(); of the end of the connection as an error and a hang-up. Replaces what was there; without
+  // `notify` nothing is told any more.
   using Notify = std::function<void(int events)>;
   void listen(int events, Notify notify, Done done);
-  void rearm();
-  // Both end a read or write that waits, with Error("CLOSED").
+  // False: nothing will be told any more.
+  bool rearm();
+  // Both end at once a read or write that waits, with Error("CLOSED"). One that runs comes to its own end
+  // first, as do other calls on the stream: drivers free the stream's state under them. What begins later
+  // fails.
   void finish(Done done);
   void abort(Done done);
 
@@ -64,12 +68,17 @@ class StreamIo final : public std::enable_shared_from_this<StreamIo> {
   static void unwatch_connection(const std::shared_ptr<Handle>& connection,
                                  const std::shared_ptr<Loss>& loss);
   void on_loss();
+  // Ends what waits and tells who listens, when libvirt will not.
+  void give_up(int events, const std::exception_ptr& error);
   // Throws Error("BUSY"), Error("CLOSED").
   void begin(Direction direction);
   void finished(Direction direction);
   bool is_over();
-  void attempt(Direction direction, Attempt run);
-  void wait(Direction direction, Attempt run);
+  enum class When { now, first };
+  void attempt(When when, Direction direction, Attempt run);
+  void try_it(When when, Direction direction, const Attempt& run);
+  // Throws what libvirt says against it.
+  void wait(Direction direction, const Attempt& run);
   void watch_waiting();
   void on_event(int events);
   void end(bool finish, Done done);

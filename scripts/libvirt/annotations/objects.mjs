@@ -1,6 +1,7 @@
 // Functions of networks, storage, devices, interfaces, secrets, filters and streams.
 
 const slow = { lane: 'slow' }
+const ofStream = { lane: 'stream' }
 
 export const objects = {
   virInterfaceCreate: ['Brings the interface up.', slow],
@@ -119,20 +120,20 @@ export const objects = {
   virStorageVolWipe: ['Overwrites the volume with zeros.', slow],
   virStorageVolWipePattern: ['Overwrites the volume in a chosen way.', { ...slow, enums: { algorithm: 'virStorageVolWipeAlgorithm' } }],
 
-  virStreamAbort: ['Ends the stream before its data is complete.', slow],
-  virStreamFinish: ['Ends the stream when its data is complete, and tells whether all went well.', slow],
+  virStreamAbort: ['Ends the stream before its data is complete.', ofStream],
+  virStreamFinish: ['Ends the stream when its data is complete, and tells whether all went well.', ofStream],
   virStreamRecv: [
     'Reads at most `nbytes` bytes; none: the end. -2: nothing is there now (non-blocking stream), -3: a hole.',
-    { ...slow, params: { data: 'out_bytes length=nbytes filled=return' }, returns: 'count scalar=i failure=minus_one' }
+    { ...ofStream, params: { data: 'out_bytes length=nbytes filled=return' }, returns: 'count scalar=i failure=minus_one' }
   ],
   virStreamRecvFlags: [
     'Reads at most `nbytes` bytes, with flags; none: the end. -2: nothing is there now (non-blocking stream), -3: a hole.',
-    { ...slow, params: { data: 'out_bytes length=nbytes filled=return' }, returns: 'count scalar=i failure=minus_one' }
+    { ...ofStream, params: { data: 'out_bytes length=nbytes filled=return' }, returns: 'count scalar=i failure=minus_one' }
   ],
-  virStreamRecvHole: ['The length of the hole that the stream is at, in bytes.', slow],
+  virStreamRecvHole: ['The length of the hole that the stream is at, in bytes.', ofStream],
   virStreamSend: [
     'Writes bytes; how many were taken, or -2 when none can be taken now (non-blocking stream).',
-    { ...slow, params: { data: 'in_bytes length=nbytes' }, returns: 'value scalar=i failure=minus_one' }
+    { ...ofStream, params: { data: 'in_bytes length=nbytes' }, returns: 'value scalar=i failure=minus_one' }
   ],
-  virStreamSendHole: ['Tells that a number of bytes (a hole) need not be sent.', slow]
+  virStreamSendHole: ['Tells that a number of bytes (a hole) need not be sent.', ofStream]
 }

@@ -3303,14 +3303,14 @@ constexpr Function kFunctions[] = {
     {"virStorageVolUpload", Library::main, Lane::slow, 9000, call_i_p_p_ull_ull_u, p406, {.name = "result", .result = Result::nothing, .scalar = Scalar::i, .failure = Failure::negative}},
     {"virStorageVolWipe", Library::main, Lane::slow, 8000, call_i_p_u, p407, {.name = "result", .result = Result::nothing, .scalar = Scalar::i, .failure = Failure::negative}},
     {"virStorageVolWipePattern", Library::main, Lane::slow, 9010, call_i_p_u_u, p408, {.name = "result", .result = Result::nothing, .scalar = Scalar::i, .failure = Failure::negative}},
-    {"virStreamAbort", Library::main, Lane::slow, 7002, call_i_p, p409, {.name = "result", .result = Result::nothing, .scalar = Scalar::i, .failure = Failure::negative}},
-    {"virStreamFinish", Library::main, Lane::slow, 7002, call_i_p, p410, {.name = "result", .result = Result::nothing, .scalar = Scalar::i, .failure = Failure::negative}},
+    {"virStreamAbort", Library::main, Lane::stream, 7002, call_i_p, p409, {.name = "result", .result = Result::nothing, .scalar = Scalar::i, .failure = Failure::negative}},
+    {"virStreamFinish", Library::main, Lane::stream, 7002, call_i_p, p410, {.name = "result", .result = Result::nothing, .scalar = Scalar::i, .failure = Failure::negative}},
     {"virStreamNew", Library::main, Lane::quick, 7002, call_p_p_u, p411, {.name = "result", .result = Result::handle, .type = id(Class::stream), .failure = Failure::null}},
-    {"virStreamRecv", Library::main, Lane::slow, 7002, call_i_p_p_z, p412, {.name = "result", .result = Result::count, .scalar = Scalar::i, .failure = Failure::minus_one}},
-    {"virStreamRecvFlags", Library::main, Lane::slow, 3004000, call_i_p_p_z_u, p413, {.name = "result", .result = Result::count, .scalar = Scalar::i, .failure = Failure::minus_one}},
-    {"virStreamRecvHole", Library::main, Lane::slow, 3004000, call_i_p_p_u, p414, {.name = "result", .result = Result::nothing, .scalar = Scalar::i, .failure = Failure::negative}},
-    {"virStreamSend", Library::main, Lane::slow, 7002, call_i_p_p_z, p415, {.name = "result", .result = Result::value, .scalar = Scalar::i, .failure = Failure::minus_one}},
-    {"virStreamSendHole", Library::main, Lane::slow, 3004000, call_i_p_ll_u, p416, {.name = "result", .result = Result::nothing, .scalar = Scalar::i, .failure = Failure::negative}},
+    {"virStreamRecv", Library::main, Lane::stream, 7002, call_i_p_p_z, p412, {.name = "result", .result = Result::count, .scalar = Scalar::i, .failure = Failure::minus_one}},
+    {"virStreamRecvFlags", Library::main, Lane::stream, 3004000, call_i_p_p_z_u, p413, {.name = "result", .result = Result::count, .scalar = Scalar::i, .failure = Failure::minus_one}},
+    {"virStreamRecvHole", Library::main, Lane::stream, 3004000, call_i_p_p_u, p414, {.name = "result", .result = Result::nothing, .scalar = Scalar::i, .failure = Failure::negative}},
+    {"virStreamSend", Library::main, Lane::stream, 7002, call_i_p_p_z, p415, {.name = "result", .result = Result::value, .scalar = Scalar::i, .failure = Failure::minus_one}},
+    {"virStreamSendHole", Library::main, Lane::stream, 3004000, call_i_p_ll_u, p416, {.name = "result", .result = Result::nothing, .scalar = Scalar::i, .failure = Failure::negative}},
     {"virDomainQemuAgentCommand", Library::qemu, Lane::slow, 10000, call_p_p_p_i_u, p417, {.name = "result", .result = Result::string, .failure = Failure::null}},
     {"virDomainQemuAttach", Library::qemu, Lane::slow, 9004, call_p_p_u_u, p418, {.name = "result", .result = Result::handle, .type = id(Class::domain), .failure = Failure::null}},
     {"virDomainQemuMonitorCommand", Library::qemu, Lane::slow, 8003, call_i_p_p_p_u, p419, {.name = "result", .result = Result::nothing, .scalar = Scalar::i, .failure = Failure::negative}},
@@ -3710,6 +3710,6 @@ std::span<const Struct> structs() { return kStructs; }
 std::span<const ClassInfo> classes() { return kClasses; }
 std::span<const std::span<const TypedField>> typed_groups() { return kGroups; }
 std::span<const Event> events() { return kEvents; }
-const char* const kTableHash = "c96a6652b53f43c0";
+const char* const kTableHash = "0ca3d86890ef8b8e";
 
 }  // namespace hypertwin::libvirt
