@@ -125,8 +125,8 @@ t.test('streams of a daemon that hangs hold up nobody else', { skip: noDaemon },
   const connect = await Connect.open(daemon.uri())
   const domain = await connect.domainLookupByName('test')
   const streams: Stream[] = []
-  // As many as any lane has threads.
-  for (let i = 0; i < 256; i++) {
+  // Their aborts and their closes alone are as many as any lane has threads.
+  for (let i = 0; i < 512; i++) {
     const stream = await connect.streamNew()
     await domain.screenshot(stream, 0)
     streams.push(stream)

@@ -3,6 +3,8 @@
 #include <dlfcn.h>
 
 #include <chrono>
+#include <future>
+#include <memory>
 #include <thread>
 
 #include "base/error.h"
@@ -13,20 +15,44 @@ namespace hypertwin::libvirt {
 
 namespace {
 
+using AddTimeout = int (*)(int, void (*)(int, void*), void*, abi::FreeCallback);
+using RemoveTimeout = int (*)(int);
+using Passed = std::promise<void>;
+
 thread_local bool is_event_loop = false;
+// Set before the loop starts.
+AddTimeout add_timeout = nullptr;
+RemoveTimeout remove_timeout = nullptr;
 
 void on_timer(int, void*) {}
+
+void on_pass(int timer, void* opaque) {
+  const auto passed = *static_cast<std::shared_ptr<Passed>*>(opaque);
+  remove_timeout(timer);
+  passed->set_value();
+}
 
 }  // namespace
 
 bool on_event_loop() { return is_event_loop; }
 
+void pass_event_loop() {
+  const auto passed = std::make_shared<Passed>();
+  auto holder = std::make_unique<std::shared_ptr<Passed>>(passed);
+  const abi::FreeCallback free_holder = [](void* opaque) {
+    delete static_cast<std::shared_ptr<Passed>*>(opaque);
+  };
+  if (add_timeout(0, on_pass, holder.get(), free_holder) < 0) return;
+  holder.release();  // libvirt frees it
+  passed->get_future().wait();
+}
+
 void start_event_loop(void* libvirt) {
-  auto* add_timeout = reinterpret_cast<int (*)(int, void (*)(int, void*), void*, abi::FreeCallback)>(
-      ::dlsym(libvirt, "virEventAddTimeout"));
+  add_timeout = reinterpret_cast<AddTimeout>(::dlsym(libvirt, "virEventAddTimeout"));
+  remove_timeout = reinterpret_cast<RemoveTimeout>(::dlsym(libvirt, "virEventRemoveTimeout"));
   auto* register_default = reinterpret_cast<int (*)()>(::dlsym(libvirt, "virEventRegisterDefaultImpl"));
   auto* run = reinterpret_cast<int (*)()>(::dlsym(libvirt, "virEventRunDefaultImpl"));
-  if (!add_timeout || !register_default || !run)
+  if (!add_timeout || !remove_timeout || !register_default || !run)
     throw Error("LIBVIRT_MISSING",
                 "opening libvirt: libvirt.so.0 has no event loop; it must be 0.9.0 or later");
   if (register_default() < 0)

@@ -11,4 +11,8 @@ void start_event_loop(void* libvirt);
 // True on that thread, where nothing may wait.
 bool on_event_loop();
 
+// Returns when the loop has done what it does now: a callback that was taken back before runs no more. Once
+// the loop has started; on a thread of the pool.
+void pass_event_loop();
+
 }  // namespace hypertwin::libvirt

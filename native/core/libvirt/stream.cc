@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "libvirt/abi.h"
 #include "libvirt/error.h"
+#include "libvirt/event_loop.h"
 #include "libvirt/events.h"
 #include "libvirt/loader.h"
 #include "libvirt/pool.h"
@@ -48,7 +49,11 @@ std::exception_ptr lost() {
   return std::make_exception_ptr(Error("CONNECTION_LOST", "the stream's connection to libvirt was lost"));
 }
 
-void remove_callback(void* stream) { function<int(void*)>("virStreamEventRemoveCallback")(stream); }
+// A driver within this process works on the stream's state in a call of the loop that has begun before.
+void remove_callback(void* stream) {
+  function<int(void*)>("virStreamEventRemoveCallback")(stream);
+  pass_event_loop();
+}
 
 }  // namespace
 
