@@ -36,7 +36,7 @@ TEST(LibvirtPool, RunsTasksOnNamedThreads) {
 }
 
 TEST(LibvirtPool, StartsTasksInOrder) {
-  Pool pool({.quick_threads = 1, .eager_threads = 1});
+  Pool pool({.quick_threads = 1});
   std::vector<int> order;
   for (int i = 0; i < 1000; ++i) pool.post(Lane::quick, [&order, i] { order.push_back(i); });
   pool.drain();
@@ -46,7 +46,7 @@ TEST(LibvirtPool, StartsTasksInOrder) {
 
 // All block until all have begun: fewer threads than tasks would hang.
 TEST(LibvirtPool, GrowsWhereQuickCallsBlock) {
-  Pool pool({.quick_threads = 32, .eager_threads = 2, .patience = 1ms});
+  Pool pool({.quick_threads = 32});
   std::atomic<int> begun{0};
   std::promise<void> all;
   std::shared_future<void> go = all.get_future().share();
@@ -61,9 +61,8 @@ TEST(LibvirtPool, GrowsWhereQuickCallsBlock) {
   EXPECT_EQ(pool.stats().threads[kSlow], 0u);
 }
 
-// Short calls are left to the threads that run; that one of them blocks is noticed all the same.
 TEST(LibvirtPool, GrowsWhereCallsBlockAfterShortOnes) {
-  Pool pool({.quick_threads = 16, .eager_threads = 2, .patience = 1ms});
+  Pool pool({.quick_threads = 16});
   for (int round = 0; round < 5; ++round) {
     std::atomic<int> ran{0};
     for (int i = 0; i < 2000; ++i) pool.post(Lane::quick, [&] { ++ran; });
@@ -81,22 +80,19 @@ TEST(LibvirtPool, GrowsWhereCallsBlockAfterShortOnes) {
   }
 }
 
-// One after the other, each posted when the one before has ended: with and without a thread that lingers.
+// Each posted when the one before has ended.
 TEST(LibvirtPool, RunsCallsOneByOne) {
-  for (const auto linger : {0us, 50us, 1000us}) {
-    Pool pool({.linger = linger});
-    int ran = 0;
-    for (int i = 0; i < 2000; ++i) {
-      std::promise<void> done;
-      ASSERT_TRUE(pool.post(Lane::quick, [&] {
-        ++ran;
-        done.set_value();
-      }));
-      done.get_future().wait();
-      if (i % 500 == 0) std::this_thread::sleep_for(2ms);
-    }
-    EXPECT_EQ(ran, 2000);
+  Pool pool;
+  int ran = 0;
+  for (int i = 0; i < 2000; ++i) {
+    std::promise<void> done;
+    ASSERT_TRUE(pool.post(Lane::quick, [&] {
+      ++ran;
+      done.set_value();
+    }));
+    done.get_future().wait();
   }
+  EXPECT_EQ(ran, 2000);
 }
 
 TEST(LibvirtPool, SlowCallsDoNotHoldUpQuickOnes) {
@@ -165,7 +161,7 @@ TEST(LibvirtPool, RefusesWhatNoThreadCanRun) {
 }
 
 TEST(LibvirtPool, KeepsToItsMaximum) {
-  Pool pool({.quick_threads = 3, .eager_threads = 1, .patience = 1ms});
+  Pool pool({.quick_threads = 3});
   std::atomic<int> now{0}, most{0};
   for (int i = 0; i < 200; ++i)
     pool.post(Lane::quick, [&] {
@@ -190,7 +186,7 @@ TEST(LibvirtPool, ShrinksWhenIdle) {
 }
 
 TEST(LibvirtPool, StopRunsWhatWaitsAndTakesNoMore) {
-  Pool pool({.quick_threads = 1, .eager_threads = 1});
+  Pool pool({.quick_threads = 1});
   int ran = 0;
   for (int i = 0; i < 100; ++i) pool.post(Lane::quick, [&] { ++ran; });
   pool.stop();
@@ -203,7 +199,7 @@ TEST(LibvirtPool, StopRunsWhatWaitsAndTakesNoMore) {
 }
 
 TEST(LibvirtPool, ManyThreadsMayPost) {
-  Pool pool({.quick_threads = 4, .patience = 1ms});
+  Pool pool({.quick_threads = 4});
   std::atomic<int> ran{0};
   std::vector<std::thread> posters;
   for (int i = 0; i < 4; ++i)

@@ -165,19 +165,21 @@ t.test('several workers share the threads and the event loop', { skip }, async t
 t.test('the process', { skip }, async t => {
   const { silent } = await hosts(t)
   const index = new URL('../../lib/libvirt/index.ts', import.meta.url).href
-  const run = (body: string): { status: number | null; signal: string | null; stdout: string; stderr: string } =>
+  const program = (body: string): { status: number | null; signal: string | null; stdout: string; stderr: string } =>
     spawnSync(
       process.execPath,
-      [
-        ...process.execArgv,
-        '--input-type=module',
-        '-e',
-        `import { Connect } from ${JSON.stringify(index)}
-         const connect = await Connect.open('test:///default')
-         const domain = await connect.domainLookupByName('test')
-         ${body}`
-      ],
+      [...process.execArgv, '--input-type=module', '-e', `import { Connect } from ${JSON.stringify(index)}\n${body}`],
       { encoding: 'utf8', timeout: 60_000 }
+    )
+  const run = (body: string): ReturnType<typeof program> =>
+    program(`const connect = await Connect.open('test:///default')
+             const domain = await connect.domainLookupByName('test')
+             ${body}`)
+  for (const ms of [0, 1, 2, 4, 8, 16])
+    t.match(
+      program(`Connect.open('test:///default'); setTimeout(() => process.exit(5), ${ms})`),
+      { status: 5, stderr: '' },
+      'ends while libvirt is being initialised'
     )
   t.match(run(`console.log(await domain.getName())`), { status: 0, stdout: 'test\n', stderr: '' }, 'ends with open objects')
   t.match(

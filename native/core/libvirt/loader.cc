@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "libvirt/abi.h"
 #include "libvirt/event_loop.h"
+#include "libvirt/threads.h"
 
 namespace hypertwin::libvirt {
 
@@ -45,6 +46,7 @@ void Loader::load() {
   if (ready_) return;
   void* main = open(Library::main);
   const auto find = [main](const char* name) { return ::dlsym(main, name); };
+  const Working working(Working::Kind::initialisation);
   auto* initialize = reinterpret_cast<int (*)()>(find("virInitialize"));
   auto* get_version =
       reinterpret_cast<int (*)(unsigned long*, const char*, unsigned long*)>(find("virGetVersion"));

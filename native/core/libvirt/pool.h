@@ -23,17 +23,6 @@ struct PoolOptions {
   size_t quick_threads = 64;
   size_t slow_threads = 256;
   size_t stream_threads = 256;
-  // So many quick threads start as soon as there is work for them that is worth it; more, and whatever the
-  // work is worth, when it waits for longer than `patience`, because the running calls block. In the other
-  // lanes they always start.
-  size_t eager_threads = 4;
-  std::chrono::milliseconds patience{1};
-  // Waking a thread costs about this: work that those who run will have done sooner, by what calls took of
-  // late, is left to them.
-  std::chrono::microseconds worth{30};
-  // A quick thread without work looks for more, so long, before it sleeps: one at a time, and while more does
-  // come so soon.
-  std::chrono::microseconds linger{50};
   // A thread that has had nothing to do for so long ends.
   std::chrono::milliseconds idle{10000};
   // Starts a thread, or throws.
@@ -73,14 +62,8 @@ class Pool {
   struct LaneState;
   struct State;
   static void work(const std::shared_ptr<State>& state, Lane lane);
-  // All with the lock.
-  // False when the thread has slept for too long.
-  static bool sleep(State& state, LaneState& mine, std::unique_lock<std::mutex>& lock);
+  // With the lock.
   static void grow(const std::shared_ptr<State>& state, Lane lane);
-  // Woken: the caller is to notify it.
-  enum class Help { none, woken, grown };
-  static Help wake_or_grow(const std::shared_ptr<State>& state, Lane lane, size_t most);
-  static void watch(const std::shared_ptr<State>& state);
 
   const std::shared_ptr<State> state_;
 };

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <thread>
 #include <utility>
@@ -13,16 +14,43 @@ namespace hypertwin::libvirt {
 
 namespace {
 
+constexpr std::chrono::milliseconds kPatience[] = {std::chrono::milliseconds(250),
+                                                   std::chrono::milliseconds(10'000)};
+
 std::atomic<bool> exiting{false};
+std::atomic<int> working[2];  // by Kind
+
+void begin_exit() {
+  exiting.store(true);
+  const auto begun = std::chrono::steady_clock::now();
+  auto due = [&](Working::Kind kind) {
+    const auto i = static_cast<size_t>(kind);
+    return working[i].load() > 0 && std::chrono::steady_clock::now() - begun < kPatience[i];
+  };
+  while (due(Working::Kind::call) || due(Working::Kind::initialisation)) ::usleep(200);
+}
 
 }  // namespace
+
+Working::Working(Kind kind) : kind_(kind) {
+  // In this order: either exit() sees it, or this sees exit().
+  working[static_cast<size_t>(kind_)].fetch_add(1);
+  if (!exiting.load()) return;
+  working[static_cast<size_t>(kind_)].fetch_sub(1);
+  park_at_exit();
+}
+
+Working::~Working() {
+  working[static_cast<size_t>(kind_)].fetch_sub(1);
+  park_at_exit();
+}
 
 void park_at_exit() {
   while (exiting.load(std::memory_order_acquire)) ::pause();
 }
 
 void start_thread(const std::string& name, std::function<void()> run) {
-  static const int registered = std::atexit([] { exiting.store(true, std::memory_order_release); });
+  static const int registered = std::atexit(begin_exit);
   static_cast<void>(registered);
   // Signals sent to the process belong to the threads that were there before.
   sigset_t process_signals, before;

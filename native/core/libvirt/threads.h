@@ -13,4 +13,19 @@ void start_thread(const std::string& name, std::function<void()> run);
 // the end here, not in code whose data is being taken apart.
 void park_at_exit();
 
+// While one of these lives its thread, which is one of those, does something whose data exit() would take
+// apart. exit() waits for it: not for long, since a call may wait for a daemon that never answers; for longer
+// where it cannot.
+class Working {
+ public:
+  enum class Kind { call, initialisation };
+  explicit Working(Kind kind);
+  ~Working();
+  Working(const Working&) = delete;
+  Working& operator=(const Working&) = delete;
+
+ private:
+  const Kind kind_;
+};
+
 }  // namespace hypertwin::libvirt
