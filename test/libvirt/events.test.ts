@@ -235,10 +235,14 @@ t.test('a daemon that dies ends the iteration with an error, after what came bef
   const { signal } = new AbortController()
   const events = connect.events('domain.lifecycle', { signal })
   await events.ready
+  const others = connect.events('domain.lifecycle')
+  await others.ready
   const domain = await connect.domainLookupByName('test')
   await domain.suspend()
   await domain.resume()
   t.match(await events.next(), { value: { args: { event: 3 } } })
+  for (const event of [3, 4]) t.match(await others.next(), { value: { args: { event } } })
+  await others.return()
   await daemon.kill()
   t.match(await events.next(), { value: { args: { event: 4 } } })
   const error = await failure(t, () => events.next())
