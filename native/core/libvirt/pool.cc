@@ -20,11 +20,15 @@ std::string next_name() {
 
 }  // namespace
 
+// While work waits one thread more is on its way to it, and only one: when it has taken its task it calls the
+// next before it runs that. So calls that block get a thread each, short ones are done by the few that are
+// awake, and who posts wakes nobody most of the time.
 struct Pool::LaneState {
   std::deque<Task> waiting;
   std::condition_variable wake;
   size_t threads = 0;
-  size_t idle = 0;
+  size_t idle = 0;    // they sleep
+  size_t called = 0;  // woken or started, and not there yet
 };
 
 struct Pool::State {
@@ -57,46 +61,65 @@ bool Pool::post(Lane lane, Task task) {
   std::unique_lock lock(state_->mutex);
   if (state_->stopping) return false;
   mine.waiting.push_back(std::move(task));
-  if (mine.waiting.size() > mine.idle && mine.threads < state_->most(lane)) grow(state_, lane);
+  const bool woken = call(state_, lane);
   if (mine.threads == 0) {
     task = std::move(mine.waiting.back());  // destroyed without the lock
     mine.waiting.pop_back();
     return false;
   }
-  const bool wake = mine.idle > 0;
   lock.unlock();
-  if (wake) mine.wake.notify_one();
+  // Without the lock, which the one that wakes needs.
+  if (woken) mine.wake.notify_one();
   return true;
 }
 
-void Pool::grow(const std::shared_ptr<State>& state, Lane lane) {
+bool Pool::call(const std::shared_ptr<State>& state, Lane lane) {
+  LaneState& mine = state->of(lane);
+  if (mine.called > 0 || mine.waiting.empty()) return false;
+  if (mine.idle > 0) {
+    --mine.idle;
+    ++mine.called;
+    return true;
+  }
+  if (mine.threads == state->most(lane)) return false;
   // Counted before it runs. Where the system gives none the work is left to those that are there.
-  ++state->of(lane).threads;
+  ++mine.threads;
+  ++mine.called;
   try {
     state->options.start(next_name(), [state, lane] { work(state, lane); });
   } catch (const std::exception&) {
-    --state->of(lane).threads;
+    --mine.threads;
+    --mine.called;
   }
+  return false;
 }
 
 void Pool::work(const std::shared_ptr<State>& state, Lane lane) {
   is_pool_thread = true;
   LaneState& mine = state->of(lane);
   std::unique_lock lock(state->mutex);
+  // One that ran may have answered the call meanwhile; then this one counts as asleep.
+  --(mine.called > 0 ? mine.called : mine.idle);
   for (;;) {
     if (mine.waiting.empty()) {
       if (state->stopping) break;
       ++mine.idle;
       if (state->empty()) state->settled.notify_all();
-      const bool told = mine.wake.wait_for(lock, state->options.idle,
-                                           [&] { return state->stopping || !mine.waiting.empty(); });
+      const bool told =
+          mine.wake.wait_for(lock, state->options.idle, [&] { return state->stopping || mine.called > 0; });
+      if (mine.called > 0) {
+        --mine.called;
+        continue;
+      }
       --mine.idle;
       if (!told) break;
       continue;
     }
     Task task = std::move(mine.waiting.front());
     mine.waiting.pop_front();
+    const bool woken = call(state, lane);
     lock.unlock();
+    if (woken) mine.wake.notify_one();
     {
       const Working working(Working::Kind::call);
       task();

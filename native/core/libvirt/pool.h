@@ -62,8 +62,8 @@ class Pool {
   struct LaneState;
   struct State;
   static void work(const std::shared_ptr<State>& state, Lane lane);
-  // With the lock.
-  static void grow(const std::shared_ptr<State>& state, Lane lane);
+  // With the lock: one thread more, if it takes one. True: the caller is to wake it.
+  static bool call(const std::shared_ptr<State>& state, Lane lane);
 
   const std::shared_ptr<State> state_;
 };
