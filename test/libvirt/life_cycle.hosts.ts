@@ -206,9 +206,13 @@ t.test('on a real host', { skip: noHosts, timeout: 175_000 }, async t => {
   })
 
   await t.test('paused and resumed', async t => {
+    const monitor = here.events('qemu.monitor', { domain, qemuEvent: 'STOP' })
+    await monitor.ready
     const paused = domain.waitForState(DomainState.PAUSED)
     await domain.suspend()
     t.equal(await paused, DomainState.PAUSED)
+    t.match(await monitor.next(), { value: { args: { event: 'STOP' } } }, "QEMU's own word")
+    await monitor.return()
     await domain.resume()
     t.equal(await domain.waitForState([DomainState.RUNNING, DomainState.BLOCKED]), DomainState.RUNNING)
   })
