@@ -223,6 +223,8 @@ struct Computing {
 void computing(const std::shared_ptr<kvm::System>& system, const std::filesystem::path& where, int turns,
                uint64_t rounds) {
   Pairs alone, beside, cpu;
+  double paced = 0;
+  uint64_t lag = 0;
   for (int i = 0; i < turns; ++i) {
     TempDir dir(where);
     Computing one(system);
@@ -230,7 +232,12 @@ void computing(const std::shared_ptr<kvm::System>& system, const std::filesystem
     Rounds::Speed with, beside_another;
     auto protect = [&] {
       Protection protection(system, one.machine, dir);
+      const auto before = protection.primary->stats();
+      const double begun = now();
       with = one.measure(rounds);
+      const auto after = protection.primary->stats();
+      paced = microseconds(after.paced_ns - before.paced_ns) / 1e6 / (now() - begun);
+      lag = after.lag_p50_ns;
       protection.expect_protected();
       protection.primary->close();
     };
@@ -248,6 +255,8 @@ void computing(const std::shared_ptr<kvm::System>& system, const std::filesystem
   alone.print("ha/computing/rounds-vs-alone", "1/s");
   beside.print("ha/computing/rounds-vs-two-machines", "1/s");
   cpu.print("ha/computing/vcpu-thread-per-round", "us", 1e6);
+  print("ha/computing/paced", paced, "share");
+  print("ha/computing/lag-p50", microseconds(lag), "us");
 }
 
 // On a processor of its own, where there are two: a thread that is woken on the one that wakes it costs less
