@@ -127,7 +127,7 @@ export interface EventOptions {
   qemuEvent?: string
   /** How many may wait to be taken; 1024 if left out. Then the oldest are dropped. */
   limit?: number
-  /** Ends the iteration at once, with an `AbortError` whose `cause` is the signal's reason, as `events.on()` does. */
+  /** Ends the iteration at once, with the signal's reason. */
   signal?: AbortSignal
 }
 
@@ -155,12 +155,6 @@ interface Item {
   kind: string
   sequence: number
   count?: number
-}
-
-/** What Node's own functions reject with. */
-function abortError(signal: AbortSignal | undefined): Error {
-  const error = new Error('The operation was aborted', { cause: signal?.reason })
-  return Object.assign(error, { name: 'AbortError', code: 'ABORT_ERR' })
 }
 
 /** A bounded queue; the oldest give way to a record that counts them. */
@@ -242,7 +236,7 @@ export class EventStream<T> implements AsyncIterableIterator<T, undefined>, Asyn
   readonly #queue: EventQueue
   readonly #signal: AbortSignal | undefined
   readonly #abort = (): void => {
-    const error = abortError(this.#signal)
+    const error: unknown = this.#signal?.reason
     this.#queue.clear()
     this.#queue.end({ error })
     this.#rejectReady(error)
@@ -438,7 +432,7 @@ export async function* watchEvents<K extends EventKind>(
   const { reconnect = true, minDelayMs = 200, maxDelayMs = 30_000, signal } = options
   let gap: Pick<WatchGap, 'since' | 'attempts' | 'reason'> | undefined
   for (;;) {
-    if (signal?.aborted) throw abortError(signal)
+    signal?.throwIfAborted()
     let connect: Connect | undefined
     try {
       connect = await open()
@@ -449,7 +443,7 @@ export async function* watchEvents<K extends EventKind>(
       yield* events
       return
     } catch (error) {
-      if (signal?.aborted) throw abortError(signal)
+      signal?.throwIfAborted()
       const began = gap !== undefined || (error as { code?: unknown }).code === 'CONNECTION_LOST'
       if (!reconnect || !began) throw error
       gap = gap ? { ...gap, attempts: gap.attempts + 1 } : { since: Date.now(), attempts: 0, reason: error }
