@@ -59,7 +59,8 @@ t.test('two hosts', { skip: noHosts, timeout: 170_000 }, async t => {
     t.equal(seen.at(-1)?.phase, 'done')
     t.ok(result.rounds.length >= 2, `${result.rounds.length} rounds`)
     const [first] = result.rounds
-    t.ok(first && first.pages > 20_000 && first.zeroPages > 0 && first.bytes > 2 ** 20 && first.dirtyPagesPerSecond > 0)
+    t.ok(first && first.pages > 20_000 && first.zeroPages > 0 && first.bytes > 2 ** 20)
+    t.ok(result.rounds.some(({ dirtyPagesPerSecond }) => dirtyPagesPerSecond > 0))
     t.equal(result.rounds.at(-1)?.dirtyPagesPerSecond, 0, 'it stood still')
     const sum = result.rounds.reduce((pages, round) => pages + round.pages, 0)
     t.equal(sum, result.progress.pages, 'rounds add up')
