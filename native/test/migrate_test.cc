@@ -241,15 +241,19 @@ TEST_F(Moves, CancelledAtAnyTimeTheSourceRunsOnUntracked) {
         migration->cancel();
         std::this_thread::sleep_for(20ms);  // the source has a round's answer to wait for
       };
-    auto moved = migrate::move(system_, machine_, send, options, std::move(ends), [&](Migration& it) {
-      migration = &it;
-      if (when != 2)
-        canceller = std::thread([&] {
-          now.get_future().get();
-          migration->cancel();
+    auto moved = migrate::move(
+        system_, machine_, send, options, std::move(ends),
+        [&](Migration& it) {
+          migration = &it;
+          if (when != 2)
+            canceller = std::thread([&] {
+              now.get_future().get();
+              migration->cancel();
+            });
+        },
+        [&] {
+          if (canceller.joinable()) canceller.join();
         });
-    });
-    if (canceller.joinable()) canceller.join();
     EXPECT_EQ(moved.source_code, "CANCELLED") << when << moved.source_text;
     EXPECT_TRUE(moved.destination_code == "ABORTED" || moved.destination_code == "PEER_LOST")
         << moved.destination_code;

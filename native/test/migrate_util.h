@@ -67,7 +67,14 @@ struct Moved {
 // Both sides, each in a thread. `started` is given the migration before it runs.
 inline Moved move(const std::shared_ptr<kvm::System>& system,
                   const std::shared_ptr<machine::Machine>& machine, MigrateOptions send, ReceiveOptions take,
-                  Ends ends = connect_ends(), const std::function<void(Migration&)>& started = {}) {
+                  Ends ends = connect_ends(), const std::function<void(Migration&)>& started = {},
+                  const std::function<void()>& ended = {}) {
+  struct Last {
+    const std::function<void()>& run;
+    ~Last() {
+      if (run) run();
+    }
+  };
   Moved moved;
   auto destination = std::async(std::launch::async, [&] {
     try {
@@ -80,6 +87,7 @@ inline Moved move(const std::shared_ptr<kvm::System>& system,
   });
   try {
     Migration migration(machine, std::move(ends.source), std::move(send));
+    const Last last{ended};
     if (started) started(migration);
     moved.sent = migration.run();
   } catch (const Error& error) {
