@@ -12,10 +12,11 @@ t.test('a machine becomes protected, and is handed over', { skip }, async t => {
   const arbiter = new TestArbiter()
   const there = await standby(t, { arbiter })
   t.match(there, { state: 'listening', listen: /^tcp:\/\/127\.0\.0\.1:\d+$/, session: '' })
+  const toldThere = new Told(there)
   const machine = await guest(t, 'hello', endless)
   await machine.start()
   const here = await protection(t, machine, { backup: there.listen, arbiter })
-  const [told, toldThere] = [new Told(here), new Told(there)]
+  const told = new Told(here)
   const phases = new Set<string>()
   for await (const progress of here.syncProgress()) phases.add(progress.phase)
   await Promise.all([here.ready, there.waitFor('protected')])
