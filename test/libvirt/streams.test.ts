@@ -104,7 +104,8 @@ t.test('closed before its first read, it is aborted', { skip }, async t => {
       await closed
     } else await stream.close()
     await opened
-    t.equal(openFiles('self'), 0, end)
+    while (openFiles('self') > 0) await new Promise(resolve => setImmediate(resolve))
+    t.pass(end)
   }
 })
 
