@@ -161,7 +161,7 @@ TEST(VirtioPciRegisters, TheInterruptIsALevelUntilIsrIsRead) {
   FakeLine line;
   VirtioPci card(board.net, line);
   card.config_write(4, 2, 7);
-  card.queue_interrupt();
+  card.queue_interrupt(0);
   card.config_interrupt();
   EXPECT_TRUE(line.level);
   EXPECT_TRUE(card.config_read(6, 2) & 8);

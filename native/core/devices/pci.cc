@@ -60,6 +60,13 @@ void PciDevice::allow_write(uint8_t offset, std::span<const uint8_t> mask) {
 
 uint16_t PciDevice::command() const { return get_le<uint16_t>(&config_[kCommand]); }
 
+std::optional<uint32_t> PciDevice::window_base(unsigned bar) const {
+  const uint32_t base = bar_base(bar);
+  if (!bars_[bar].size || base == 0 || !(command() & (bars_[bar].io ? kCommandIo : kCommandMemory)))
+    return std::nullopt;
+  return base;
+}
+
 uint32_t PciDevice::bar_base(unsigned bar) const {
   return get_le<uint32_t>(&config_[kBar0 + 4 * bar]) & ~(bars_[bar].io ? 3u : 15u);
 }
@@ -81,6 +88,7 @@ void PciDevice::config_write(uint8_t offset, unsigned size, uint32_t value) {
     byte = static_cast<uint8_t>((byte & ~mask) | (value >> (8 * i) & mask));
   }
   drive();
+  if (windows_changed_ && offset < kBar0 + 4 * kBars) windows_changed_();
 }
 
 bool PciDevice::port_access(uint16_t port, unsigned size, bool write, uint32_t& value) {
@@ -90,6 +98,7 @@ bool PciDevice::port_access(uint16_t port, unsigned size, bool write, uint32_t& 
     uint32_t base = bar_base(bar);
     if (base == 0 || port < base || port - base >= bars_[bar].size || size > bars_[bar].size - (port - base))
       continue;
+    const auto lock = guarded();
     if (write)
       bar_write(bar, port - base, size, value);
     else
@@ -107,6 +116,7 @@ bool PciDevice::mmio_access(uint64_t address, unsigned size, bool write, uint64_
     if (base == 0 || address < base || address - base >= bars_[bar].size ||
         size > bars_[bar].size - (address - base))
       continue;
+    const auto lock = guarded();
     uint32_t offset = static_cast<uint32_t>(address - base);
     if (!write) value = 0;
     for (unsigned done = 0; done < size;) {  // registers are at most 4 bytes wide
@@ -204,6 +214,7 @@ uint32_t PciRoot::port_read(uint16_t port, unsigned size) {
   unsigned byte = port & 3;
   PciDevice* device = selected();
   if (port < 0xcfc || port > 0xcff || byte + size > 4 || !device) return UINT32_MAX;
+  const auto lock = device->guarded();
   return device->config_read(static_cast<uint8_t>((address_ & 0xfc) + byte), size);
 }
 
@@ -215,6 +226,7 @@ void PciRoot::port_write(uint16_t port, unsigned size, uint32_t value) {
   unsigned byte = port & 3;
   PciDevice* device = selected();
   if (port < 0xcfc || port > 0xcff || byte + size > 4 || !device) return;
+  const auto lock = device->guarded();
   device->config_write(static_cast<uint8_t>((address_ & 0xfc) + byte), size, value);
 }
 

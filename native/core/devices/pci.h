@@ -1,10 +1,14 @@
 // PCI bus 0 behind configuration mechanism 1: a host bridge at 00:00.0, and devices that decode their own
 // I/O and memory windows. Windows and interrupt lines are assigned when a device is added, as firmware would.
+// Accesses of the guest come one at a time.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -34,6 +38,19 @@ class PciDevice : public Device {
   virtual uint32_t bar_read(unsigned bar, uint32_t offset, unsigned size) = 0;
   virtual void bar_write(unsigned bar, uint32_t offset, unsigned size, uint32_t value) = 0;
 
+  // Where a window lies, unless it is disabled.
+  std::optional<uint32_t> window_base(unsigned bar) const;
+  // Held during each access by the guest, for a device that other threads call too. Must outlive the
+  // accesses.
+  void guard(std::mutex& mutex) { guard_ = &mutex; }
+  // Called, under the guard, when the guest may have moved, enabled or disabled a window.
+  void watch_windows(std::function<void()> watcher) { windows_changed_ = std::move(watcher); }
+
+  // After load(): as if the guest had moved them.
+  void windows_loaded() {
+    if (windows_changed_) windows_changed_();
+  }
+
   // False when no enabled window of this device holds the whole access.
   bool port_access(uint16_t port, unsigned size, bool write, uint32_t& value);
   bool mmio_access(uint64_t address, unsigned size, bool write, uint64_t& value);
@@ -62,6 +79,9 @@ class PciDevice : public Device {
   uint32_t bar_base(unsigned bar) const;
   void assign(uint32_t& next_io, uint32_t& next_memory, uint8_t irq);
   void drive();
+  std::unique_lock<std::mutex> guarded() const {
+    return guard_ ? std::unique_lock(*guard_) : std::unique_lock<std::mutex>();
+  }
 
   std::array<uint8_t, 256> config_{};
   std::array<uint8_t, 256> writable_{};
@@ -70,6 +90,8 @@ class PciDevice : public Device {
   uint8_t last_capability_ = 0;
   uint16_t capability_end_ = 0x40;
   bool interrupt_ = false;
+  std::mutex* guard_ = nullptr;
+  std::function<void()> windows_changed_;
 };
 
 class PciRoot final : public Device, public PortDevice {

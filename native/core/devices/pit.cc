@@ -93,8 +93,10 @@ void Pit::control(uint8_t value) {
       if (!(value & 0x20)) latch_count(channel);
       if (!(value & 0x10) && !channel.status_latched) {
         channel.status_latched = true;
+        // Firmware has loaded every channel; a guest may wait for that.
+        const bool null_count = channel.programmed && !channel.loaded;
         channel.status_latch =
-            static_cast<uint8_t>((channel.out(host_.now()) ? 0x80 : 0) | (channel.loaded ? 0 : 0x40) |
+            static_cast<uint8_t>((channel.out(host_.now()) ? 0x80 : 0) | (null_count ? 0x40 : 0) |
                                  channel.access << 4 | channel.mode << 1 | (channel.bcd ? 1 : 0));
       }
     }

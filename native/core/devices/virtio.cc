@@ -58,7 +58,7 @@ void VirtioDevice::break_device() {
 }
 
 void VirtioDevice::publish(unsigned queue) {
-  if (queues_[queue].publish(ram_) && transport_) transport_->queue_interrupt();
+  if (queues_[queue].publish(ram_) && transport_) transport_->queue_interrupt(queue);
 }
 
 void VirtioDevice::config_changed() {

@@ -13,9 +13,9 @@ namespace {
 
 constexpr uint8_t kVendorCapability = 0x09;
 enum CapabilityType : uint8_t { kCommonCfg = 1, kNotifyCfg, kIsrCfg, kDeviceCfg, kPciCfg };
-constexpr unsigned kMemoryBar = 0, kIoBar = 2;
+constexpr uint8_t kMsixCapability = 0x11;
+constexpr uint32_t kMessageSize = 0x1000, kPendingOffset = 0x800;
 constexpr uint32_t kCommonSize = 56, kDeviceSize = 0x40;
-constexpr uint16_t kNoVector = 0xffff;
 
 PciDevice::Identity identity(const VirtioDevice& device) {
   uint16_t id = static_cast<uint16_t>(0x1040 + device.type());
@@ -29,8 +29,8 @@ PciDevice::Identity identity(const VirtioDevice& device) {
 
 }  // namespace
 
-VirtioPci::VirtioPci(VirtioDevice& device, IrqLine& intx)
-    : PciDevice(identity(device), &intx), device_(device) {
+VirtioPci::VirtioPci(VirtioDevice& device, IrqLine& intx, MessageSink* messages)
+    : PciDevice(identity(device), &intx), device_(device), queue_vectors_(device.queues().size(), kNoVector) {
   add_bar(kMemoryBar, kMemorySize, false);
   add_bar(kIoBar, kIoSize, true);
   add_capabilities(kMemoryBar);
@@ -40,7 +40,31 @@ VirtioPci::VirtioPci(VirtioDevice& device, IrqLine& intx)
   window_capability_ = add_capability(kVendorCapability, body);
   const uint8_t mask[12] = {0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
   allow_write(static_cast<uint8_t>(window_capability_ + 4), mask);
+  if (messages) add_msix(*messages);
   device_.attach(this);
+}
+
+void VirtioPci::add_msix(MessageSink& sink) {
+  msix_.emplace(static_cast<unsigned>(device_.queues().size() + 1), sink);
+  add_bar(kMessageBar, kMessageSize, false);
+  uint8_t body[10] = {};
+  put_le<uint16_t>(&body[0], static_cast<uint16_t>(msix_->vectors() - 1));
+  put_le<uint32_t>(&body[2], kMessageBar);
+  put_le<uint32_t>(&body[6], kPendingOffset | kMessageBar);
+  msix_capability_ = add_capability(kMsixCapability, body);
+  const uint8_t mask[] = {0, (Msix::kEnable | Msix::kMaskAll) >> 8};
+  allow_write(static_cast<uint8_t>(msix_capability_ + 2), mask);
+}
+
+// What the guest asked for, as far as there is such a vector.
+uint16_t VirtioPci::vector(uint32_t value) const {
+  return msix_ && value < msix_->vectors() ? static_cast<uint16_t>(value) : kNoVector;
+}
+
+void VirtioPci::reset_vectors() {
+  config_vector_ = kNoVector;
+  std::fill(queue_vectors_.begin(), queue_vectors_.end(), kNoVector);
+  if (msix_) msix_->clear_pending();
 }
 
 VirtioPci::~VirtioPci() { device_.attach(nullptr); }
@@ -94,7 +118,7 @@ uint32_t VirtioPci::common_read(uint32_t offset, unsigned size) const {
   put_le<uint32_t>(&bytes[4], half(device_.offered(), device_feature_select_));
   put_le<uint32_t>(&bytes[8], driver_feature_select_);
   put_le<uint32_t>(&bytes[12], half(device_.driver_features(), driver_feature_select_));
-  put_le<uint16_t>(&bytes[16], kNoVector);
+  put_le<uint16_t>(&bytes[16], config_vector_);
   put_le<uint16_t>(&bytes[18], static_cast<uint16_t>(device_.queues().size()));
   bytes[20] = device_.status();
   bytes[21] = device_.config_generation();
@@ -102,6 +126,7 @@ uint32_t VirtioPci::common_read(uint32_t offset, unsigned size) const {
   put_le<uint16_t>(&bytes[26], kNoVector);
   if (const VirtQueue* queue = selected()) {
     put_le<uint16_t>(&bytes[24], queue->size);
+    put_le<uint16_t>(&bytes[26], queue_vectors_[queue_select_]);
     put_le<uint16_t>(&bytes[28], queue->enabled());
     put_le<uint16_t>(&bytes[30], queue_select_);
     put_le<uint64_t>(&bytes[32], queue->descriptors);
@@ -139,9 +164,16 @@ void VirtioPci::common_write(uint32_t offset, unsigned size, uint32_t value) {
       if (value == 0) {
         device_feature_select_ = driver_feature_select_ = 0;
         queue_select_ = 0;
+        reset_vectors();
         isr_ = 0;
         set_interrupt(false);
       }
+      break;
+    case 2 << 8 | 16:
+      config_vector_ = vector(value);
+      break;
+    case 2 << 8 | 26:
+      if (queue) queue_vectors_[queue_select_] = vector(value);
       break;
     case 2 << 8 | 22:
       queue_select_ = static_cast<uint16_t>(value);
@@ -162,6 +194,9 @@ void VirtioPci::common_write(uint32_t offset, unsigned size, uint32_t value) {
 }
 
 uint32_t VirtioPci::bar_read(unsigned bar, uint32_t offset, unsigned size) {
+  if (bar == kMessageBar)
+    return offset < kPendingOffset ? msix_->read(offset, size)
+                                   : msix_->read_pending(offset - kPendingOffset, size);
   Place place = locate(bar, offset);
   switch (place.area) {
     case Area::kCommon:
@@ -185,9 +220,12 @@ uint32_t VirtioPci::bar_read(unsigned bar, uint32_t offset, unsigned size) {
 }
 
 void VirtioPci::bar_write(unsigned bar, uint32_t offset, unsigned size, uint32_t value) {
+  if (bar == kMessageBar) return msix_->write(offset, size, value);
   Place place = locate(bar, offset);
   if (place.area == Area::kCommon)
     common_write(place.offset, size, value);
+  else if (place.area == Area::kDevice)
+    device_.config_write(place.offset, size, value);
   else if (place.area == Area::kNotify)
     device_.notify(value & 0xffff);
 }
@@ -219,17 +257,21 @@ void VirtioPci::config_write(uint8_t offset, unsigned size, uint32_t value) {
   if (offset == window_capability_ + 16 && window(bar, at, width) && size >= width)
     return bar_write(bar, at, width, width == 4 ? value : value & ((1u << (8 * width)) - 1));
   PciDevice::config_write(offset, size, value);
+  if (msix_ && offset <= msix_capability_ + 3 && offset + size > msix_capability_ + 2u)
+    msix_->set_control(get_le<uint16_t>(&config()[msix_capability_ + 2]));
 }
 
-void VirtioPci::queue_interrupt() {
-  isr_ |= 1;
-  set_interrupt(true);
+void VirtioPci::interrupt(uint8_t isr, uint16_t vector) {
+  isr_ |= isr;
+  if (!msix_ || !msix_->enabled())
+    set_interrupt(true);
+  else if (vector != kNoVector)
+    msix_->raise(vector);
 }
 
-void VirtioPci::config_interrupt() {
-  isr_ |= 2;
-  set_interrupt(true);
-}
+void VirtioPci::queue_interrupt(unsigned queue) { interrupt(1, queue_vectors_[queue]); }
+
+void VirtioPci::config_interrupt() { interrupt(2, config_vector_); }
 
 void VirtioPci::save(ByteWriter& out) const {
   out.u8(1);
@@ -238,6 +280,11 @@ void VirtioPci::save(ByteWriter& out) const {
   out.u32(device_feature_select_);
   out.u32(driver_feature_select_);
   out.u16(queue_select_);
+  if (msix_) {
+    msix_->save(out);
+    out.u16(config_vector_);
+    for (uint16_t vector : queue_vectors_) out.u16(vector);
+  }
   device_.save(out);
 }
 
@@ -248,6 +295,11 @@ void VirtioPci::load(ByteReader& in) {
   device_feature_select_ = in.u32();
   driver_feature_select_ = in.u32();
   queue_select_ = in.u16();
+  if (msix_) {
+    msix_->load(in);
+    config_vector_ = vector(in.u16());
+    for (uint16_t& queue_vector : queue_vectors_) queue_vector = vector(in.u16());
+  }
   device_.load(in);
 }
 

@@ -1,6 +1,8 @@
 // A virtio device on PCI, "modern" only (virtio 1.2, section 4.1). The same registers are offered twice: BAR
 // 0, memory, 16 KiB (its capabilities come first), and BAR 2, I/O ports, 256 bytes, for guests that cannot
-// use memory-mapped registers cheaply. Interrupts are INTx; every MSI-X vector register reads "none".
+// use memory-mapped registers cheaply. Interrupts are INTx and, where the board has a way for messages, MSI-X
+// with a vector for each queue and one for the configuration (BAR 4); else every MSI-X vector register reads
+// "none".
 //
 //            BAR 0 (memory)                 BAR 2 (I/O)
 //   common   0x0000                         0x00
@@ -10,7 +12,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <vector>
 
+#include "devices/msix.h"
 #include "devices/pci.h"
 #include "devices/virtio.h"
 
@@ -18,13 +23,15 @@ namespace hypertwin::devices {
 
 class VirtioPci final : public PciDevice, public VirtioTransport {
  public:
+  static constexpr uint16_t kNoVector = 0xffff;
+  static constexpr unsigned kMemoryBar = 0, kIoBar = 2, kMessageBar = 4;
   static constexpr uint32_t kMemorySize = 0x4000, kIoSize = 0x100;
   static constexpr uint32_t kMemoryCommon = 0, kMemoryIsr = 0x1000, kMemoryDevice = 0x2000,
                             kMemoryNotify = 0x3000;
   static constexpr uint32_t kIoCommon = 0, kIoNotify = 0x40, kIoIsr = 0x48, kIoDevice = 0x80;
 
-  // Neither is owned; both must outlive this.
-  VirtioPci(VirtioDevice& device, IrqLine& intx);
+  // None is owned; all must outlive this. `messages`: nullptr for a board that has INTx alone.
+  VirtioPci(VirtioDevice& device, IrqLine& intx, MessageSink* messages = nullptr);
   ~VirtioPci() override;
 
   std::string_view name() const override { return device_.name(); }
@@ -34,7 +41,7 @@ class VirtioPci final : public PciDevice, public VirtioTransport {
   void config_write(uint8_t offset, unsigned size, uint32_t value) override;
   uint32_t bar_read(unsigned bar, uint32_t offset, unsigned size) override;
   void bar_write(unsigned bar, uint32_t offset, unsigned size, uint32_t value) override;
-  void queue_interrupt() override;
+  void queue_interrupt(unsigned queue) override;
   void config_interrupt() override;
 
  private:
@@ -45,6 +52,10 @@ class VirtioPci final : public PciDevice, public VirtioTransport {
   };
   static Place locate(unsigned bar, uint32_t offset);
   void add_capabilities(unsigned bar);
+  void add_msix(MessageSink& sink);
+  uint16_t vector(uint32_t value) const;
+  void reset_vectors();
+  void interrupt(uint8_t isr, uint16_t vector);
   uint32_t common_read(uint32_t offset, unsigned size) const;
   void common_write(uint32_t offset, unsigned size, uint32_t value);
   bool window(unsigned& bar, uint32_t& offset, unsigned& size) const;
@@ -56,6 +67,10 @@ class VirtioPci final : public PciDevice, public VirtioTransport {
   uint32_t driver_feature_select_ = 0;
   uint16_t queue_select_ = 0;
   uint8_t window_capability_ = 0;
+  std::optional<Msix> msix_;
+  uint8_t msix_capability_ = 0;
+  uint16_t config_vector_ = kNoVector;
+  std::vector<uint16_t> queue_vectors_;
 };
 
 }  // namespace hypertwin::devices

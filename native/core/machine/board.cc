@@ -10,9 +10,6 @@ namespace hypertwin::machine {
 namespace {
 // Where firmware of a PC puts PCI interrupts; cards share them in turn.
 constexpr uint8_t kPciIrqs[] = {10, 11, 5, 9};
-constexpr size_t kMaxSection = 64u << 20;
-
-uint32_t all_ones(unsigned size) { return size >= 4 ? ~uint32_t{0} : (uint32_t{1} << (8 * size)) - 1; }
 }  // namespace
 
 Board::Board(devices::Host& host, devices::GuestRam& ram, const MachineConfig& config,
@@ -22,14 +19,14 @@ Board::Board(devices::Host& host, devices::GuestRam& ram, const MachineConfig& c
       serial_(host, 0, pic_.line(4)),
       power_(host),
       debug_(std::move(on_marker)),
-      ports_{nullptr} {
-  map_ports(pic_);
-  map_ports(pit_);
-  map_ports(rtc_);
-  map_ports(serial_);
-  map_ports(power_);
-  map_ports(debug_);
-  map_ports(pci_);
+      ports_(pci_) {
+  ports_.add(pic_);
+  ports_.add(pit_);
+  ports_.add(rtc_);
+  ports_.add(serial_);
+  ports_.add(power_);
+  ports_.add(debug_);
+  ports_.add(pci_);
   // As firmware does: PCI interrupts are level-triggered.
   uint16_t level_triggered = 0;
   for (uint8_t line : kPciIrqs) level_triggered = static_cast<uint16_t>(level_triggered | 1u << line);
@@ -57,24 +54,9 @@ Board::Board(devices::Host& host, devices::GuestRam& ram, const MachineConfig& c
   }
 }
 
-template <class D>
-void Board::map_ports(D& device) {
-  ports_.push_back(&device);
-  for (const auto& range : D::kPorts)
-    for (unsigned i = 0; i < range.count; ++i)
-      port_map_[range.first + i] = static_cast<uint8_t>(ports_.size() - 1);
-}
+uint32_t Board::port_read(uint16_t port, unsigned size) { return ports_.read(port, size); }
 
-uint32_t Board::port_read(uint16_t port, unsigned size) {
-  if (auto* device = ports_[port_map_[port]]) return device->port_read(port, size) & all_ones(size);
-  uint32_t value = 0;
-  return pci_.port_access(port, size, false, value) ? value & all_ones(size) : all_ones(size);
-}
-
-void Board::port_write(uint16_t port, unsigned size, uint32_t value) {
-  if (auto* device = ports_[port_map_[port]]) return device->port_write(port, size, value);
-  pci_.port_access(port, size, true, value);
-}
+void Board::port_write(uint16_t port, unsigned size, uint32_t value) { ports_.write(port, size, value); }
 
 uint64_t Board::mmio_read(uint64_t address, unsigned size) {
   uint64_t value = 0;
@@ -110,28 +92,9 @@ std::vector<const devices::Device*> Board::devices() const {
   return {list.begin(), list.end()};
 }
 
-void Board::save(ByteWriter& out) const {
-  auto list = devices();
-  out.varint(list.size());
-  for (const auto* device : list) {
-    ByteWriter section;
-    device->save(section);
-    out.text(device->name());
-    out.blob(section.data());
-  }
-}
+void Board::save(ByteWriter& out) const { save_sections(out, devices()); }
 
-void Board::load(ByteReader& in) {
-  auto list = devices();
-  if (in.varint() != list.size()) in.corrupt("another number of devices than this machine has");
-  for (auto* device : list) {
-    if (in.text(64) != device->name())
-      in.corrupt("the section of another device than " + std::string(device->name()));
-    ByteReader section(in.blob(kMaxSection), device->name());
-    device->load(section);
-    section.expect_done();
-  }
-}
+void Board::load(ByteReader& in) { load_sections(in, devices()); }
 
 Digest128 Board::digest() const {
   ByteWriter bytes;

@@ -2,7 +2,6 @@
 // Knows no KVM, no thread and no log; everything it does comes from calls of the vCPU's thread.
 #pragma once
 
-#include <array>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -19,6 +18,8 @@
 #include "devices/virtio_net.h"
 #include "devices/virtio_pci.h"
 #include "machine/config.h"
+#include "machine/port_map.h"
+#include "machine/sections.h"
 
 namespace hypertwin::machine {
 
@@ -67,8 +68,6 @@ class Board {
         : device(std::forward<Args>(args)...), pci(device, irq) {}
   };
 
-  template <class D>
-  void map_ports(D& device);
   std::vector<devices::Device*> devices();
   std::vector<const devices::Device*> devices() const;
 
@@ -81,8 +80,7 @@ class Board {
   devices::PciRoot pci_;
   std::vector<std::unique_ptr<OnPci<devices::VirtioNet>>> nets_;
   std::vector<std::unique_ptr<OnPci<devices::VirtioBlk>>> disks_;
-  std::vector<devices::PortDevice*> ports_;  // index 0: nobody
-  std::array<uint8_t, 65536> port_map_{};    // port -> index in ports_
+  PortMap ports_;
 };
 
 }  // namespace hypertwin::machine

@@ -5,16 +5,20 @@
 namespace hypertwin::machine {
 
 namespace {
-constexpr uint64_t kMaxMemory = uint64_t{3} << 30;
+constexpr uint64_t kMaxMemory = uint64_t{1} << 40;
+constexpr uint32_t kMaxVcpus = 254;  // as many as have an 8-bit APIC id
 constexpr uint64_t kMinMemory = uint64_t{2} << 20;
 constexpr size_t kMaxDevices = 8;
-constexpr uint8_t kVersion = 1;
+constexpr uint8_t kVersion = 1;          // of the deterministic board
+constexpr uint8_t kStandardVersion = 2;  // with the number of vCPUs
 
 [[noreturn]] void bad(const std::string& message) { throw Error("BAD_CONFIG", message); }
 }  // namespace
 
 void MachineConfig::save(ByteWriter& out) const {
-  out.u8(kVersion);
+  const bool standard = board == BoardKind::kStandard;
+  out.u8(standard ? kStandardVersion : kVersion);
+  if (standard) out.u8(static_cast<uint8_t>(vcpus));
   out.u64(memory_size);
   out.text(command_line);
   out.u64(wall_clock);
@@ -33,8 +37,14 @@ void MachineConfig::save(ByteWriter& out) const {
 }
 
 MachineConfig MachineConfig::load(ByteReader& in) {
-  if (in.u8() != kVersion) throw Error("CORRUPT", "the machine's configuration has an unknown version");
+  const uint8_t version = in.u8();
+  if (version != kVersion && version != kStandardVersion)
+    throw Error("CORRUPT", "the machine's configuration has an unknown version");
   MachineConfig config;
+  if (version == kStandardVersion) {
+    config.board = BoardKind::kStandard;
+    config.vcpus = in.u8();
+  }
   config.memory_size = in.u64();
   config.command_line = in.text(4096);
   config.wall_clock = in.u64();
@@ -65,8 +75,13 @@ MachineConfig MachineConfig::load(ByteReader& in) {
 void MachineConfig::check() const {
   if (memory_size % 4096)
     bad("memory of " + std::to_string(memory_size) + " bytes is not a whole number of 4096-byte pages");
-  if (memory_size < kMinMemory || memory_size > kMaxMemory)
-    bad("memory of " + std::to_string(memory_size) + " bytes: choose from 2 MiB to 3 GiB");
+  const bool standard = board == BoardKind::kStandard;
+  if (memory_size < kMinMemory || memory_size > (standard ? kMaxMemory : kLowRamEnd))
+    bad("memory of " + std::to_string(memory_size) + " bytes: choose from 2 MiB to " +
+        (standard ? "1 TiB" : "3 GiB (the standard board takes more)"));
+  if (vcpus < 1 || vcpus > kMaxVcpus) bad(std::to_string(vcpus) + " vCPUs: choose from 1 to 254");
+  if (!standard && vcpus != 1)
+    bad("the deterministic board has one vCPU: choose the standard board for more");
   if (command_line.size() > 4095) bad("the command line is longer than 4095 bytes");
   if (nets.size() > kMaxDevices) bad("at most 8 network devices");
   if (disks.size() > kMaxDevices) bad("at most 8 disks");

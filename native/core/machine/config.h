@@ -27,8 +27,19 @@ struct DiskConfig {
   bool read_only = false;
 };
 
+enum class BoardKind : uint8_t {
+  kDeterministic = 0,  // one vCPU, every input at a boundary: can be recorded, replayed, mirrored
+  kStandard = 1,       // several vCPUs, interrupt controllers and timers in the kernel: fast
+};
+
+// Guest physical addresses from here to 4 GiB are the devices'; RAM goes on above.
+inline constexpr uint64_t kLowRamEnd = uint64_t{3} << 30;
+inline constexpr uint64_t kHighRam = uint64_t{4} << 30;
+
 struct MachineConfig {
-  uint64_t memory_size = 64u << 20;  // bytes, whole 4 KiB pages, at most 3 GiB
+  BoardKind board = BoardKind::kDeterministic;
+  uint32_t vcpus = 1;
+  uint64_t memory_size = 64u << 20;  // bytes, whole 4 KiB pages; deterministic: at most 3 GiB
   std::string command_line;
   std::vector<NetConfig> nets;
   std::vector<DiskConfig> disks;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "machine/entry.h"
 #include "machine/memory_scan.h"
 #include "machine/quirks.h"
 #include "machine/snapshot.h"
@@ -43,60 +44,6 @@ std::string hex(uint64_t value) {
 }
 
 }  // namespace
-
-std::string_view state_name(State state) {
-  switch (state) {
-    case State::kCreated:
-      return "created";
-    case State::kRunning:
-      return "running";
-    case State::kPaused:
-      return "paused";
-    case State::kStopped:
-      return "stopped";
-    case State::kFailed:
-      return "failed";
-  }
-  return "unknown";
-}
-
-std::string_view reason_name(Reason reason) {
-  switch (reason) {
-    case Reason::kNone:
-      return "none";
-    case Reason::kRequested:
-      return "requested";
-    case Reason::kPowerOff:
-      return "power-off";
-    case Reason::kReset:
-      return "reset";
-    case Reason::kHalted:
-      return "halted";
-    case Reason::kTripleFault:
-      return "triple-fault";
-    case Reason::kError:
-      return "error";
-    case Reason::kBoundary:
-      return "boundary";
-    case Reason::kLogEnd:
-      return "log-end";
-    case Reason::kDiverged:
-      return "diverged";
-    case Reason::kCaptureFailed:
-      return "capture-failed";
-    case Reason::kMigrated:
-      return "migrated";
-    case Reason::kInDoubt:
-      return "in-doubt";
-    case Reason::kHandedOver:
-      return "handed-over";
-    case Reason::kFenced:
-      return "fenced";
-    case Reason::kUnprotected:
-      return "unprotected";
-  }
-  return "unknown";
-}
 
 Digest128 StateDigest::combined() const {
   ByteWriter bytes;
@@ -253,33 +200,8 @@ void Machine::load_state(ByteReader& in) {
 }
 
 void Machine::boot(const Image& image) {
-  boot::Entry entry = boot::load_pvh(*ram_, {image.kernel, image.initrd, config_.command_line});
-  // PVH: 32-bit protected mode, paging off, flat segments, EBX -> hvm_start_info.
-  kvm_sregs sregs = vcpu_->get_sregs();
-  kvm_segment data{};
-  data.limit = 0xffffffff;
-  data.selector = 0x10;
-  data.type = 3;
-  data.present = data.db = data.s = data.g = 1;
-  sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
-  sregs.cs = data;
-  sregs.cs.selector = 0x08;
-  sregs.cs.type = 11;
-  kvm_segment tss{};
-  tss.limit = 0x67;
-  tss.selector = 0x18;
-  tss.type = 11;
-  tss.present = 1;
-  sregs.tr = tss;
-  sregs.cr0 = 1;
-  sregs.cr4 = 0;
-  sregs.efer = 0;
-  vcpu_->set_sregs(sregs);
-  kvm_regs regs{};
-  regs.rip = entry.rip;
-  regs.rbx = entry.start_info;
-  regs.rflags = 2;
-  vcpu_->set_regs(regs);
+  const boot::Entry entry = boot::load_kernel(*ram_, {image.kernel, image.initrd, config_.command_line});
+  set_entry(*vcpu_, entry);
 }
 
 void Machine::launch() {
@@ -304,28 +226,6 @@ Machine::~Machine() {
 }
 
 // ---- Control
-
-void Machine::bad_state(const char* verb) const {
-  State state = this->state();
-  const char* possible = "";
-  switch (state) {
-    case State::kCreated:
-      possible = "start() it first";
-      break;
-    case State::kRunning:
-      possible = "pause() it first";
-      break;
-    case State::kPaused:
-      possible = "resume() it";
-      break;
-    case State::kStopped:
-    case State::kFailed:
-      possible = "create a new machine, or restore a snapshot";
-      break;
-  }
-  throw Error("BAD_STATE", std::string("cannot ") + verb + " a machine that is " +
-                               std::string(state_name(state)) + ": " + possible);
-}
 
 void Machine::call(At at, std::function<void()> run, std::chrono::milliseconds patience) {
   auto task = std::make_shared<Task>();

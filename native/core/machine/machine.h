@@ -1,9 +1,6 @@
 // A virtual machine on KVM with the deterministic board and one vCPU: its thread, its states, its inputs at
 // boundaries, its snapshots. Where the inputs come from is a source's affair (input.h); it knows no log.
 //
-//   created --start--> running <--pause/resume--> paused
-//   any of these --stop or the guest's power-off--> stopped;  --error--> failed
-//
 // A boundary is an exit that the guest's own instruction caused. It is counted, digested and dispatched to
 // the devices; then the inputs are applied, then an interrupt is injected or not; then the guest runs on.
 #pragma once
@@ -22,47 +19,17 @@
 #include "backends/tap.h"
 #include "base/digest.h"
 #include "base/error.h"
-#include "boot/pvh.h"
+#include "boot/kernel.h"
 #include "kvm/kvm.h"
 #include "machine/board.h"
 #include "machine/config.h"
 #include "machine/cpuid.h"
+#include "machine/image.h"
 #include "machine/input.h"
 #include "machine/vcpu_state.h"
+#include "machine/virtual_machine.h"
 
 namespace hypertwin::machine {
-
-enum class State : uint8_t { kCreated, kRunning, kPaused, kStopped, kFailed };
-
-enum class Reason : uint8_t {
-  kNone,
-  kRequested,      // pause(), stop()
-  kPowerOff,       // the guest's wish
-  kReset,          // the guest's wish; the machine stops
-  kHalted,         // the guest halted with interrupts off: nothing can wake it
-  kTripleFault,    // KVM_EXIT_SHUTDOWN
-  kError,          // a failed call, an internal error of KVM
-  kBoundary,       // the boundary asked for was reached
-  kLogEnd,         // replay: nothing more in the log
-  kDiverged,       // replay: the guest strayed from the log
-  kCaptureFailed,  // recording: the log cannot be written
-  kMigrated,       // it runs on another host now
-  kInDoubt,        // it may run on another host: see MIGRATION_IN_DOUBT
-  kHandedOver,     // its backup took over, as planned
-  kFenced,         // its backup or primary took over: this side must not run it
-  kUnprotected,    // its backup is lost, and the policy is to stop
-};
-
-// What a machine tells its owner. Called on the vCPU's thread, which waits: be brief, never call back.
-// Outputs that were held come on the thread that lets them out, never two at once.
-class Listener {
- public:
-  virtual ~Listener() = default;
-  virtual void on_state(State state, Reason reason, const std::string& message) = 0;
-  virtual void on_packet(uint32_t /*device*/, std::span<const uint8_t> /*packet*/) {}
-  virtual void on_console(uint32_t /*device*/, std::span<const uint8_t> /*bytes*/) {}
-  virtual void on_marker(uint32_t /*value*/) {}
-};
 
 // Takes what leaves a machine, in place of the taps and the listener; emit_packet() and emit_console() let it
 // out. Called on the vCPU's thread, at boundary `ordinal`, also while replaying.
@@ -91,29 +58,14 @@ struct StateDigest {
   bool operator==(const StateDigest&) const = default;
 };
 
-struct Counters {
-  uint64_t boundaries = 0;
-  uint64_t interrupts = 0;
-  uint64_t port_exits = 0;
-  uint64_t mmio_exits = 0;
-  uint64_t halt_exits = 0;
-  uint64_t packets_in = 0;
-  uint64_t packets_out = 0;
-  uint64_t disk_requests = 0;
-  uint64_t kicks = 0;  // returns that no instruction of the guest caused
-};
-
 enum class At {
   kAnywhere,  // between any two instructions
   kBoundary,  // where the inputs are applied
 };
 
-class Machine final : private devices::Host {
+class Machine final : public VirtualMachine, private devices::Host {
  public:
-  struct Image {
-    std::vector<uint8_t> kernel;
-    std::vector<uint8_t> initrd;
-  };
+  using Image = machine::Image;
   // Throws Error: BAD_CONFIG, BAD_KERNEL, NO_MEMORY, or a failed call.
   static std::unique_ptr<Machine> create(std::shared_ptr<kvm::System> system, MachineConfig config,
                                          const Image& image, std::shared_ptr<Listener> listener);
@@ -133,44 +85,41 @@ class Machine final : private devices::Host {
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
 
-  // Any thread but the vCPU's. Throw Error("BAD_STATE") naming the state and what is possible in it.
-  void start();
+  void start() override;
   // At a boundary when one comes within 20 ms, else between two instructions.
-  void pause();
-  void resume();
-  void stop();
-  State state() const { return state_.load(std::memory_order_acquire); }
-  Reason reason() const { return reason_.load(std::memory_order_acquire); }
-  std::string message() const;
-
-  // Inputs, any thread. False when the mailbox is full: try again later.
-  bool send_packet(uint32_t device, std::span<const uint8_t> packet);
-  bool send_console(std::span<const uint8_t> bytes);
+  void pause() override;
+  void resume() override;
+  void stop() override;
+  State state() const override { return state_.load(std::memory_order_acquire); }
+  Reason reason() const override { return reason_.load(std::memory_order_acquire); }
+  std::string message() const override;
+  bool send_packet(uint32_t device, std::span<const uint8_t> packet) override;
+  bool send_console(std::span<const uint8_t> bytes) override;
 
   // Runs `task` on the vCPU's thread with the registers whole, and waits for it; rethrows what it throws.
   // At kBoundary throws Error("NO_BOUNDARY") when the guest reaches none within `patience`.
   void call(At at, std::function<void()> task,
             std::chrono::milliseconds patience = std::chrono::milliseconds(1000));
 
-  // Written whole or not at all. The machine waits meanwhile.
-  void snapshot(const std::string& path);
+  void snapshot(const std::string& path) override;
   StateDigest state_digest();
   VcpuState vcpu_state();
-  // Copies; the machine need not be paused. Throw Error("ERANGE").
-  void read_memory(uint64_t address, std::span<uint8_t> into) const;
+  void read_memory(uint64_t address, std::span<uint8_t> into) const override;
   // Also throws Error("BAD_STATE") while another source than live_inputs() is used.
-  void write_memory(uint64_t address, std::span<const uint8_t> from);
+  void write_memory(uint64_t address, std::span<const uint8_t> from) override;
   // Of a standby machine: a disk did not take a write that it took at the other side. Any thread.
   std::optional<Error> replica_failure() const;
   bool recorded() const { return recorded_.load(std::memory_order_acquire); }
 
-  Counters counters() const;
+  Counters counters() const override;
   uint64_t boundary() const { return ordinal_.load(std::memory_order_acquire); }
-  const MachineConfig& config() const { return config_; }
-  const std::shared_ptr<kvm::Vm>& vm() const { return vm_; }
+  const MachineConfig& config() const override { return config_; }
+  const std::shared_ptr<kvm::Vm>& vm() const override { return vm_; }
+  size_t vcpus() const override { return 1; }
+  const std::shared_ptr<kvm::Vcpu>& vcpu(size_t /*i*/) const override { return vcpu_; }
   const std::shared_ptr<kvm::Vcpu>& vcpu() const { return vcpu_; }
-  const std::shared_ptr<devices::GuestRam>& ram() const { return ram_; }
-  const std::shared_ptr<kvm::GuestMemory>& memory() const { return memory_; }
+  const std::shared_ptr<devices::GuestRam>& ram() const override { return ram_; }
+  const std::shared_ptr<kvm::GuestMemory>& memory() const override { return memory_; }
   // nullptr when detached.
   const std::unique_ptr<backends::FileDisk>& disk(size_t i) const { return files_.at(i); }
   // The table that the guest sees.
@@ -235,7 +184,7 @@ class Machine final : private devices::Host {
   void replica_failed(size_t disk, int err);
   void fail(const std::exception& error);
   void set_state(State state, Reason reason, std::string message = {});
-  [[noreturn]] void bad_state(const char* verb) const;
+  [[noreturn]] void bad_state(const char* verb) const { machine::bad_state(state(), verb); }
   const kvm_regs& exit_regs();
   void output(uint64_t kind, uint64_t device, std::span<const uint8_t> bytes);
 
@@ -298,8 +247,5 @@ class Machine final : private devices::Host {
   std::atomic<bool> control_{false};
   std::thread thread_;
 };
-
-std::string_view state_name(State state);
-std::string_view reason_name(Reason reason);
 
 }  // namespace hypertwin::machine

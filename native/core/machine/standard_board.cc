@@ -1,0 +1,152 @@
+#include "machine/standard_board.h"
+
+#include <sys/eventfd.h>
+
+#include <string>
+
+#include "base/error.h"
+#include "boot/acpi.h"
+#include "machine/sections.h"
+
+namespace hypertwin::machine {
+
+namespace {
+// Cards share them in turn; where MSI-X is used they are silent.
+constexpr uint8_t kPciIrqs[] = {10, 11, 5};
+constexpr uint8_t kSerialIrq = 4, kClockIrq = 8;
+}  // namespace
+
+StandardBoard::Function::Function(StandardBoard& board, std::unique_ptr<devices::VirtioDevice> device,
+                                  uint8_t irq)
+    : vm_(board.vm_),
+      device_(std::move(device)),
+      pci_(*device_, board.pins_.new_source(irq),
+           &board.routes_.new_function(static_cast<unsigned>(device_->queues().size() + 1))),
+      irq_(irq) {
+  for (size_t i = 0; i < device_->queues().size(); ++i) {
+    doorbells_.emplace_back(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!doorbells_.back()) throw_errno("eventfd", "for a queue's notifications");
+  }
+  pci_.guard(mutex_);
+  board.pci_.add(pci_, irq);
+  pci_.watch_windows([this] { place_doorbells(); });
+  place_doorbells();
+}
+
+StandardBoard::Function::~Function() = default;
+
+void StandardBoard::Function::place_doorbells() {
+  const auto base = pci_.window_base(devices::VirtioPci::kMemoryBar);
+  if (base == placed_) return;
+  auto each = [&](uint32_t where, auto&& act) {
+    for (size_t i = 0; i < doorbells_.size(); ++i)
+      act(kvm::IoEvent{.address = where + devices::VirtioPci::kMemoryNotify + 4 * i,
+                       .length = 0,
+                       .pio = false,
+                       .fd = doorbells_[i].get(),
+                       .datamatch = std::nullopt});
+  };
+  if (placed_) each(*placed_, [&](const kvm::IoEvent& event) { vm_->deassign_ioeventfd(event); });
+  placed_.reset();
+  if (!base) return;
+  each(*base, [&](const kvm::IoEvent& event) { vm_->assign_ioeventfd(event); });
+  placed_ = base;
+}
+
+StandardBoard::StandardBoard(std::shared_ptr<kvm::Vm> vm, devices::Host& host, devices::GuestRam& ram,
+                             const MachineConfig& config, std::function<void(uint32_t)> on_marker)
+    : vm_(vm),
+      pins_(vm),
+      routes_(vm),
+      rtc_(host, pins_.new_source(kClockIrq), static_cast<int64_t>(config.wall_clock), ram.size()),
+      serial_(host, 0, pins_.new_source(kSerialIrq)),
+      power_(host),
+      acpi_(host, pins_.new_source(boot::kAcpiIrq)),
+      debug_(std::move(on_marker)),
+      nets_(config.nets.size()),
+      ports_(pci_) {
+  ports_.add(rtc_);
+  ports_.add(serial_);
+  ports_.add(power_);
+  ports_.add(acpi_);
+  ports_.add(debug_);
+  ports_.add(pci_);
+  // As firmware does: these lines are level-triggered for the 8259s too.
+  uint16_t level = 1u << boot::kAcpiIrq;
+  for (uint8_t irq : kPciIrqs) level = static_cast<uint16_t>(level | 1u << irq);
+  for (uint32_t chip : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE}) {
+    kvm_irqchip state = vm_->get_irqchip(chip);
+    state.chip.pic.elcr = static_cast<uint8_t>(level >> (chip == KVM_IRQCHIP_PIC_SLAVE ? 8 : 0));
+    vm_->set_irqchip(state);
+  }
+  auto add = [&](std::unique_ptr<devices::VirtioDevice> device) {
+    const uint8_t irq = kPciIrqs[functions_.size() % std::size(kPciIrqs)];
+    functions_.push_back(std::make_unique<Function>(*this, std::move(device), irq));
+  };
+  for (size_t i = 0; i < config.nets.size(); ++i) {
+    devices::VirtioNet::Options options;
+    options.mac = config.nets[i].mac;
+    add(std::make_unique<devices::VirtioNet>(host, static_cast<uint32_t>(i), "net" + std::to_string(i), ram,
+                                             options));
+  }
+  for (size_t i = 0; i < config.disks.size(); ++i) {
+    devices::VirtioBlk::Options options;
+    options.size = config.disks[i].size;
+    options.read_only = config.disks[i].read_only;
+    options.serial = "hypertwin-" + std::to_string(i);
+    add(std::make_unique<devices::VirtioBlk>(host, static_cast<uint32_t>(i), "disk" + std::to_string(i), ram,
+                                             options));
+  }
+}
+
+uint32_t StandardBoard::port_read(uint16_t port, unsigned size) {
+  std::lock_guard lock(mutex_);
+  return ports_.read(port, size);
+}
+
+void StandardBoard::port_write(uint16_t port, unsigned size, uint32_t value) {
+  std::lock_guard lock(mutex_);
+  ports_.write(port, size, value);
+}
+
+uint64_t StandardBoard::mmio_read(uint64_t address, unsigned size) {
+  std::lock_guard lock(mutex_);
+  uint64_t value = 0;
+  return pci_.mmio_access(address, size, false, value) ? value : ~uint64_t{0};
+}
+
+void StandardBoard::mmio_write(uint64_t address, unsigned size, uint64_t value) {
+  std::lock_guard lock(mutex_);
+  pci_.mmio_access(address, size, true, value);
+}
+
+uint64_t StandardBoard::write_acpi(devices::GuestRam& ram, uint32_t vcpus) const {
+  std::vector<boot::AcpiSlot> slots;
+  for (size_t i = 0; i < functions_.size(); ++i)
+    slots.push_back({.slot = static_cast<uint8_t>(i + 1), .irq = functions_[i]->irq()});
+  return boot::write_acpi(ram,
+                          {.vcpus = static_cast<uint8_t>(vcpus), .slots = slots, .level_irqs = kPciIrqs});
+}
+
+std::vector<devices::Device*> StandardBoard::devices() {
+  std::vector<devices::Device*> list{&rtc_, &serial_, &power_, &acpi_, &debug_, &pci_};
+  for (auto& function : functions_) list.push_back(&function->pci());
+  return list;
+}
+
+void StandardBoard::save(ByteWriter& out) const {
+  const auto list = const_cast<StandardBoard*>(this)->devices();
+  save_sections(out, {list.begin(), list.end()});
+  pins_.save(out);
+}
+
+void StandardBoard::load(ByteReader& in) {
+  load_sections(in, devices());
+  pins_.load(in);
+  for (auto& function : functions_) {
+    std::lock_guard lock(function->mutex());
+    function->pci().windows_loaded();
+  }
+}
+
+}  // namespace hypertwin::machine

@@ -1,0 +1,104 @@
+// The standard board: interrupt controllers and the 8254 are the kernel's; here are ACPI's registers, the
+// serial port, the clock and the PCI devices, each with a lock of its own so that its I/O goes on beside the
+// vCPUs.
+//
+// Order of locks: the board's (an access by the guest), then a device's.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/fd.h"
+#include "devices/acpi_pm.h"
+#include "devices/pci.h"
+#include "devices/ports.h"
+#include "devices/rtc.h"
+#include "devices/serial.h"
+#include "devices/virtio_blk.h"
+#include "devices/virtio_net.h"
+#include "devices/virtio_pci.h"
+#include "machine/config.h"
+#include "machine/irq_pins.h"
+#include "machine/port_map.h"
+
+namespace hypertwin::machine {
+
+class StandardBoard {
+ public:
+  // One virtio function: its device, its lock, and how the guest notifies it without leaving KVM.
+  class Function {
+   public:
+    Function(StandardBoard& board, std::unique_ptr<devices::VirtioDevice> device, uint8_t irq);
+    ~Function();
+    std::mutex& mutex() { return mutex_; }
+    devices::VirtioDevice& device() { return *device_; }
+    devices::VirtioPci& pci() { return pci_; }
+    uint8_t irq() const { return irq_; }
+    // Readable when the guest has notified the queue.
+    int doorbell(size_t queue) const { return doorbells_[queue].get(); }
+    size_t queues() const { return doorbells_.size(); }
+
+   private:
+    void place_doorbells();
+
+    std::shared_ptr<kvm::Vm> vm_;
+    std::mutex mutex_;
+    std::unique_ptr<devices::VirtioDevice> device_;
+    devices::VirtioPci pci_;
+    uint8_t irq_;
+    std::vector<Fd> doorbells_;
+    std::optional<uint32_t> placed_;  // where the kernel listens
+  };
+
+  StandardBoard(std::shared_ptr<kvm::Vm> vm, devices::Host& host, devices::GuestRam& ram,
+                const MachineConfig& config, std::function<void(uint32_t)> on_marker);
+  StandardBoard(const StandardBoard&) = delete;
+  StandardBoard& operator=(const StandardBoard&) = delete;
+
+  // Accesses by the guest, from any vCPU's thread.
+  uint32_t port_read(uint16_t port, unsigned size);
+  void port_write(uint16_t port, unsigned size, uint32_t value);
+  uint64_t mmio_read(uint64_t address, unsigned size);
+  void mmio_write(uint64_t address, unsigned size, uint64_t value);
+
+  // Guards what is not a function.
+  std::mutex& mutex() { return mutex_; }
+  devices::Serial& serial() { return serial_; }
+  devices::Rtc& rtc() { return rtc_; }
+  devices::AcpiPm& acpi() { return acpi_; }
+  const std::vector<std::unique_ptr<Function>>& functions() const { return functions_; }
+  Function& net_function(size_t i) { return *functions_.at(i); }
+  Function& disk_function(size_t i) { return *functions_.at(nets_ + i); }
+  devices::VirtioNet& net(size_t i) { return static_cast<devices::VirtioNet&>(net_function(i).device()); }
+  devices::VirtioBlk& disk(size_t i) { return static_cast<devices::VirtioBlk&>(disk_function(i).device()); }
+  uint64_t interrupts() const { return routes_.signalled(); }
+
+  // Writes the tables; gives the RSDP's address.
+  uint64_t write_acpi(devices::GuestRam& ram, uint32_t vcpus) const;
+
+  // Nothing else may touch the board meanwhile.
+  void save(ByteWriter& out) const;
+  void load(ByteReader& in);
+
+ private:
+  std::vector<devices::Device*> devices();
+
+  std::shared_ptr<kvm::Vm> vm_;
+  std::mutex mutex_;
+  IrqPins pins_;
+  MessageRoutes routes_;
+  devices::Rtc rtc_;
+  devices::Serial serial_;
+  devices::PowerPort power_;
+  devices::AcpiPm acpi_;
+  devices::DebugPort debug_;
+  devices::PciRoot pci_;
+  size_t nets_;
+  std::vector<std::unique_ptr<Function>> functions_;
+  PortMap ports_;
+};
+
+}  // namespace hypertwin::machine

@@ -1,0 +1,681 @@
+#include "machine/standard_machine.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstring>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "boot/kernel.h"
+#include "machine/entry.h"
+#include "machine/full_vcpu.h"
+#include "machine/snapshot.h"
+#include "machine/standard_cpuid.h"
+
+namespace hypertwin::machine {
+
+namespace {
+
+constexpr uint8_t kStateVersion = 2;
+constexpr auto kKickInterval = std::chrono::milliseconds(1);
+constexpr uint64_t kTssAddress = 0xfffbd000;
+constexpr uint32_t kMtrrDefault = 0x2ff, kMtrrWriteBack = 1 << 11 | 6;
+
+template <class T>
+void put(ByteWriter& out, const T& value) {
+  out.raw({reinterpret_cast<const uint8_t*>(&value), sizeof(T)});
+}
+
+template <class T>
+T get(ByteReader& in) {
+  T value;
+  const auto bytes = in.raw(sizeof(T));
+  std::memcpy(&value, bytes.data(), sizeof(T));
+  return value;
+}
+
+std::string hex(uint64_t value) {
+  char text[24];
+  std::snprintf(text, sizeof(text), "0x%" PRIx64, value);
+  return text;
+}
+
+void bump(std::atomic<uint64_t>& counter) {
+  counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+// ---- The gate
+
+StandardMachine::Gate::Pass StandardMachine::Gate::enter() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return open_ || abandoned_; });
+  if (abandoned_) return Pass(nullptr);
+  ++inside_;
+  return Pass(this);
+}
+
+StandardMachine::Gate::Pass StandardMachine::Gate::try_enter() {
+  std::lock_guard lock(mutex_);
+  if (!open_ || abandoned_) return Pass(nullptr);
+  ++inside_;
+  return Pass(this);
+}
+
+void StandardMachine::Gate::leave() {
+  std::lock_guard lock(mutex_);
+  if (--inside_ == 0 && !open_) changed_.notify_all();
+}
+
+void StandardMachine::Gate::open() {
+  std::lock_guard lock(mutex_);
+  open_ = true;
+  changed_.notify_all();
+}
+
+void StandardMachine::Gate::close() {
+  std::unique_lock lock(mutex_);
+  open_ = false;
+  changed_.wait(lock, [this] { return inside_ == 0; });
+}
+
+void StandardMachine::Gate::abandon() {
+  std::lock_guard lock(mutex_);
+  abandoned_ = true;
+  changed_.notify_all();
+}
+
+// ---- Construction
+
+StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineConfig config,
+                                 std::shared_ptr<Listener> listener)
+    : config_(std::move(config)), listener_(std::move(listener)) {
+  config_.check();
+  if (config_.wall_clock == 0) config_.wall_clock = static_cast<uint64_t>(::time(nullptr));
+  stop_io_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!stop_io_) throw_errno("eventfd", "for the devices' threads");
+
+  for (size_t i = 0; i < config_.disks.size(); ++i) {
+    auto& disk = config_.disks[i];
+    files_.push_back(std::make_unique<backends::FileDisk>(
+        disk.path, disk.read_only,
+        [this, i](backends::FileDisk::Completion completion) { complete(i, std::move(completion)); }));
+    const uint64_t size = files_.back()->size() & ~uint64_t{511};
+    if (disk.size == 0) disk.size = size;
+    if (disk.size > size)
+      throw Error("BAD_CONFIG", "the disk image " + disk.path + " has " + std::to_string(size) +
+                                    " bytes, less than the " + std::to_string(disk.size) +
+                                    " the machine had");
+  }
+
+  vm_ = system->create_vm();
+  if (const int most = vm_->check_extension(KVM_CAP_MAX_VCPUS); most > 0 && config_.vcpus > unsigned(most))
+    throw Error("BAD_CONFIG", std::to_string(config_.vcpus) + " vCPUs: this host's KVM takes at most " +
+                                  std::to_string(most));
+  if (config_.dirty_ring)
+    vm_->enable_cap(KVM_CAP_DIRTY_LOG_RING, uint64_t{config_.dirty_ring_entries} * sizeof(kvm_dirty_gfn));
+  memory_ = kvm::GuestMemory::allocate(config_.memory_size, {.backing = kvm::GuestMemory::Backing::kMemfd});
+  std::vector<devices::GuestRam::Region> regions;
+  const uint64_t low = std::min(config_.memory_size, kLowRamEnd);
+  regions.push_back({.guest_address = 0, .size = low, .host = memory_->data(), .slot = 0});
+  if (config_.memory_size > low)
+    regions.push_back({.guest_address = kHighRam,
+                       .size = config_.memory_size - low,
+                       .host = memory_->data() + low,
+                       .slot = 1});
+  for (const auto& region : regions)
+    vm_->set_user_memory_region({.slot = region.slot,
+                                 .guest_address = region.guest_address,
+                                 .size = region.size,
+                                 .offset = static_cast<uint64_t>(region.host - memory_->data()),
+                                 .memory = memory_});
+  ram_ = std::make_shared<devices::GuestRam>(std::move(regions));
+
+  if (vm_->check_extension(KVM_CAP_SET_TSS_ADDR)) vm_->set_tss_addr(kTssAddress);
+  vm_->create_irqchip();
+  vm_->create_pit2(KVM_PIT_SPEAKER_DUMMY);
+  kernel_clock_ = vm_->check_extension(KVM_CAP_ADJUST_CLOCK) != 0;
+  board_ = std::make_unique<StandardBoard>(vm_, static_cast<devices::Host&>(*this), *ram_, config_,
+                                           [this](uint32_t value) {
+                                             if (listener_) listener_->on_marker(value);
+                                           });
+  const bool tsc_deadline = vm_->check_extension(KVM_CAP_TSC_DEADLINE_TIMER) != 0;
+  const auto supported = system->supported_cpuid();
+  for (uint32_t id = 0; id < config_.vcpus; ++id) {
+    auto cpu = std::make_unique<Cpu>();
+    cpu->vcpu = vm_->create_vcpu(id);
+    cpu->vcpu->set_cpuid2(standard_cpuid(supported, id, config_.vcpus, tsc_deadline));
+    cpus_.push_back(std::move(cpu));
+  }
+
+  for (size_t i = 0; i < config_.nets.size(); ++i)
+    taps_.push_back(
+        config_.nets[i].backend == NetBackend::kTap
+            ? std::make_unique<backends::Tap>(
+                  config_.nets[i].tap, [this, i](std::span<const uint8_t> packet) { receive(i, packet); })
+            : nullptr);
+}
+
+std::unique_ptr<StandardMachine> StandardMachine::create(std::shared_ptr<kvm::System> system,
+                                                         MachineConfig config, const Image& image,
+                                                         std::shared_ptr<Listener> listener) {
+  std::unique_ptr<StandardMachine> machine(
+      new StandardMachine(std::move(system), std::move(config), std::move(listener)));
+  const uint64_t rsdp = machine->board_->write_acpi(*machine->ram_, machine->config_.vcpus);
+  const boot::Entry entry =
+      boot::load_kernel(*machine->ram_, {image.kernel, image.initrd, machine->config_.command_line, rsdp});
+  const auto& first = machine->cpus_.front()->vcpu;
+  set_entry(*first, entry);
+  for (const auto& cpu : machine->cpus_) {
+    const kvm_msr_entry write_back{.index = kMtrrDefault, .reserved = 0, .data = kMtrrWriteBack};
+    cpu->vcpu->set_msrs(std::span(&write_back, 1));
+  }
+  machine->launch();
+  return machine;
+}
+
+std::unique_ptr<StandardMachine> StandardMachine::restore(std::shared_ptr<kvm::System> system,
+                                                          const std::string& path,
+                                                          std::shared_ptr<Listener> listener,
+                                                          const std::function<void(MachineConfig&)>& adjust) {
+  SnapshotFile file(path);
+  ByteReader in(file.state(), "the snapshot's state");
+  if (in.u8() != kStateVersion) in.corrupt("a machine of another board, or of an unknown version");
+  ByteReader config_bytes(in.blob(1u << 20), "the snapshot's configuration");
+  MachineConfig config = MachineConfig::load(config_bytes);
+  if (adjust) adjust(config);
+  if (config.memory_size != file.memory_size()) in.corrupt("memory of another size than the configuration's");
+  std::unique_ptr<StandardMachine> machine(
+      new StandardMachine(std::move(system), std::move(config), std::move(listener)));
+  file.load_memory(*machine->memory_);
+  machine->load_state(in);
+  machine->launch();
+  return machine;
+}
+
+void StandardMachine::launch() {
+  for (auto& cpu : cpus_) cpu->thread = std::thread([this, &own = *cpu] { cpu_main(own); });
+  for (auto& function : board_->functions())
+    io_threads_.emplace_back([this, &own = *function] { io_main(own); });
+  clock_thread_ = std::thread([this] { clock_main(); });
+}
+
+StandardMachine::~StandardMachine() {
+  {
+    std::lock_guard lock(mutex_);
+    run_ = false;
+    quit_ = true;
+  }
+  changed_.notify_all();
+  for (auto& cpu : cpus_) cpu->vcpu->kick();
+  gate_.abandon();
+  const uint64_t one = 1;
+  [[maybe_unused]] auto written = ::write(stop_io_.get(), &one, sizeof(one));
+  {
+    std::lock_guard lock(board_->mutex());
+    clock_quit_ = true;
+  }
+  clock_changed_.notify_all();
+  for (auto& cpu : cpus_)
+    if (cpu->thread.joinable()) cpu->thread.join();
+  for (auto& thread : io_threads_) thread.join();
+  if (clock_thread_.joinable()) clock_thread_.join();
+  // Their threads call into this; they end before the rest goes.
+  taps_.clear();
+  files_.clear();
+}
+
+// ---- Control
+
+void StandardMachine::set_state(State state, Reason reason, std::string message) {
+  {
+    std::lock_guard lock(mutex_);
+    message_ = message;
+  }
+  reason_.store(reason, std::memory_order_release);
+  state_.store(state, std::memory_order_release);
+  if (listener_) listener_->on_state(state, reason, message);
+}
+
+std::string StandardMachine::message() const {
+  std::lock_guard lock(mutex_);
+  return message_;
+}
+
+void StandardMachine::go() {
+  if (clock_) {
+    // The guest's clocks go on from where they stopped.
+    kvm_clock_data clock{};
+    clock.clock = clock_->clock;
+    vm_->set_clock(clock);
+    clock_.reset();
+  }
+  time_since_ = now_ns();
+  time_runs_ = true;
+  if (std::exchange(resubmit_, false)) {
+    for (size_t i = 0; i < files_.size(); ++i) {
+      std::lock_guard lock(board_->disk_function(i).mutex());
+      for (auto& request : board_->disk(i).in_flight()) files_[i]->submit(std::move(request));
+    }
+    // What the guest notified before the snapshot was taken.
+    for (auto& function : board_->functions())
+      for (size_t queue = 0; queue < function->queues(); ++queue) {
+        const uint64_t one = 1;
+        [[maybe_unused]] auto written = ::write(function->doorbell(queue), &one, sizeof(one));
+      }
+  }
+  gate_.open();
+  {
+    std::lock_guard lock(mutex_);
+    run_ = true;
+  }
+  changed_.notify_all();
+}
+
+void StandardMachine::halt() {
+  {
+    std::unique_lock lock(mutex_);
+    run_ = false;
+    do
+      for (auto& cpu : cpus_) cpu->vcpu->kick();
+    while (!changed_.wait_for(lock, kKickInterval, [this] { return parked_ == cpus_.size(); }));
+  }
+  gate_.close();
+  if (time_runs_.exchange(false)) time_base_ += now_ns() - time_since_;
+  if (kernel_clock_ && !clock_) clock_ = vm_->get_clock();
+  for (auto& cpu : cpus_) {
+    // Tells a guest with kvmclock that it was stopped, so that its watchdogs stay quiet.
+    try {
+      if (state() != State::kCreated) cpu->vcpu->kvmclock_ctrl();
+    } catch (const Error&) {
+      // EINVAL: it has none.
+    }
+  }
+}
+
+void StandardMachine::start() {
+  std::lock_guard control(control_);
+  if (state() != State::kCreated) bad_state(state(), "start");
+  set_state(State::kRunning, Reason::kRequested);
+  go();
+}
+
+void StandardMachine::resume() {
+  std::lock_guard control(control_);
+  if (state() != State::kPaused) bad_state(state(), "resume");
+  set_state(State::kRunning, Reason::kRequested);
+  go();
+}
+
+void StandardMachine::pause() {
+  std::lock_guard control(control_);
+  if (state() == State::kPaused) return;
+  if (state() != State::kRunning) bad_state(state(), "pause");
+  halt();
+  // The guest may have ended itself meanwhile.
+  if (state() != State::kRunning) bad_state(state(), "pause");
+  set_state(State::kPaused, Reason::kRequested);
+}
+
+void StandardMachine::stop() {
+  std::lock_guard control(control_);
+  if (state() == State::kRunning) halt();
+  if (state() == State::kStopped || state() == State::kFailed) return;
+  set_state(State::kStopped, Reason::kRequested);
+}
+
+void StandardMachine::standing_still(const std::function<void()>& task) {
+  std::lock_guard control(control_);
+  const bool was_running = state() == State::kRunning;
+  if (was_running)
+    halt();
+  else
+    gate_.close();  // open still where the guest has ended the machine
+  std::exception_ptr error;
+  try {
+    task();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  if (was_running && state() == State::kRunning) go();
+  if (error) std::rethrow_exception(error);
+}
+
+bool StandardMachine::press_power_button() {
+  std::lock_guard lock(board_->mutex());
+  return board_->acpi().press_power_button();
+}
+
+// ---- The vCPUs' threads
+
+void StandardMachine::cpu_main(Cpu& cpu) {
+  pthread_setname_np(pthread_self(), ("ht-vcpu" + std::to_string(cpu.vcpu->id())).c_str());
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (!run_ && !quit_) {
+      // The last one in says how the machine ended.
+      if (end_ && parked_ + 1 == cpus_.size()) {
+        End end = std::move(*end_);
+        end_.reset();
+        lock.unlock();
+        set_state(end.state, end.reason, std::move(end.message));
+        lock.lock();
+      }
+      ++parked_;
+      changed_.notify_all();
+      changed_.wait(lock, [this] { return run_ || quit_; });
+      --parked_;
+    }
+    if (quit_) return;
+    lock.unlock();
+    try {
+      run_cpu(cpu);
+    } catch (const std::exception& error) {
+      end_from_inside({State::kFailed, Reason::kError, error.what()});
+    }
+    lock.lock();
+  }
+}
+
+void StandardMachine::end_from_inside(End end) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!end_) end_ = std::move(end);
+    run_ = false;
+  }
+  for (auto& cpu : cpus_) cpu->vcpu->kick();
+}
+
+void StandardMachine::run_cpu(Cpu& cpu) {
+  kvm::Vcpu& vcpu = *cpu.vcpu;
+  while (run_.load(std::memory_order_relaxed)) {
+    switch (vcpu.run()) {
+      case kvm::RunResult::kInterrupted:
+        bump(cpu.kicks);
+        continue;
+      case kvm::RunResult::kAgain:
+        continue;
+      case kvm::RunResult::kExit:
+        break;
+    }
+    kvm_run& run = *vcpu.run_page();
+    switch (run.exit_reason) {
+      case KVM_EXIT_IO:
+        bump(cpu.port_exits);
+        serve_port(vcpu);
+        break;
+      case KVM_EXIT_MMIO:
+        bump(cpu.mmio_exits);
+        serve_mmio(vcpu);
+        break;
+      case KVM_EXIT_INTR:
+      case KVM_EXIT_IRQ_WINDOW_OPEN:
+      case KVM_EXIT_HLT:
+        break;
+      case KVM_EXIT_SHUTDOWN:
+        end_from_inside({State::kFailed, Reason::kTripleFault,
+                         "the guest caused a triple fault on vCPU " + std::to_string(vcpu.id()) +
+                             " near rip " + hex(vcpu.get_regs().rip)});
+        break;
+      case KVM_EXIT_DIRTY_RING_FULL:
+        if (!vm_->handle_ring_full())
+          throw Error("RING_FULL", "the dirty ring is full and nobody harvests it: attach a tracker");
+        break;
+      case KVM_EXIT_FAIL_ENTRY:
+        throw Error("FAIL_ENTRY", "the CPU refused the guest's state (hardware reason " +
+                                      hex(run.fail_entry.hardware_entry_failure_reason) + ")");
+      case KVM_EXIT_INTERNAL_ERROR:
+        throw Error("KVM_INTERNAL", "KVM could not go on with the guest near rip " +
+                                        hex(vcpu.get_regs().rip) + " (KVM_EXIT_INTERNAL_ERROR suberror " +
+                                        std::to_string(run.internal.suberror) + ")");
+      default:
+        throw Error("UNEXPECTED_EXIT", "KVM_RUN came back with exit reason " +
+                                           std::to_string(run.exit_reason) +
+                                           ", which this board does not handle");
+    }
+  }
+  // The registers are whole while it is parked.
+  while (vcpu.complete_io() == kvm::RunResult::kExit) {
+    kvm_run& run = *vcpu.run_page();
+    if (run.exit_reason == KVM_EXIT_IO)
+      serve_port(vcpu);
+    else if (run.exit_reason == KVM_EXIT_MMIO)
+      serve_mmio(vcpu);
+    else
+      break;
+  }
+}
+
+void StandardMachine::serve_port(kvm::Vcpu& vcpu) {
+  kvm_run& run = *vcpu.run_page();
+  const unsigned size = run.io.size;
+  if (run.io.data_offset + uint64_t{size} * run.io.count > vcpu.run_page_size())
+    throw Error("KVM_INTERNAL", "port data out of range");
+  uint8_t* data = reinterpret_cast<uint8_t*>(&run) + run.io.data_offset;
+  for (uint32_t i = 0; i < run.io.count; ++i, data += size) {
+    uint32_t value = 0;
+    if (run.io.direction == KVM_EXIT_IO_OUT) {
+      std::memcpy(&value, data, size);
+      board_->port_write(run.io.port, size, value);
+    } else {
+      value = board_->port_read(run.io.port, size);
+      std::memcpy(data, &value, size);
+    }
+  }
+}
+
+void StandardMachine::serve_mmio(kvm::Vcpu& vcpu) {
+  kvm_run& run = *vcpu.run_page();
+  uint64_t value = 0;
+  const unsigned size = std::min<uint32_t>(run.mmio.len, sizeof(value));
+  if (run.mmio.is_write) {
+    std::memcpy(&value, run.mmio.data, size);
+    board_->mmio_write(run.mmio.phys_addr, size, value);
+  } else {
+    value = board_->mmio_read(run.mmio.phys_addr, size);
+    std::memcpy(run.mmio.data, &value, size);
+  }
+}
+
+// ---- The devices' threads
+
+void StandardMachine::io_main(StandardBoard::Function& function) {
+  pthread_setname_np(pthread_self(), "ht-io");
+  std::vector<pollfd> fds;
+  fds.push_back({.fd = stop_io_.get(), .events = POLLIN, .revents = 0});
+  for (size_t i = 0; i < function.queues(); ++i)
+    fds.push_back({.fd = function.doorbell(i), .events = POLLIN, .revents = 0});
+  for (;;) {
+    if (::poll(fds.data(), fds.size(), -1) < 0) continue;  // EINTR alone is possible
+    if (fds[0].revents) return;
+    const auto pass = gate_.enter();
+    if (!pass) return;
+    for (size_t i = 0; i + 1 < fds.size(); ++i) {
+      uint64_t rings = 0;
+      if (!fds[i + 1].revents || ::read(fds[i + 1].fd, &rings, sizeof(rings)) < 0) continue;
+      std::lock_guard lock(function.mutex());
+      function.device().notify(static_cast<unsigned>(i));
+    }
+  }
+}
+
+void StandardMachine::complete(size_t disk, backends::FileDisk::Completion completion) {
+  const auto pass = gate_.enter();
+  if (!pass) return;
+  std::lock_guard lock(board_->disk_function(disk).mutex());
+  board_->disk(disk).complete(completion.ordinal, completion.status, completion.data);
+}
+
+void StandardMachine::receive(size_t net, std::span<const uint8_t> packet) {
+  const auto pass = gate_.enter();
+  if (!pass) return;
+  packets_in_.fetch_add(1, std::memory_order_relaxed);
+  std::lock_guard lock(board_->net_function(net).mutex());
+  board_->net(net).receive(packet);
+}
+
+// The clock's alarms.
+void StandardMachine::clock_main() {
+  pthread_setname_np(pthread_self(), "ht-clock");
+  std::unique_lock lock(board_->mutex());
+  while (!clock_quit_) {
+    const auto deadline = board_->rtc().deadline();
+    if (deadline && time_runs_) {
+      const uint64_t time = now();
+      if (*deadline > time)
+        clock_changed_.wait_for(lock,
+                                std::chrono::nanoseconds(std::min<uint64_t>(*deadline - time, 1000000000)));
+      else
+        board_->rtc().advance(time);
+    } else {
+      clock_changed_.wait_for(lock, std::chrono::seconds(1));
+    }
+  }
+}
+
+// ---- What the devices ask for
+
+uint64_t StandardMachine::now() {
+  const uint64_t base = time_base_.load();
+  return time_runs_ ? base + (now_ns() - time_since_.load()) : base;
+}
+
+void StandardMachine::transmit(uint32_t device, std::span<const uint8_t> packet) {
+  packets_out_.fetch_add(1, std::memory_order_relaxed);
+  if (taps_.at(device))
+    taps_[device]->write(packet);
+  else if (listener_)
+    listener_->on_packet(device, packet);
+}
+
+void StandardMachine::console_output(uint32_t device, std::span<const uint8_t> bytes) {
+  if (listener_) listener_->on_console(device, bytes);
+}
+
+void StandardMachine::block_submit(uint32_t device, devices::BlockRequest request) {
+  disk_requests_.fetch_add(1, std::memory_order_relaxed);
+  files_.at(device)->submit(std::move(request));
+}
+
+void StandardMachine::power(devices::PowerEvent event) {
+  const bool off = event == devices::PowerEvent::kPowerOff;
+  end_from_inside({State::kStopped, off ? Reason::kPowerOff : Reason::kReset,
+                   off ? "the guest powered off" : "the guest asked for a reset"});
+}
+
+// ---- Inputs and state from outside
+
+bool StandardMachine::send_packet(uint32_t device, std::span<const uint8_t> packet) {
+  if (device >= config_.nets.size())
+    throw Error("ERANGE", "network device " + std::to_string(device) + ": the machine has " +
+                              std::to_string(config_.nets.size()));
+  if (packet.size() < 14 || packet.size() > devices::VirtioNet::kMaxPacket)
+    throw Error("ERANGE", "a packet of " + std::to_string(packet.size()) +
+                              " bytes: an Ethernet frame has 14 to " +
+                              std::to_string(devices::VirtioNet::kMaxPacket));
+  const auto pass = gate_.try_enter();
+  if (!pass) return false;
+  std::lock_guard lock(board_->net_function(device).mutex());
+  auto& net = board_->net(device);
+  if (net.pending() >= devices::VirtioNet::kMaxPending) return false;
+  packets_in_.fetch_add(1, std::memory_order_relaxed);
+  net.receive(packet);
+  return true;
+}
+
+bool StandardMachine::send_console(std::span<const uint8_t> bytes) {
+  if (bytes.size() > devices::Serial::kMaxInput)
+    throw Error("ERANGE",
+                "console input of " + std::to_string(bytes.size()) + " bytes: at most 4096 at a time");
+  std::lock_guard lock(board_->mutex());
+  if (board_->serial().input_space() < bytes.size()) return false;
+  board_->serial().receive(bytes);
+  return true;
+}
+
+void StandardMachine::read_memory(uint64_t address, std::span<uint8_t> into) const {
+  if (!ram_->read(address, into))
+    throw Error("ERANGE", std::to_string(into.size()) + " bytes at " + hex(address) + " are not all RAM");
+}
+
+void StandardMachine::write_memory(uint64_t address, std::span<const uint8_t> from) {
+  if (!ram_->write(address, from))
+    throw Error("ERANGE", std::to_string(from.size()) + " bytes at " + hex(address) + " are not all RAM");
+}
+
+Counters StandardMachine::counters() const {
+  Counters counters;
+  for (const auto& cpu : cpus_) {
+    counters.port_exits += cpu->port_exits.load(std::memory_order_relaxed);
+    counters.mmio_exits += cpu->mmio_exits.load(std::memory_order_relaxed);
+    counters.kicks += cpu->kicks.load(std::memory_order_relaxed);
+  }
+  counters.interrupts = board_->interrupts();
+  counters.packets_in = packets_in_.load(std::memory_order_relaxed);
+  counters.packets_out = packets_out_.load(std::memory_order_relaxed);
+  counters.disk_requests = disk_requests_.load(std::memory_order_relaxed);
+  return counters;
+}
+
+void StandardMachine::save_state(ByteWriter& out) {
+  out.u64(now());
+  put(out, clock_ ? clock_->clock : uint64_t{0});
+  for (uint32_t chip : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC})
+    put(out, vm_->get_irqchip(chip));
+  put(out, vm_->get_pit2());
+  for (const auto& cpu : cpus_) {
+    ByteWriter vcpu;
+    FullVcpu::take(*cpu->vcpu).save(vcpu);
+    out.blob(vcpu.data());
+  }
+  ByteWriter board;
+  board_->save(board);
+  out.blob(board.data());
+}
+
+void StandardMachine::load_state(ByteReader& in) {
+  time_base_ = in.u64();
+  if (const uint64_t clock = get<uint64_t>(in); clock && kernel_clock_) {
+    clock_.emplace();
+    clock_->clock = clock;
+  }
+  for (uint32_t chip : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC}) {
+    const auto state = get<kvm_irqchip>(in);
+    if (state.chip_id != chip) in.corrupt("another interrupt controller");
+    vm_->set_irqchip(state);
+  }
+  vm_->set_pit2(get<kvm_pit_state2>(in));
+  for (auto& cpu : cpus_) {
+    ByteReader vcpu(in.blob(2u << 20), "the state's vCPU");
+    FullVcpu::load(vcpu).give(*cpu->vcpu);
+    vcpu.expect_done();
+  }
+  ByteReader board(in.blob(), "the state's devices");
+  board_->load(board);
+  board.expect_done();
+  in.expect_done();
+  resubmit_ = true;
+  state_ = State::kPaused;
+  reason_ = Reason::kRequested;
+}
+
+void StandardMachine::snapshot(const std::string& path) {
+  standing_still([&] {
+    ByteWriter state;
+    state.u8(kStateVersion);
+    ByteWriter config;
+    config_.save(config);
+    state.blob(config.data());
+    save_state(state);
+    write_snapshot_file(path, state.data(), *memory_);
+  });
+}
+
+}  // namespace hypertwin::machine

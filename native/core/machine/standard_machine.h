@@ -1,0 +1,178 @@
+// A virtual machine on KVM with the standard board: several vCPUs, interrupt controllers and timers in the
+// kernel, devices on threads of their own. For speed; what it does cannot be replayed.
+//
+// Three kinds of threads touch it: the vCPUs' (`ht-vcpu<n>`), which answer the guest's accesses; the devices'
+// (`ht-io`, one a function; the backends' own), which pass the gate before they touch a device; and the
+// owner's. The machine stands still when every vCPU is parked and the gate is closed.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "backends/file_disk.h"
+#include "backends/tap.h"
+#include "machine/image.h"
+#include "machine/standard_board.h"
+#include "machine/virtual_machine.h"
+
+namespace hypertwin::machine {
+
+class StandardMachine final : public VirtualMachine, private devices::Host {
+ public:
+  // Throws Error: BAD_CONFIG, BAD_KERNEL, NO_MEMORY, or a failed call.
+  static std::unique_ptr<StandardMachine> create(std::shared_ptr<kvm::System> system, MachineConfig config,
+                                                 const Image& image, std::shared_ptr<Listener> listener);
+  // A paused machine that continues where the snapshot's was. `adjust` may change disks' paths and taps.
+  static std::unique_ptr<StandardMachine> restore(std::shared_ptr<kvm::System> system,
+                                                  const std::string& path, std::shared_ptr<Listener> listener,
+                                                  const std::function<void(MachineConfig&)>& adjust = {});
+  ~StandardMachine() override;
+  StandardMachine(const StandardMachine&) = delete;
+  StandardMachine& operator=(const StandardMachine&) = delete;
+
+  void start() override;
+  void pause() override;
+  void resume() override;
+  void stop() override;
+  State state() const override { return state_.load(std::memory_order_acquire); }
+  Reason reason() const override { return reason_.load(std::memory_order_acquire); }
+  std::string message() const override;
+  bool send_packet(uint32_t device, std::span<const uint8_t> packet) override;
+  bool send_console(std::span<const uint8_t> bytes) override;
+  void snapshot(const std::string& path) override;
+  void read_memory(uint64_t address, std::span<uint8_t> into) const override;
+  void write_memory(uint64_t address, std::span<const uint8_t> from) override;
+  Counters counters() const override;
+  const MachineConfig& config() const override { return config_; }
+  const std::shared_ptr<kvm::Vm>& vm() const override { return vm_; }
+  size_t vcpus() const override { return cpus_.size(); }
+  const std::shared_ptr<kvm::Vcpu>& vcpu(size_t i) const override { return cpus_.at(i)->vcpu; }
+  const std::shared_ptr<devices::GuestRam>& ram() const override { return ram_; }
+  const std::shared_ptr<kvm::GuestMemory>& memory() const override { return memory_; }
+
+  // Presses ACPI's power button, as a wish to the guest. False when the guest does not listen to it.
+  bool press_power_button();
+  // Runs `task` while the machine stands still, whatever its state; then it goes on.
+  void standing_still(const std::function<void()>& task);
+
+ private:
+  struct Cpu {
+    std::shared_ptr<kvm::Vcpu> vcpu;
+    std::thread thread;
+    std::atomic<uint64_t> port_exits{0}, mmio_exits{0}, kicks{0};
+  };
+  struct End {
+    State state;
+    Reason reason;
+    std::string message;
+  };
+  // Devices' threads pass while it is open.
+  class Gate {
+   public:
+    class Pass {
+     public:
+      explicit Pass(Gate* gate) : gate_(gate) {}
+      ~Pass() {
+        if (gate_) gate_->leave();
+      }
+      Pass(const Pass&) = delete;
+      Pass& operator=(const Pass&) = delete;
+      explicit operator bool() const { return gate_ != nullptr; }
+
+     private:
+      Gate* gate_;
+    };
+    // Waits for it to open; false when the machine goes.
+    Pass enter();
+    // False when it is closed.
+    Pass try_enter();
+    void open();
+    // Returns when nobody is inside.
+    void close();
+    // For good: who waits goes away.
+    void abandon();
+
+   private:
+    void leave();
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool open_ = false;
+    bool abandoned_ = false;
+    unsigned inside_ = 0;
+  };
+
+  StandardMachine(std::shared_ptr<kvm::System> system, MachineConfig config,
+                  std::shared_ptr<Listener> listener);
+  void launch();
+  void load_state(ByteReader& in);
+  void save_state(ByteWriter& out);
+
+  void cpu_main(Cpu& cpu);
+  void run_cpu(Cpu& cpu);
+  void serve_port(kvm::Vcpu& vcpu);
+  void serve_mmio(kvm::Vcpu& vcpu);
+  void end_from_inside(End end);
+  void io_main(StandardBoard::Function& function);
+  void clock_main();
+
+  // Under control_: lets all run; parks all. halt() leaves the gate closed and says whether the guest or an
+  // error has ended the machine meanwhile.
+  void go();
+  void halt();
+  void set_state(State state, Reason reason, std::string message = {});
+  void complete(size_t disk, backends::FileDisk::Completion completion);
+  void receive(size_t net, std::span<const uint8_t> packet);
+
+  // devices::Host
+  uint64_t now() override;
+  void transmit(uint32_t device, std::span<const uint8_t> packet) override;
+  void console_output(uint32_t device, std::span<const uint8_t> bytes) override;
+  void block_submit(uint32_t device, devices::BlockRequest request) override;
+  void power(devices::PowerEvent event) override;
+
+  // Order matters: what is below may use what is above.
+  MachineConfig config_;
+  std::shared_ptr<Listener> listener_;
+  std::shared_ptr<kvm::Vm> vm_;
+  std::shared_ptr<kvm::GuestMemory> memory_;
+  std::shared_ptr<devices::GuestRam> ram_;
+  std::unique_ptr<StandardBoard> board_;
+  std::vector<std::unique_ptr<Cpu>> cpus_;
+  Gate gate_;
+  std::vector<std::unique_ptr<backends::Tap>> taps_;  // by net; empty where none
+  std::vector<std::unique_ptr<backends::FileDisk>> files_;
+  std::vector<std::thread> io_threads_;
+  std::thread clock_thread_;
+  Fd stop_io_;
+
+  std::atomic<State> state_{State::kCreated};
+  std::atomic<Reason> reason_{Reason::kNone};
+  std::atomic<uint64_t> packets_in_{0}, packets_out_{0}, disk_requests_{0};
+
+  std::mutex control_;  // one owner's call at a time; never taken by the machine's threads
+  bool kernel_clock_ = false;
+  std::optional<kvm_clock_data> clock_;  // the guest's time while it stands still
+  bool resubmit_ = false;                // restored: requests in flight are to be submitted, queues looked at
+
+  mutable std::mutex mutex_;  // guards the following
+  std::condition_variable changed_;
+  std::atomic<bool> run_{false};
+  bool quit_ = false;
+  unsigned parked_ = 0;
+  std::optional<End> end_;
+  std::string message_;
+
+  std::atomic<bool> time_runs_{false};  // virtual time, which stands still with the machine
+  std::atomic<uint64_t> time_base_{0}, time_since_{0};
+  std::condition_variable clock_changed_;  // with the board's mutex
+  bool clock_quit_ = false;
+};
+
+}  // namespace hypertwin::machine

@@ -1,0 +1,100 @@
+// What every machine of ours is, whatever its board: its states, its inputs, its memory.
+//
+//   created --start--> running <--pause/resume--> paused
+//   any of these --stop or the guest's power-off--> stopped;  --error--> failed
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "devices/guest_ram.h"
+#include "kvm/kvm.h"
+#include "machine/config.h"
+
+namespace hypertwin::machine {
+
+enum class State : uint8_t { kCreated, kRunning, kPaused, kStopped, kFailed };
+
+enum class Reason : uint8_t {
+  kNone,
+  kRequested,      // pause(), stop()
+  kPowerOff,       // the guest's wish
+  kReset,          // the guest's wish; the machine stops
+  kHalted,         // the guest halted with interrupts off: nothing can wake it
+  kTripleFault,    // KVM_EXIT_SHUTDOWN
+  kError,          // a failed call, an internal error of KVM
+  kBoundary,       // the boundary asked for was reached
+  kLogEnd,         // replay: nothing more in the log
+  kDiverged,       // replay: the guest strayed from the log
+  kCaptureFailed,  // recording: the log cannot be written
+  kMigrated,       // it runs on another host now
+  kInDoubt,        // it may run on another host: see MIGRATION_IN_DOUBT
+  kHandedOver,     // its backup took over, as planned
+  kFenced,         // its backup or primary took over: this side must not run it
+  kUnprotected,    // its backup is lost, and the policy is to stop
+};
+
+// What a machine tells its owner. Called on a thread of the machine, which waits: be brief, never call back.
+// Outputs that were held come on the thread that lets them out, never two of one device at once.
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  virtual void on_state(State state, Reason reason, const std::string& message) = 0;
+  virtual void on_packet(uint32_t /*device*/, std::span<const uint8_t> /*packet*/) {}
+  virtual void on_console(uint32_t /*device*/, std::span<const uint8_t> /*bytes*/) {}
+  virtual void on_marker(uint32_t /*value*/) {}
+};
+
+struct Counters {
+  uint64_t boundaries = 0;  // of the deterministic board
+  uint64_t interrupts = 0;  // that this process injected or signalled
+  uint64_t port_exits = 0;
+  uint64_t mmio_exits = 0;
+  uint64_t halt_exits = 0;
+  uint64_t packets_in = 0;
+  uint64_t packets_out = 0;
+  uint64_t disk_requests = 0;
+  uint64_t kicks = 0;  // returns that no instruction of the guest caused
+};
+
+class VirtualMachine {
+ public:
+  virtual ~VirtualMachine() = default;
+
+  // Any thread but the machine's own. Throw Error("BAD_STATE") naming the state and what is possible in it.
+  virtual void start() = 0;
+  virtual void pause() = 0;
+  virtual void resume() = 0;
+  virtual void stop() = 0;
+  virtual State state() const = 0;
+  virtual Reason reason() const = 0;
+  virtual std::string message() const = 0;
+
+  // Inputs, any thread. False when there is no room: try again later.
+  virtual bool send_packet(uint32_t device, std::span<const uint8_t> packet) = 0;
+  virtual bool send_console(std::span<const uint8_t> bytes) = 0;
+
+  // Written whole or not at all. The machine waits meanwhile.
+  virtual void snapshot(const std::string& path) = 0;
+  // Copies; the machine need not be paused. Throw Error("ERANGE").
+  virtual void read_memory(uint64_t address, std::span<uint8_t> into) const = 0;
+  virtual void write_memory(uint64_t address, std::span<const uint8_t> from) = 0;
+
+  virtual Counters counters() const = 0;
+  virtual const MachineConfig& config() const = 0;
+  virtual const std::shared_ptr<kvm::Vm>& vm() const = 0;
+  virtual size_t vcpus() const = 0;
+  virtual const std::shared_ptr<kvm::Vcpu>& vcpu(size_t i) const = 0;
+  virtual const std::shared_ptr<devices::GuestRam>& ram() const = 0;
+  virtual const std::shared_ptr<kvm::GuestMemory>& memory() const = 0;
+};
+
+// Throws Error("BAD_STATE"): `verb` is not possible now.
+[[noreturn]] void bad_state(State state, const char* verb);
+
+std::string_view state_name(State state);
+std::string_view reason_name(Reason reason);
+
+}  // namespace hypertwin::machine
