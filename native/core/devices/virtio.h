@@ -32,9 +32,11 @@ class VirtioDevice {
 
   const std::string& name() const { return name_; }
   uint32_t id() const { return id_; }
-  virtual uint16_t type() const = 0;        // 1 network, 2 block
+  virtual uint16_t type() const = 0;        // virtio 1.2, section 5
   virtual uint32_t class_code() const = 0;  // PCI's
   virtual std::span<const uint8_t> config() const = 0;
+  // The driver writes `size` (1, 2 or 4) of them; what is not the driver's to write stays as it is.
+  virtual void config_write(uint32_t /*offset*/, unsigned /*size*/, uint32_t /*value*/) {}
   // Ring features included.
   uint64_t offered() const { return offered_; }
   uint64_t negotiated() const { return negotiated_; }
