@@ -69,6 +69,56 @@ TEST_F(FileDiskTest, ReadsWritesAndFlushesInOrder) {
   }
 }
 
+TEST_F(FileDiskTest, DiscardsAndWritesZeroes) {
+  const std::string big(1 << 20, 'a');
+  std::ofstream(path) << big;
+  {
+    FileDisk disk(path, false, keep());
+    disk.submit(
+        {.ordinal = 0, .operation = BlockOperation::kDiscard, .offset = 0, .size = 64 << 10, .data = {}});
+    disk.submit({.ordinal = 1,
+                 .operation = BlockOperation::kWriteZeroes,
+                 .offset = (128 << 10) + 512,
+                 .size = 100 << 10,
+                 .data = {},
+                 .durable = true});
+    disk.submit({.ordinal = 2,
+                 .operation = BlockOperation::kWriteZeroes,
+                 .offset = 512 << 10,
+                 .size = 64 << 10,
+                 .data = {},
+                 .durable = false,
+                 .unmap = true});
+    disk.submit({.ordinal = 3,
+                 .operation = BlockOperation::kWriteZeroes,
+                 .offset = big.size() - 512,
+                 .size = 1024,
+                 .data = {}});
+    disk.drain();
+    std::vector<uint64_t> written(1);
+    disk.take_written(written);
+    EXPECT_EQ(written[0], 1u | 1u << 2 | 1u << 3 | 1u << 8);
+  }
+  for (uint64_t i : {0, 1, 2}) EXPECT_EQ(done[i].status, BlockStatus::kOk) << done[i].err;
+  EXPECT_EQ(done[3].err, EINVAL);
+  std::ifstream in(path);
+  const std::string now(std::istreambuf_iterator<char>(in), {});
+  ASSERT_EQ(now.size(), big.size());
+  auto part = [&](size_t at, size_t size) { return now.substr(at, size); };
+  EXPECT_EQ(part(64 << 10, (64 << 10) + 512), std::string((64 << 10) + 512, 'a'));
+  EXPECT_EQ(part((128 << 10) + 512, 100 << 10), std::string(100 << 10, 0));
+  EXPECT_EQ(part((228 << 10) + 512, 512), std::string(512, 'a'));
+  EXPECT_EQ(part(512 << 10, 64 << 10), std::string(64 << 10, 0));
+  EXPECT_EQ(part(576 << 10, 512), std::string(512, 'a'));
+  FileDisk disk(path, true, keep());
+  disk.submit({.ordinal = 4, .operation = BlockOperation::kDiscard, .offset = 0, .size = 512, .data = {}});
+  disk.submit(
+      {.ordinal = 5, .operation = BlockOperation::kWriteZeroes, .offset = 0, .size = 512, .data = {}});
+  disk.drain();
+  EXPECT_EQ(done[4].err, EROFS);
+  EXPECT_EQ(done[5].err, EROFS);
+}
+
 TEST_F(FileDiskTest, TheDestructorPerformsWhatIsQueued) {
   {
     FileDisk disk(path, false, keep());

@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "base/error.h"
-#include "devices_board.h"
+#include "devices_virtio.h"
 
 namespace hypertwin::devices {
 namespace {
@@ -223,6 +223,136 @@ TEST(VirtioBlk, BytesInFlightAreBoundedAndTheRestWaits) {
   EXPECT_EQ(get_le<uint16_t>(base + 0x2002), 64);
   // Read-only.
   EXPECT_TRUE(blk.offered() & 1 << 5);
+}
+
+class VirtioBlkDiscardTest : public testing::Test {
+ protected:
+  static constexpr uint64_t kFeatures = 1 << 9 | 1 << 13 | 1 << 14;
+  static constexpr VirtioBlk::Options kOptions{
+      .size = 4ull << 30, .read_only = false, .block_size = 512, .serial = "", .discard = true};
+
+  void SetUp() override { ASSERT_TRUE(driver.start(kFeatures)); }
+  uint8_t* status(uint16_t head) { return board.at(kStatus + head / 4); }
+  uint16_t request(uint32_t type, uint64_t sector, uint32_t sectors, uint32_t flags, uint32_t bytes = 16) {
+    const uint16_t head = heads;
+    heads = static_cast<uint16_t>((heads + 4) % 16);
+    uint8_t* p = put_le<uint64_t>(put_le(board.at(kHeaders + 64 * head), type), 0) + 4;
+    put_le(put_le(put_le(p, sector), sectors), flags);
+    *status(head) = 0xee;
+    driver.give(
+        0, head,
+        {{kHeaders + 64 * head, 16}, {kHeaders + 64 * head + 16, bytes}, {kStatus + head / 4, 1, true}});
+    return head;
+  }
+
+  TestBoard board;
+  FakeHost host;
+  VirtioBlk blk{host, 0, "disk", board.ram, kOptions};
+  BareDriver driver{board, blk};
+  uint16_t heads = 0;
+};
+
+TEST_F(VirtioBlkDiscardTest, LimitsAreInTheConfiguration) {
+  EXPECT_EQ(blk.offered() & (3 << 13), 3u << 13);
+  EXPECT_EQ(driver.config(36, 4), VirtioBlk::kMaxDiscard / 512);
+  EXPECT_EQ(driver.config(40, 4), 1u);
+  EXPECT_EQ(driver.config(44, 4), 8u);
+  EXPECT_EQ(driver.config(48, 4), VirtioBlk::kMaxWriteZeroes / 512);
+  EXPECT_EQ(driver.config(52, 4), 1u);
+  EXPECT_EQ(driver.config(56, 4), 1u);
+  EXPECT_FALSE(board.blk.offered() & (3 << 13));
+  EXPECT_EQ(board.blk.config().size(), 36u);
+  VirtioBlk::Options read_only = kOptions;
+  read_only.read_only = true;
+  VirtioBlk other(host, 0, "ro", board.ram, read_only);
+  EXPECT_FALSE(other.offered() & (3 << 13));
+}
+
+TEST_F(VirtioBlkDiscardTest, RangesGoOutAndComplete) {
+  uint16_t discard = request(11, 8, VirtioBlk::kMaxDiscard / 512, 0);
+  uint16_t zero = request(13, 3, 5, 0);
+  uint16_t unmap = request(13, 3, VirtioBlk::kMaxWriteZeroes / 512, 1);
+  ASSERT_EQ(host.requests.size(), 3u);
+  EXPECT_EQ(host.requests[0].operation, BlockOperation::kDiscard);
+  EXPECT_EQ(host.requests[0].offset, 8u * 512);
+  EXPECT_EQ(host.requests[0].size, VirtioBlk::kMaxDiscard);
+  EXPECT_EQ(host.requests[1].operation, BlockOperation::kWriteZeroes);
+  EXPECT_EQ(host.requests[1].size, 5u * 512);
+  EXPECT_FALSE(host.requests[1].unmap);
+  EXPECT_FALSE(host.requests[1].durable);
+  EXPECT_TRUE(host.requests[2].unmap);
+  EXPECT_TRUE(blk.complete(0, BlockStatus::kOk, {}));
+  EXPECT_TRUE(blk.complete(2, BlockStatus::kIoError, {}));
+  EXPECT_TRUE(blk.complete(1, BlockStatus::kOk, {}));
+  EXPECT_EQ(*status(discard), 0);
+  EXPECT_EQ(*status(zero), 0);
+  EXPECT_EQ(*status(unmap), 1);
+  EXPECT_EQ(driver.rings[0].used(0), std::pair(uint32_t{discard}, 1u));
+}
+
+TEST_F(VirtioBlkDiscardTest, WhatIsNotARangeEndsAtOnce) {
+  const uint64_t sectors = kOptions.size / 512;
+  struct {
+    uint32_t type;
+    uint64_t sector;
+    uint32_t count, flags, bytes;
+    uint8_t status;
+  } bad[] = {
+      {11, sectors, 1, 0, 16, 1},
+      {11, sectors - 1, 2, 0, 16, 1},
+      {11, UINT64_MAX, 2, 0, 16, 1},
+      {11, 0, 0, 0, 16, 1},
+      {11, 0, VirtioBlk::kMaxDiscard / 512 + 1, 0, 16, 1},
+      {11, 0, UINT32_MAX, 0, 16, 1},
+      {13, 0, VirtioBlk::kMaxWriteZeroes / 512 + 1, 0, 16, 1},
+      {11, 0, 8, 1, 16, 2},  // a discard has no flags
+      {13, 0, 8, 2, 16, 2},  // not known
+      {11, 0, 8, 0, 15, 1},
+      {11, 0, 8, 0, 32, 1},  // two ranges
+      {14, 0, 8, 0, 16, 2},  // secure erase
+  };
+  for (const auto& each : bad) {
+    uint16_t head = request(each.type, each.sector, each.count, each.flags, each.bytes);
+    EXPECT_EQ(*status(head), each.status) << each.type << ' ' << each.sector << ' ' << each.count;
+  }
+  EXPECT_TRUE(host.requests.empty());
+  ASSERT_TRUE(driver.start(1 << 13));
+  heads = 0;
+  EXPECT_EQ(*status(request(13, 0, 8, 0)), 2);  // not negotiated
+  EXPECT_TRUE(host.requests.empty());
+  EXPECT_FALSE(driver.broken());
+}
+
+TEST_F(VirtioBlkDiscardTest, ZeroingIsDurableWhereTheGuestCannotFlushAndSurvivesSaveAndLoad) {
+  ASSERT_TRUE(driver.start(3 << 13));
+  request(13, 1, 8, 1);
+  request(11, 1, 8, 0);
+  EXPECT_TRUE(host.requests[0].durable);
+  EXPECT_FALSE(host.requests[1].durable);
+  VirtioBlk other(host, 0, "disk", board.ram, kOptions);
+  load_state_of(other, state_of(blk));
+  auto flying = other.in_flight();
+  ASSERT_EQ(flying.size(), 2u);
+  EXPECT_EQ(flying[0].operation, BlockOperation::kWriteZeroes);
+  EXPECT_EQ(flying[0].size, 8u * 512);
+  EXPECT_TRUE(flying[0].unmap);
+  EXPECT_TRUE(flying[0].durable);
+  EXPECT_EQ(flying[1].operation, BlockOperation::kDiscard);
+  EXPECT_EQ(state_of(other), state_of(blk));
+  // A disk without these features knows no such requests.
+  VirtioBlk::Options plain = kOptions;
+  plain.discard = false;
+  VirtioBlk without(host, 0, "disk", board.ram, plain);
+  EXPECT_THROW(load_state_of(without, state_of(blk)), Error);
+  EXPECT_GT(try_bad_states(
+                state_of(blk), [&] { return std::make_unique<VirtioBlk>(host, 0, "d", board.ram, kOptions); },
+                [](VirtioDevice& device) {
+                  auto& loaded = static_cast<VirtioBlk&>(device);
+                  device.notify(0);
+                  for (const auto& flight : loaded.in_flight())
+                    loaded.complete(flight.ordinal, BlockStatus::kOk, std::vector<uint8_t>(512));
+                }),
+            30);
 }
 
 TEST(VirtioBlk, RefusesOddSizes) {

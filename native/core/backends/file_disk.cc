@@ -2,7 +2,9 @@
 #include "backends/file_disk.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <pthread.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -46,6 +48,37 @@ int write_all(int fd, std::span<const uint8_t> from, uint64_t offset) {
   return 0;
 }
 
+// Whether an error says that the file system or the device cannot do it, or not with this alignment.
+bool cannot(int err) { return err == EOPNOTSUPP || err == ENOSYS || err == ENOTTY || err == EINVAL; }
+
+// Frees the space of a range or, for `zero_range`, keeps it and zeroes it; 0, or the errno.
+int change_space(int fd, bool block_device, bool zero_range, uint64_t offset, uint64_t size) {
+  int result;
+  do {
+    if (block_device) {
+      uint64_t range[2] = {offset, size};
+      result = ioctl(fd, zero_range ? BLKZEROOUT : BLKDISCARD, range);
+    } else {
+      result = fallocate(fd, FALLOC_FL_KEEP_SIZE | (zero_range ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE),
+                         static_cast<off_t>(offset), static_cast<off_t>(size));
+    }
+  } while (result < 0 && errno == EINTR);
+  return result < 0 ? errno : 0;
+}
+
+int write_zeroes(int fd, bool block_device, bool unmap, uint64_t offset, uint64_t size) {
+  // A hole in a file reads as zeros; what a block device discarded need not.
+  int err = change_space(fd, block_device, block_device || !unmap, offset, size);
+  if (!cannot(err)) return err;
+  const std::vector<uint8_t> zeros(static_cast<size_t>(std::min<uint64_t>(size, FileDisk::kBlockBytes)));
+  for (uint64_t done = 0; done < size;) {
+    const uint64_t n = std::min<uint64_t>(zeros.size(), size - done);
+    if ((err = write_all(fd, std::span(zeros).first(static_cast<size_t>(n)), offset + done)) != 0) return err;
+    done += n;
+  }
+  return 0;
+}
+
 }  // namespace
 
 FileDisk::FileDisk(const std::string& path, bool read_only, OnComplete on_complete)
@@ -56,6 +89,7 @@ FileDisk::FileDisk(const std::string& path, bool read_only, OnComplete on_comple
   if (fstat(fd_.get(), &status) < 0) throw_errno("fstat", "looking at the disk image " + path);
   if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))
     throw Error("EINVAL", "the disk image " + path + " is neither a file nor a block device");
+  block_device_ = S_ISBLK(status.st_mode);
   off_t end = lseek(fd_.get(), 0, SEEK_END);
   if (end < 0) throw_errno("lseek", "measuring the disk image " + path);
   size_ = static_cast<uint64_t>(end);
@@ -104,6 +138,17 @@ FileDisk::Completion FileDisk::perform(BlockRequest& request) {
     if (!done.err && request.durable && fdatasync(fd_.get()) < 0) done.err = errno;
   } else if (request.operation == BlockOperation::kFlush) {
     if (!read_only_ && fdatasync(fd_.get()) < 0) done.err = errno;
+  } else if (request.operation == BlockOperation::kDiscard) {
+    done.err =
+        read_only_ ? EROFS : change_space(fd_.get(), block_device_, false, request.offset, request.size);
+    if (!read_only_) mark_written(request.offset, request.size);
+    if (cannot(done.err)) done.err = 0;  // a wish
+  } else if (request.operation == BlockOperation::kWriteZeroes) {
+    done.err = read_only_
+                   ? EROFS
+                   : write_zeroes(fd_.get(), block_device_, request.unmap, request.offset, request.size);
+    if (!read_only_) mark_written(request.offset, request.size);
+    if (!done.err && request.durable && fdatasync(fd_.get()) < 0) done.err = errno;
   } else {
     done.status = BlockStatus::kUnsupported;
   }

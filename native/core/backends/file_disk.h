@@ -68,6 +68,7 @@ class FileDisk {
   Fd fd_;
   std::string path_;
   bool read_only_;
+  bool block_device_ = false;
   uint64_t size_ = 0;
   OnComplete on_complete_;
   std::unique_ptr<std::atomic<uint64_t>[]> written_;

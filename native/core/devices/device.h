@@ -19,7 +19,8 @@ namespace hypertwin::devices {
 // Why the guest asked for an end.
 enum class PowerEvent : uint8_t { kPowerOff = 1, kReset = 2 };
 
-enum class BlockOperation : uint8_t { kRead = 0, kWrite = 1, kFlush = 2 };
+// A discard is a wish: what is read from there later may be anything. After kWriteZeroes it is zeros.
+enum class BlockOperation : uint8_t { kRead = 0, kWrite = 1, kFlush = 2, kDiscard = 3, kWriteZeroes = 4 };
 
 // One request as the device hands it out. The data of a write was copied from guest memory at the boundary
 // at which the guest submitted it.
@@ -27,9 +28,10 @@ struct BlockRequest {
   uint64_t ordinal = 0;  // per device, from 0: names the request in completions and logs
   BlockOperation operation = BlockOperation::kRead;
   uint64_t offset = 0;        // bytes
-  uint32_t size = 0;          // bytes, of a read
+  uint32_t size = 0;          // bytes, of all but a write and a flush
   std::vector<uint8_t> data;  // of a write
   bool durable = false;       // a write that must be on the medium when it completes
+  bool unmap = false;         // of kWriteZeroes: the space may be given back
 };
 
 // virtio-blk's status byte.

@@ -10,14 +10,22 @@ namespace hypertwin::devices {
 
 namespace {
 constexpr uint64_t kSizeMax = 1 << 1, kSegMax = 1 << 2, kReadOnly = 1 << 5, kBlkSize = 1 << 6,
-                   kFlush = 1 << 9;
-constexpr uint32_t kIn = 0, kOut = 1, kFlushRequest = 4, kGetId = 8;
+                   kFlush = 1 << 9, kDiscard = 1 << 13, kWriteZeroes = 1 << 14;
+constexpr uint32_t kIn = 0, kOut = 1, kFlushRequest = 4, kGetId = 8, kDiscardRequest = 11,
+                   kWriteZeroesRequest = 13;
 constexpr uint64_t kHeader = 16;
+constexpr size_t kRange = 16;  // sector (64 bits), sectors (32), flags (32)
+constexpr uint32_t kUnmap = 1;
+
+bool moves_data(BlockOperation operation) {
+  return operation == BlockOperation::kRead || operation == BlockOperation::kWrite;
+}
 }  // namespace
 
 VirtioBlk::VirtioBlk(Host& host, uint32_t id, std::string name, GuestRam& ram, const Options& options)
     : VirtioDevice(id, std::move(name), ram, 1,
-                   kSizeMax | kSegMax | kBlkSize | kFlush | (options.read_only ? kReadOnly : 0)),
+                   kSizeMax | kSegMax | kBlkSize | kFlush | (options.read_only ? kReadOnly : 0) |
+                       (options.discard && !options.read_only ? kDiscard | kWriteZeroes : 0)),
       host_(host),
       size_(options.size),
       read_only_(options.read_only) {
@@ -27,6 +35,15 @@ VirtioBlk::VirtioBlk(Host& host, uint32_t id, std::string name, GuestRam& ram, c
   put_le<uint32_t>(&config_[8], kMaxSegmentSize);
   put_le<uint32_t>(&config_[12], kMaxSegments);
   put_le<uint32_t>(&config_[20], options.block_size);
+  if (offered() & kDiscard) {
+    config_size_ = config_.size();
+    put_le<uint32_t>(&config_[36], kMaxDiscard / kSector);
+    put_le<uint32_t>(&config_[40], 1);
+    put_le<uint32_t>(&config_[44], std::max<uint32_t>(4096, options.block_size) / kSector);
+    put_le<uint32_t>(&config_[48], kMaxWriteZeroes / kSector);
+    put_le<uint32_t>(&config_[52], 1);
+    config_[56] = 1;  // zeroing may unmap
+  }
   std::copy_n(options.serial.begin(), std::min(options.serial.size(), serial_.size()), serial_.begin());
 }
 
@@ -75,6 +92,23 @@ bool VirtioBlk::start(const Chain& chain) {
       copy_to(ram_, chain.writable, 0, std::span(serial_).first(n));
       return end(BlockStatus::kOk, n);
     }
+    case kDiscardRequest:
+    case kWriteZeroesRequest: {
+      BlockRequest range;
+      BlockStatus status;
+      if (!parse_range(type, chain, range, status)) return end(status, 0);
+      range.ordinal = next_ordinal_++;
+      requests_.emplace(range.ordinal, Request{.head = chain.head,
+                                               .operation = range.operation,
+                                               .offset = range.offset,
+                                               .size = range.size,
+                                               .unmap = range.unmap,
+                                               .data = {},
+                                               .writable = chain.writable,
+                                               .writable_bytes = chain.writable_bytes});
+      host_.block_submit(id(), std::move(range));
+      return true;
+    }
     default:
       return end(BlockStatus::kUnsupported, 0);
   }
@@ -90,21 +124,52 @@ bool VirtioBlk::start(const Chain& chain) {
                    .offset = operation == BlockOperation::kFlush ? 0 : sector * kSector,
                    .size = operation == BlockOperation::kRead ? static_cast<uint32_t>(data_size) : 0,
                    .data = {},
-                   .durable = false};
+                   .durable = durable(operation),
+                   .unmap = false};
   if (operation == BlockOperation::kWrite) {
     out.data.resize(static_cast<size_t>(data_size));
     copy_from(ram_, chain.readable, kHeader, out.data);
-    out.durable = write_through();
   }
   bytes_in_flight_ += data_size;
   requests_.emplace(out.ordinal, Request{.head = chain.head,
                                          .operation = operation,
                                          .offset = out.offset,
                                          .size = static_cast<uint32_t>(data_size),
+                                         .unmap = false,
                                          .data = out.data,
                                          .writable = chain.writable,
                                          .writable_bytes = chain.writable_bytes});
   host_.block_submit(id(), std::move(out));
+  return true;
+}
+
+// virtio 1.2, 5.2.6: one range; a flag that is not known is not supported, and none is for a discard.
+bool VirtioBlk::parse_range(uint32_t type, const Chain& chain, BlockRequest& request,
+                            BlockStatus& status) const {
+  const bool zeroes = type == kWriteZeroesRequest;
+  status = BlockStatus::kUnsupported;
+  if (!(negotiated() & (zeroes ? kWriteZeroes : kDiscard))) return false;
+  status = BlockStatus::kIoError;
+  std::array<uint8_t, kRange> range;
+  if (chain.readable_bytes != kHeader + kRange ||
+      copy_from(ram_, chain.readable, kHeader, range) != range.size())
+    return false;
+  const uint64_t sector = get_le<uint64_t>(range.data());
+  const uint32_t sectors = get_le<uint32_t>(range.data() + 8);
+  const uint32_t flags = get_le<uint32_t>(range.data() + 12);
+  if (flags & ~(zeroes ? kUnmap : 0u)) {
+    status = BlockStatus::kUnsupported;
+    return false;
+  }
+  const uint64_t all = size_ / kSector;
+  if (sectors == 0 || sectors > (zeroes ? kMaxWriteZeroes : kMaxDiscard) / kSector || sector >= all ||
+      sectors > all - sector)
+    return false;
+  request.operation = zeroes ? BlockOperation::kWriteZeroes : BlockOperation::kDiscard;
+  request.offset = sector * kSector;
+  request.size = sectors * kSector;
+  request.durable = durable(request.operation);
+  request.unmap = flags & kUnmap;
   return true;
 }
 
@@ -123,7 +188,7 @@ bool VirtioBlk::complete(uint64_t ordinal, BlockStatus status, std::span<const u
   if (found == requests_.end()) return false;
   Request request = std::move(found->second);
   requests_.erase(found);
-  bytes_in_flight_ -= request.size;
+  if (moves_data(request.operation)) bytes_in_flight_ -= request.size;
   if (!live()) return true;  // broken since: its ring is left alone
   uint64_t written = 0;
   if (request.operation == BlockOperation::kRead && status == BlockStatus::kOk) {
@@ -139,6 +204,11 @@ bool VirtioBlk::complete(uint64_t ordinal, BlockStatus status, std::span<const u
 
 bool VirtioBlk::write_through() const { return !(negotiated() & kFlush); }
 
+bool VirtioBlk::durable(BlockOperation operation) const {
+  return write_through() &&
+         (operation == BlockOperation::kWrite || operation == BlockOperation::kWriteZeroes);
+}
+
 std::vector<BlockRequest> VirtioBlk::in_flight() const {
   std::vector<BlockRequest> out;
   out.reserve(requests_.size());
@@ -146,9 +216,10 @@ std::vector<BlockRequest> VirtioBlk::in_flight() const {
     out.push_back({.ordinal = ordinal,
                    .operation = request.operation,
                    .offset = request.offset,
-                   .size = request.operation == BlockOperation::kRead ? request.size : 0,
+                   .size = request.operation == BlockOperation::kWrite ? 0 : request.size,
                    .data = request.data,
-                   .durable = request.operation == BlockOperation::kWrite && write_through()});
+                   .durable = durable(request.operation),
+                   .unmap = request.unmap});
   return out;
 }
 
@@ -163,11 +234,8 @@ void VirtioBlk::save_state(ByteWriter& out) const {
     out.u64(request.offset);
     out.u32(request.size);
     if (request.operation == BlockOperation::kWrite) out.raw(request.data);
-    out.varint(request.writable.size());
-    for (const Segment& segment : request.writable) {
-      out.u64(segment.address);
-      out.u32(segment.size);
-    }
+    if (request.operation == BlockOperation::kWriteZeroes) out.u8(request.unmap);
+    save_segments(out, request.writable);
   }
 }
 
@@ -187,10 +255,14 @@ void VirtioBlk::load_state(ByteReader& in) {
     request.offset = in.u64();
     request.size = in.u32();
     bool flush = request.operation == BlockOperation::kFlush;
-    if (operation > 2 || (!requests_.empty() && ordinal <= requests_.rbegin()->first) ||
-        ordinal >= next_ordinal_ || request.head >= VirtQueue::kMaxSize ||
+    const uint32_t most = request.operation == BlockOperation::kDiscard       ? kMaxDiscard
+                          : request.operation == BlockOperation::kWriteZeroes ? kMaxWriteZeroes
+                                                                              : kMaxRequest;
+    if (operation > (offered() & kDiscard ? 4 : 2) ||
+        (!requests_.empty() && ordinal <= requests_.rbegin()->first) || ordinal >= next_ordinal_ ||
+        request.head >= VirtQueue::kMaxSize ||
         (flush ? request.size != 0 || request.offset != 0
-               : request.size == 0 || request.size % kSector || request.size > kMaxRequest ||
+               : request.size == 0 || request.size % kSector || request.size > most ||
                      request.offset % kSector || request.offset >= size_ ||
                      request.size > size_ - request.offset))
       in.corrupt("a block request is out of range");
@@ -199,21 +271,12 @@ void VirtioBlk::load_state(ByteReader& in) {
       auto data = in.raw(request.size);
       request.data.assign(data.begin(), data.end());
     }
-    uint64_t segments = in.varint();
-    if (segments > VirtQueue::kMaxSegments) in.corrupt("too many segments");
-    while (segments--) {
-      Segment segment;
-      segment.address = in.u64();
-      segment.size = in.u32();
-      if (segment.size == 0 || !ram_.contains(segment.address, segment.size))
-        in.corrupt("a segment of a block request is not in RAM");
-      request.writable.push_back(segment);
-      request.writable_bytes += segment.size;
-    }
+    if (request.operation == BlockOperation::kWriteZeroes) request.unmap = load_flag(in);
+    request.writable_bytes = load_segments(in, ram_, request.writable);
     if (request.writable_bytes < 1 ||
         (request.operation == BlockOperation::kRead && request.writable_bytes != uint64_t{request.size} + 1))
       in.corrupt("a block request's buffer does not fit");
-    bytes_in_flight_ += request.size;
+    if (moves_data(request.operation)) bytes_in_flight_ += request.size;
     requests_.emplace(ordinal, std::move(request));
   }
 }

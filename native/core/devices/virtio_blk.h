@@ -22,12 +22,17 @@ class VirtioBlk final : public VirtioDevice {
   static constexpr uint64_t kMaxInFlight = 32u << 20;
   static constexpr uint32_t kMaxSegments = 126;
   static constexpr uint32_t kMaxSegmentSize = 16384;
+  // Of one request, which names one range.
+  static constexpr uint32_t kMaxDiscard = 1u << 30;
+  static constexpr uint32_t kMaxWriteZeroes = 16u << 20;
 
   struct Options {
     uint64_t size = 0;  // bytes, whole sectors
     bool read_only = false;
     uint32_t block_size = 512;
     std::string serial;  // GET_ID, cut at 20 bytes
+    // DISCARD and WRITE_ZEROES are offered, unless the disk is read-only.
+    bool discard = false;
   };
 
   // `id` names the device in Host::block_submit.
@@ -43,7 +48,7 @@ class VirtioBlk final : public VirtioDevice {
 
   uint16_t type() const override { return 2; }
   uint32_t class_code() const override { return 0x010000; }
-  std::span<const uint8_t> config() const override { return config_; }
+  std::span<const uint8_t> config() const override { return std::span(config_).first(config_size_); }
 
  private:
   struct Request {
@@ -51,6 +56,7 @@ class VirtioBlk final : public VirtioDevice {
     BlockOperation operation = BlockOperation::kRead;
     uint64_t offset = 0;
     uint32_t size = 0;
+    bool unmap = false;
     std::vector<uint8_t> data;      // of a write
     std::vector<Segment> writable;  // the status byte is the last one
     uint64_t writable_bytes = 0;
@@ -64,6 +70,9 @@ class VirtioBlk final : public VirtioDevice {
   // Without VIRTIO_BLK_F_FLUSH the guest cannot ask for durability, so each write has it
   // (virtio 1.2, 5.2.5.2).
   bool write_through() const;
+  bool durable(BlockOperation operation) const;
+  // False when it is not a sound one: `status` says how it ends.
+  bool parse_range(uint32_t type, const Chain& chain, BlockRequest& request, BlockStatus& status) const;
   void process();
   // False when the chain cannot even carry a status.
   bool start(const Chain& chain);
@@ -71,7 +80,8 @@ class VirtioBlk final : public VirtioDevice {
               BlockStatus status);
 
   Host& host_;
-  std::array<uint8_t, 36> config_{};
+  std::array<uint8_t, 60> config_{};
+  size_t config_size_ = 36;
   uint64_t size_;
   bool read_only_;
   std::array<uint8_t, 20> serial_{};

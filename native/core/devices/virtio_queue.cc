@@ -64,6 +64,31 @@ size_t copy_to(GuestRam& ram, std::span<const Segment> to, uint64_t offset, std:
               [&](uint64_t at, std::span<const uint8_t> part) { return ram.write(at, part); });
 }
 
+void save_segments(ByteWriter& out, std::span<const Segment> segments) {
+  out.varint(segments.size());
+  for (const Segment& segment : segments) {
+    out.u64(segment.address);
+    out.u32(segment.size);
+  }
+}
+
+uint64_t load_segments(ByteReader& in, const GuestRam& ram, std::vector<Segment>& segments) {
+  uint64_t count = in.varint();
+  if (count > VirtQueue::kMaxSegments) in.corrupt("too many segments");
+  segments.clear();
+  uint64_t bytes = 0;
+  while (count--) {
+    Segment segment;
+    segment.address = in.u64();
+    segment.size = in.u32();
+    if (segment.size == 0 || !ram.contains(segment.address, segment.size))
+      in.corrupt("a segment of a request is not in RAM");
+    segments.push_back(segment);
+    bytes += segment.size;
+  }
+  return bytes;
+}
+
 bool VirtQueue::enable(const GuestRam& ram) {
   bool valid = size != 0 && size <= kMaxSize && std::has_single_bit(size) && descriptors % 16 == 0 &&
                driver % 2 == 0 && device % 4 == 0 && ram.contains(descriptors, uint64_t{16} * size) &&

@@ -38,6 +38,9 @@ struct Chain {
 size_t copy_from(const GuestRam& ram, std::span<const Segment> from, uint64_t offset,
                  std::span<uint8_t> into);
 size_t copy_to(GuestRam& ram, std::span<const Segment> to, uint64_t offset, std::span<const uint8_t> from);
+// Segments within a device's state. What is loaded is RAM again; returns its bytes.
+void save_segments(ByteWriter& out, std::span<const Segment> segments);
+uint64_t load_segments(ByteReader& in, const GuestRam& ram, std::vector<Segment>& segments);
 
 class VirtQueue {
  public:
