@@ -16,7 +16,7 @@ namespace hypertwin::devices {
 struct FakeTransport : VirtioTransport {
   int queue_interrupts = 0;
   int config_interrupts = 0;
-  void queue_interrupt() override { ++queue_interrupts; }
+  void queue_interrupt(unsigned /*queue*/) override { ++queue_interrupts; }
   void config_interrupt() override { ++config_interrupts; }
 };
 

@@ -10,7 +10,8 @@ constexpr uint32_t kMaxVcpus = 254;  // as many as have an 8-bit APIC id
 constexpr uint64_t kMinMemory = uint64_t{2} << 20;
 constexpr size_t kMaxDevices = 8;
 constexpr uint8_t kVersion = 1;          // of the deterministic board
-constexpr uint8_t kStandardVersion = 2;  // with the number of vCPUs
+constexpr uint8_t kStandardVersion = 2;  // with the number of vCPUs and further devices
+constexpr uint8_t kHasConsole = 1, kHasBalloon = 2, kHasVsock = 4;
 
 [[noreturn]] void bad(const std::string& message) { throw Error("BAD_CONFIG", message); }
 }  // namespace
@@ -18,7 +19,15 @@ constexpr uint8_t kStandardVersion = 2;  // with the number of vCPUs
 void MachineConfig::save(ByteWriter& out) const {
   const bool standard = board == BoardKind::kStandard;
   out.u8(standard ? kStandardVersion : kVersion);
-  if (standard) out.u8(static_cast<uint8_t>(vcpus));
+  if (standard) {
+    out.u8(static_cast<uint8_t>(vcpus));
+    out.u8(static_cast<uint8_t>((console ? kHasConsole : 0) | (balloon ? kHasBalloon : 0) |
+                                (vsock ? kHasVsock : 0)));
+    if (vsock) {
+      out.u64(vsock->cid);
+      out.text(vsock->path);
+    }
+  }
   out.u64(memory_size);
   out.text(command_line);
   out.u64(wall_clock);
@@ -44,6 +53,15 @@ MachineConfig MachineConfig::load(ByteReader& in) {
   if (version == kStandardVersion) {
     config.board = BoardKind::kStandard;
     config.vcpus = in.u8();
+    const uint8_t devices = in.u8();
+    if (devices & ~(kHasConsole | kHasBalloon | kHasVsock)) in.corrupt("unknown devices");
+    config.console = devices & kHasConsole;
+    config.balloon = devices & kHasBalloon;
+    if (devices & kHasVsock) {
+      config.vsock.emplace();
+      config.vsock->cid = in.u64();
+      config.vsock->path = in.text(4096);
+    }
   }
   config.memory_size = in.u64();
   config.command_line = in.text(4096);
@@ -82,6 +100,11 @@ void MachineConfig::check() const {
   if (vcpus < 1 || vcpus > kMaxVcpus) bad(std::to_string(vcpus) + " vCPUs: choose from 1 to 254");
   if (!standard && vcpus != 1)
     bad("the deterministic board has one vCPU: choose the standard board for more");
+  if (!standard && (console || balloon || vsock))
+    bad("virtio-console, balloon and vsock are devices of the standard board");
+  if (vsock && (vsock->cid < 3 || vsock->cid >= UINT32_MAX))
+    bad("a guest's vsock CID is from 3 to 4294967294, not " + std::to_string(vsock->cid));
+  if (vsock && vsock->path.empty()) bad("the vsock device needs the path of its UNIX socket");
   if (command_line.size() > 4095) bad("the command line is longer than 4095 bytes");
   if (nets.size() > kMaxDevices) bad("at most 8 network devices");
   if (disks.size() > kMaxDevices) bad("at most 8 disks");

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,11 @@ struct DiskConfig {
   bool read_only = false;
 };
 
+struct VsockConfig {
+  uint64_t cid = 3;  // the guest's: 3 to 2^32 - 2
+  std::string path;  // the UNIX socket of the host's side; see backends/vsock_unix.h
+};
+
 enum class BoardKind : uint8_t {
   kDeterministic = 0,  // one vCPU, every input at a boundary: can be recorded, replayed, mirrored
   kStandard = 1,       // several vCPUs, interrupt controllers and timers in the kernel: fast
@@ -43,6 +49,10 @@ struct MachineConfig {
   std::string command_line;
   std::vector<NetConfig> nets;
   std::vector<DiskConfig> disks;
+  // Of the standard board, which has an entropy device too.
+  bool console = false;  // virtio-console beside the serial port
+  bool balloon = false;
+  std::optional<VsockConfig> vsock;
   bool dirty_ring = false;  // create the VM with a dirty ring of this many entries
   uint32_t dirty_ring_entries = 4096;
   uint64_t wall_clock = 0;  // seconds since 1970 that the RTC starts from; the host's clock when 0

@@ -53,13 +53,13 @@ void StandardBoard::Function::place_doorbells() {
   placed_ = base;
 }
 
-StandardBoard::StandardBoard(std::shared_ptr<kvm::Vm> vm, devices::Host& host, devices::GuestRam& ram,
+StandardBoard::StandardBoard(std::shared_ptr<kvm::Vm> vm, StandardHost& host, devices::GuestRam& ram,
                              const MachineConfig& config, std::function<void(uint32_t)> on_marker)
     : vm_(vm),
       pins_(vm),
       routes_(vm),
       rtc_(host, pins_.new_source(kClockIrq), static_cast<int64_t>(config.wall_clock), ram.size()),
-      serial_(host, 0, pins_.new_source(kSerialIrq)),
+      serial_(host, kSerialConsole, pins_.new_source(kSerialIrq)),
       power_(host),
       acpi_(host, pins_.new_source(boot::kAcpiIrq)),
       debug_(std::move(on_marker)),
@@ -82,6 +82,7 @@ StandardBoard::StandardBoard(std::shared_ptr<kvm::Vm> vm, devices::Host& host, d
   auto add = [&](std::unique_ptr<devices::VirtioDevice> device) {
     const uint8_t irq = kPciIrqs[functions_.size() % std::size(kPciIrqs)];
     functions_.push_back(std::make_unique<Function>(*this, std::move(device), irq));
+    return functions_.back().get();
   };
   for (size_t i = 0; i < config.nets.size(); ++i) {
     devices::VirtioNet::Options options;
@@ -94,9 +95,17 @@ StandardBoard::StandardBoard(std::shared_ptr<kvm::Vm> vm, devices::Host& host, d
     options.size = config.disks[i].size;
     options.read_only = config.disks[i].read_only;
     options.serial = "hypertwin-" + std::to_string(i);
+    options.discard = !options.read_only;
     add(std::make_unique<devices::VirtioBlk>(host, static_cast<uint32_t>(i), "disk" + std::to_string(i), ram,
                                              options));
   }
+  rng_ = add(std::make_unique<devices::VirtioRng>(host, 0, "rng0", ram));
+  if (config.console)
+    console_ = add(std::make_unique<devices::VirtioConsole>(host, kVirtioConsole, "console0", ram,
+                                                            devices::VirtioConsole::Options{}));
+  if (config.balloon) balloon_ = add(std::make_unique<devices::VirtioBalloon>(host, 0, "balloon0", ram));
+  if (config.vsock)
+    vsock_ = add(std::make_unique<devices::VirtioVsock>(host, 0, "vsock0", ram, config.vsock->cid));
 }
 
 uint32_t StandardBoard::port_read(uint16_t port, unsigned size) {

@@ -17,14 +17,27 @@
 #include "devices/ports.h"
 #include "devices/rtc.h"
 #include "devices/serial.h"
+#include "devices/virtio_balloon.h"
 #include "devices/virtio_blk.h"
+#include "devices/virtio_console.h"
 #include "devices/virtio_net.h"
 #include "devices/virtio_pci.h"
+#include "devices/virtio_rng.h"
+#include "devices/virtio_vsock.h"
 #include "machine/config.h"
 #include "machine/irq_pins.h"
 #include "machine/port_map.h"
 
 namespace hypertwin::machine {
+
+// The machine, as this board's devices see it.
+class StandardHost : public devices::Host,
+                     public devices::EntropyHost,
+                     public devices::BalloonHost,
+                     public devices::VsockHost {};
+
+// Device numbers of Host::console_output.
+inline constexpr uint32_t kSerialConsole = 0, kVirtioConsole = 1;
 
 class StandardBoard {
  public:
@@ -35,6 +48,10 @@ class StandardBoard {
     ~Function();
     std::mutex& mutex() { return mutex_; }
     devices::VirtioDevice& device() { return *device_; }
+    template <class D>
+    D& as() {
+      return static_cast<D&>(*device_);
+    }
     devices::VirtioPci& pci() { return pci_; }
     uint8_t irq() const { return irq_; }
     // Readable when the guest has notified the queue.
@@ -53,7 +70,7 @@ class StandardBoard {
     std::optional<uint32_t> placed_;  // where the kernel listens
   };
 
-  StandardBoard(std::shared_ptr<kvm::Vm> vm, devices::Host& host, devices::GuestRam& ram,
+  StandardBoard(std::shared_ptr<kvm::Vm> vm, StandardHost& host, devices::GuestRam& ram,
                 const MachineConfig& config, std::function<void(uint32_t)> on_marker);
   StandardBoard(const StandardBoard&) = delete;
   StandardBoard& operator=(const StandardBoard&) = delete;
@@ -72,8 +89,11 @@ class StandardBoard {
   const std::vector<std::unique_ptr<Function>>& functions() const { return functions_; }
   Function& net_function(size_t i) { return *functions_.at(i); }
   Function& disk_function(size_t i) { return *functions_.at(nets_ + i); }
-  devices::VirtioNet& net(size_t i) { return static_cast<devices::VirtioNet&>(net_function(i).device()); }
-  devices::VirtioBlk& disk(size_t i) { return static_cast<devices::VirtioBlk&>(disk_function(i).device()); }
+  Function& rng_function() { return *rng_; }
+  // nullptr where the machine has none.
+  Function* console_function() { return console_; }
+  Function* balloon_function() { return balloon_; }
+  Function* vsock_function() { return vsock_; }
   uint64_t interrupts() const { return routes_.signalled(); }
 
   // Writes the tables; gives the RSDP's address.
@@ -98,6 +118,10 @@ class StandardBoard {
   devices::PciRoot pci_;
   size_t nets_;
   std::vector<std::unique_ptr<Function>> functions_;
+  Function* rng_ = nullptr;
+  Function* console_ = nullptr;
+  Function* balloon_ = nullptr;
+  Function* vsock_ = nullptr;
   PortMap ports_;
 };
 

@@ -1,8 +1,10 @@
 #include "machine/standard_machine.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -142,7 +144,7 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
   vm_->create_irqchip();
   vm_->create_pit2(KVM_PIT_SPEAKER_DUMMY);
   kernel_clock_ = vm_->check_extension(KVM_CAP_ADJUST_CLOCK) != 0;
-  board_ = std::make_unique<StandardBoard>(vm_, static_cast<devices::Host&>(*this), *ram_, config_,
+  board_ = std::make_unique<StandardBoard>(vm_, static_cast<StandardHost&>(*this), *ram_, config_,
                                            [this](uint32_t value) {
                                              if (listener_) listener_->on_marker(value);
                                            });
@@ -228,6 +230,7 @@ StandardMachine::~StandardMachine() {
   for (auto& thread : io_threads_) thread.join();
   if (clock_thread_.joinable()) clock_thread_.join();
   // Their threads call into this; they end before the rest goes.
+  vsock_.reset();
   taps_.clear();
   files_.clear();
 }
@@ -262,7 +265,14 @@ void StandardMachine::go() {
   if (std::exchange(resubmit_, false)) {
     for (size_t i = 0; i < files_.size(); ++i) {
       std::lock_guard lock(board_->disk_function(i).mutex());
-      for (auto& request : board_->disk(i).in_flight()) files_[i]->submit(std::move(request));
+      for (auto& request : board_->disk_function(i).as<devices::VirtioBlk>().in_flight())
+        files_[i]->submit(std::move(request));
+    }
+    if (auto request = board_->rng_function().as<devices::VirtioRng>().in_flight())
+      entropy_.push_back(*request);
+    if (auto* vsock = board_->vsock_function()) {
+      std::lock_guard lock(vsock->mutex());
+      vsock->as<devices::VirtioVsock>().transport_reset(config_.vsock->cid);
     }
     // What the guest notified before the snapshot was taken.
     for (auto& function : board_->functions())
@@ -502,6 +512,7 @@ void StandardMachine::io_main(StandardBoard::Function& function) {
       if (!fds[i + 1].revents || ::read(fds[i + 1].fd, &rings, sizeof(rings)) < 0) continue;
       std::lock_guard lock(function.mutex());
       function.device().notify(static_cast<unsigned>(i));
+      if (&function == &board_->rng_function()) give_entropy();
     }
   }
 }
@@ -510,7 +521,8 @@ void StandardMachine::complete(size_t disk, backends::FileDisk::Completion compl
   const auto pass = gate_.enter();
   if (!pass) return;
   std::lock_guard lock(board_->disk_function(disk).mutex());
-  board_->disk(disk).complete(completion.ordinal, completion.status, completion.data);
+  board_->disk_function(disk).as<devices::VirtioBlk>().complete(completion.ordinal, completion.status,
+                                                                completion.data);
 }
 
 void StandardMachine::receive(size_t net, std::span<const uint8_t> packet) {
@@ -518,7 +530,7 @@ void StandardMachine::receive(size_t net, std::span<const uint8_t> packet) {
   if (!pass) return;
   packets_in_.fetch_add(1, std::memory_order_relaxed);
   std::lock_guard lock(board_->net_function(net).mutex());
-  board_->net(net).receive(packet);
+  board_->net_function(net).as<devices::VirtioNet>().receive(packet);
 }
 
 // The clock's alarms.
@@ -564,6 +576,40 @@ void StandardMachine::block_submit(uint32_t device, devices::BlockRequest reques
   files_.at(device)->submit(std::move(request));
 }
 
+void StandardMachine::entropy_wanted(uint32_t, devices::EntropyRequest request) {
+  entropy_.push_back(request);
+}
+
+// The rng's mutex is held.
+void StandardMachine::give_entropy() {
+  std::vector<uint8_t> bytes;
+  while (!entropy_.empty()) {
+    const auto request = entropy_.front();
+    entropy_.pop_front();
+    bytes.resize(request.size);
+    size_t got = 0;
+    while (got < bytes.size()) {
+      const ssize_t n = ::getrandom(bytes.data() + got, bytes.size() - got, 0);
+      if (n < 0 && errno != EINTR) throw_errno("getrandom", "for the guest's entropy device");
+      if (n > 0) got += static_cast<size_t>(n);
+    }
+    board_->rng_function().as<devices::VirtioRng>().complete(request.ordinal, bytes);
+  }
+}
+
+// Given back to the host; the guest reads zeros there, until it writes again.
+void StandardMachine::discard(uint32_t, uint64_t address, uint64_t size) {
+  uint8_t* host = ram_->translate(address, size);
+  if (!host) return;
+  ram_->mark_written(address, size);
+  const auto offset = static_cast<off_t>(host - memory_->data());
+  // Where the host cannot, the pages merely stay.
+  [[maybe_unused]] const int result = ::fallocate(memory_->fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                                  offset, static_cast<off_t>(size));
+}
+
+void StandardMachine::vsock_event(uint32_t, devices::VsockEvent event) { vsock_->submit(std::move(event)); }
+
 void StandardMachine::power(devices::PowerEvent event) {
   const bool off = event == devices::PowerEvent::kPowerOff;
   end_from_inside({State::kStopped, off ? Reason::kPowerOff : Reason::kReset,
@@ -583,7 +629,7 @@ bool StandardMachine::send_packet(uint32_t device, std::span<const uint8_t> pack
   const auto pass = gate_.try_enter();
   if (!pass) return false;
   std::lock_guard lock(board_->net_function(device).mutex());
-  auto& net = board_->net(device);
+  auto& net = board_->net_function(device).as<devices::VirtioNet>();
   if (net.pending() >= devices::VirtioNet::kMaxPending) return false;
   packets_in_.fetch_add(1, std::memory_order_relaxed);
   net.receive(packet);
@@ -598,6 +644,29 @@ bool StandardMachine::send_console(std::span<const uint8_t> bytes) {
   if (board_->serial().input_space() < bytes.size()) return false;
   board_->serial().receive(bytes);
   return true;
+}
+
+size_t StandardMachine::send_virtio_console(std::span<const uint8_t> bytes) {
+  auto* function = board_->console_function();
+  if (!function) throw Error("ERANGE", "the machine has no virtio-console: ask for one when it is created");
+  const auto pass = gate_.try_enter();
+  if (!pass) return 0;
+  std::lock_guard lock(function->mutex());
+  return function->as<devices::VirtioConsole>().receive(bytes);
+}
+
+void StandardMachine::set_console_size(uint16_t columns, uint16_t rows) {
+  auto* function = board_->console_function();
+  if (!function) throw Error("ERANGE", "the machine has no virtio-console: ask for one when it is created");
+  std::lock_guard lock(function->mutex());
+  function->as<devices::VirtioConsole>().set_size(columns, rows);
+}
+
+void StandardMachine::with_balloon(const std::function<void(devices::VirtioBalloon&)>& use) {
+  auto* function = board_->balloon_function();
+  if (!function) throw Error("ERANGE", "the machine has no balloon: ask for one when it is created");
+  std::lock_guard lock(function->mutex());
+  use(function->as<devices::VirtioBalloon>());
 }
 
 void StandardMachine::read_memory(uint64_t address, std::span<uint8_t> into) const {

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -18,13 +19,14 @@
 
 #include "backends/file_disk.h"
 #include "backends/tap.h"
+#include "backends/vsock_unix.h"
 #include "machine/image.h"
 #include "machine/standard_board.h"
 #include "machine/virtual_machine.h"
 
 namespace hypertwin::machine {
 
-class StandardMachine final : public VirtualMachine, private devices::Host {
+class StandardMachine final : public VirtualMachine, private StandardHost {
  public:
   // Throws Error: BAD_CONFIG, BAD_KERNEL, NO_MEMORY, or a failed call.
   static std::unique_ptr<StandardMachine> create(std::shared_ptr<kvm::System> system, MachineConfig config,
@@ -59,6 +61,11 @@ class StandardMachine final : public VirtualMachine, private devices::Host {
 
   // Presses ACPI's power button, as a wish to the guest. False when the guest does not listen to it.
   bool press_power_button();
+  // Input for virtio-console; how many bytes it took. Throws Error("ERANGE") where the machine has none.
+  size_t send_virtio_console(std::span<const uint8_t> bytes);
+  void set_console_size(uint16_t columns, uint16_t rows);
+  // Calls `use` with the balloon, locked. Throws Error("ERANGE") where the machine has none.
+  void with_balloon(const std::function<void(devices::VirtioBalloon&)>& use);
   // Runs `task` while the machine stands still, whatever its state; then it goes on.
   void standing_still(const std::function<void()>& task);
 
@@ -130,12 +137,19 @@ class StandardMachine final : public VirtualMachine, private devices::Host {
   void complete(size_t disk, backends::FileDisk::Completion completion);
   void receive(size_t net, std::span<const uint8_t> packet);
 
-  // devices::Host
+  // StandardHost
   uint64_t now() override;
   void transmit(uint32_t device, std::span<const uint8_t> packet) override;
   void console_output(uint32_t device, std::span<const uint8_t> bytes) override;
   void block_submit(uint32_t device, devices::BlockRequest request) override;
   void power(devices::PowerEvent event) override;
+  void entropy_wanted(uint32_t device, devices::EntropyRequest request) override;
+  void discard(uint32_t device, uint64_t address, uint64_t size) override;
+  void free_hint(uint32_t, uint32_t, uint64_t, uint64_t) override {}
+  void hints_ended(uint32_t, uint32_t) override {}
+  void balloon_stats(uint32_t) override {}
+  void vsock_event(uint32_t device, devices::VsockEvent event) override;
+  void give_entropy();
 
   // Order matters: what is below may use what is above.
   MachineConfig config_;
@@ -148,6 +162,8 @@ class StandardMachine final : public VirtualMachine, private devices::Host {
   Gate gate_;
   std::vector<std::unique_ptr<backends::Tap>> taps_;  // by net; empty where none
   std::vector<std::unique_ptr<backends::FileDisk>> files_;
+  std::unique_ptr<backends::VsockUnix> vsock_;
+  std::deque<devices::EntropyRequest> entropy_;  // wanted; guarded by the rng's mutex
   std::vector<std::thread> io_threads_;
   std::thread clock_thread_;
   Fd stop_io_;
