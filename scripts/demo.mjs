@@ -5,7 +5,6 @@ import { once } from 'node:events'
 import { mkdirSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
-import { pipeline } from 'node:stream/promises'
 import { parseArgs } from 'node:util'
 import { rigsUp } from './rig/index.mjs'
 import { runInRig } from './rig/run.mjs'
@@ -23,8 +22,12 @@ async function fetchFolder(rig, folder) {
   packed.stdin.end()
   packed.stderr.pipe(process.stderr)
   const unpack = spawn('tar', ['-x', '-C', folder], { stdio: ['pipe', 'inherit', 'inherit'] })
-  await pipeline(packed.stdout, unpack.stdin)
-  await once(unpack, 'close')
+  const closed = once(unpack, 'close')
+  // tar may end before it has read the padding behind the last file.
+  unpack.stdin.on('error', () => {})
+  packed.stdout.pipe(unpack.stdin)
+  const [status] = await closed
+  if (status !== 0) throw new ToolError(`What the demo has written could not be brought to ${folder}: see above.`)
 }
 
 async function runInRigOfItsOwn() {
@@ -56,7 +59,6 @@ async function whyNoKvm() {
 }
 
 async function runDemo() {
-  setup()
   const usual = args.some(arg => /^(--kvm-device|--help|-h)\b/.test(arg))
   const why = usual ? undefined : await whyNoKvm()
   if (why === undefined) return spawnSync(demo[0], demo.slice(1), { cwd: root, stdio: 'inherit' }).status ?? 1
@@ -65,9 +67,16 @@ async function runDemo() {
 }
 
 try {
+  setup()
+} catch (error) {
+  console.error(`setup: ${error.message}`)
+  process.exit(1)
+}
+try {
   process.exitCode = await runDemo()
 } catch (error) {
-  console.error(error instanceof ToolError ? error.message : `setup: ${error.message}`)
+  if (!(error instanceof ToolError)) throw error
+  console.error(error.message)
   process.exitCode = 1
 }
 process.stdin.destroy()
