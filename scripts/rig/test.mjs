@@ -18,7 +18,7 @@ export async function testInRig(args) {
   const own = rig ? undefined : await rigsUp(1, { memory: 2048 })
   try {
     const words = [process.execPath, 'scripts/test.mjs', ...args, '--built']
-    return await runInRig(rig ?? own.rigs[0], words, { input: undefined })
+    return await runInRig(rig ?? own.rigs[0], words, { input: null })
   } finally {
     await own?.down()
   }
