@@ -2,9 +2,9 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { HostsError } from './error.mjs'
+import { ToolError } from '../shared/error.mjs'
 import { guestImage } from './image.mjs'
-import { must } from './process.mjs'
+import { must } from '../shared/process.mjs'
 
 const escapes = { '<': '&lt;', '>': '&gt;', '&': '&amp;', "'": '&apos;', '"': '&quot;' }
 const escape = text => String(text).replace(/[<>&'"]/g, character => escapes[character])
@@ -38,7 +38,7 @@ class LinuxGuest {
       if (at >= 0) return at + text.length
       if (Date.now() > deadline) {
         const end = console.slice(-500)
-        throw new HostsError(`${this.name} has not said ${JSON.stringify(text)} in ${timeout / 1000} s. Its console ends:\n${end}`)
+        throw new ToolError(`${this.name} has not said ${JSON.stringify(text)} in ${timeout / 1000} s. Its console ends:\n${end}`)
       }
       await sleep(20)
     }
@@ -64,7 +64,7 @@ export async function linuxGuest({
   devices = ''
 }) {
   made++
-  if (!/^[\w-]+$/.test(name)) throw new HostsError(`A guest's name is of letters, digits, - and _, not "${name}".`)
+  if (!/^[\w-]+$/.test(name)) throw new ToolError(`A guest's name is of letters, digits, - and _, not "${name}".`)
   const { kernel, initrd } = await guestImage()
   const address = `10.0.1.${((made - 1) % 254) + 1}`
   const mac = `52:54:00:00:01:${(((made - 1) % 254) + 1).toString(16).padStart(2, '0')}`

@@ -4,12 +4,12 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import { lend } from './capabilities.mjs'
-import { HostsError } from './error.mjs'
-import { inNetwork, onHost } from './namespace.mjs'
-import { ended, execute, identify, isAlive, must, processesBeside, signalIfAlive } from './process.mjs'
+import { ToolError } from '../shared/error.mjs'
+import { inNetwork, onHost } from '../shared/namespace.mjs'
+import { ended, execute, identify, isAlive, must, processesBeside, signalIfAlive } from '../shared/process.mjs'
 
 export const wireAddress = '10.0.0.254'
-const prefix = 16
+export const prefix = 16
 
 const daemonConfiguration = uuid => `# libvirtd of one host
 host_uuid = "${uuid}"
@@ -79,16 +79,6 @@ link set br0 up
   )
 }
 
-/** Makes the bridge between the hosts. */
-export async function makeWire(wire) {
-  await must(inNetwork(wire.pid, 'ip', '-batch', '-'), {
-    input: `link add wire type bridge forward_delay 0 mcast_snooping 0
-address add ${wireAddress}/${prefix} dev wire
-link set wire up
-`
-  })
-}
-
 export class Host {
   #wire
   #init
@@ -134,7 +124,7 @@ export class Host {
   }
 
   command(...command) {
-    if (!this.alive) throw new HostsError(`${this.name} has crashed; start new hosts.`)
+    if (!this.alive) throw new ToolError(`${this.name} has crashed; start new hosts.`)
     return onHost(this.#init.pid, ...command)
   }
 
@@ -160,7 +150,7 @@ export class Host {
       await this.#askQemu()
     } catch (error) {
       const why = `${error.message}${this.#lastLog()}`
-      throw new HostsError(`libvirtd of ${this.name} does not start: ${why}`, { cause: error })
+      throw new ToolError(`libvirtd of ${this.name} does not start: ${why}`, { cause: error })
     }
   }
 

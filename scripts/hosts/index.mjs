@@ -1,4 +1,4 @@
 // Hosts and guests for tests and samples: the door of this folder.
-export { HostsError } from './error.mjs'
+export { ToolError as HostsError } from '../shared/error.mjs'
 export { blankDisk, linuxGuest, prompt, servicePort } from './guest.mjs'
 export { openHosts, startHosts, whyNoHosts } from './hosts.mjs'

@@ -5,10 +5,10 @@
 //   exec <host> -- <cmd>   runs a command on a host
 import { spawnSync } from 'node:child_process'
 import process from 'node:process'
-import { HostsError } from './error.mjs'
-import { checkoutId, openHosts, startHosts } from './hosts.mjs'
-import { locked } from './lock.mjs'
-import { end, removeAbandoned } from './state.mjs'
+import { ToolError } from '../shared/error.mjs'
+import { openHosts, startHosts } from './hosts.mjs'
+import { locked } from '../shared/lock.mjs'
+import { checkoutId, state } from './state.mjs'
 
 const usage = `npm run hosts -- up [n]                 start n libvirt hosts (2)
 npm run hosts -- down                   end them
@@ -39,27 +39,27 @@ function print(hosts, json) {
 }
 
 async function up(words) {
-  if (words.length > 1 || (words[0] !== undefined && !/^\d+$/.test(words[0]))) throw new HostsError(usage)
+  if (words.length > 1 || (words[0] !== undefined && !/^\d+$/.test(words[0]))) throw new ToolError(usage)
   const count = Number(words[0] ?? 2)
   const there = openHosts()
   if (there && [...there].every(host => host.alive)) {
     if (words[0] !== undefined && there.length !== count)
-      throw new HostsError(`${there.length} hosts are up. End them first: npm run hosts -- down`)
+      throw new ToolError(`${there.length} hosts are up. End them first: npm run hosts -- down`)
     for (const host of there) await host.start()
     return there
   }
-  await end(checkoutId)
+  await state.end(checkoutId)
   return startHosts({ count, keep: true })
 }
 
 function execute(words) {
   const [name, separator, ...command] = words
-  if (separator !== '--' || command.length === 0) throw new HostsError(usage)
+  if (separator !== '--' || command.length === 0) throw new ToolError(usage)
   const host = [...(openHosts() ?? [])].find(host => host.name === name)
-  if (!host) throw new HostsError(`There is no ${name}. \`npm run hosts -- status\` says what is up.`)
+  if (!host) throw new ToolError(`There is no ${name}. \`npm run hosts -- status\` says what is up.`)
   const [program, ...args] = host.command(...command)
   const { status, signal, error } = spawnSync(program, args, { stdio: 'inherit' })
-  if (error) throw new HostsError(`${program}: ${error.message}`)
+  if (error) throw new ToolError(`${program}: ${error.message}`)
   process.exitCode = signal ? 1 : status
 }
 
@@ -69,9 +69,9 @@ async function main([action, ...words]) {
       return print(await locked(checkoutId, () => up(words)))
     case 'down':
       await locked(checkoutId, async () => {
-        if (process.getuid() !== 0) throw new HostsError('Hosts belong to root: run it as root, or by sudo.')
-        await end(checkoutId)
-        await removeAbandoned()
+        if (process.getuid() !== 0) throw new ToolError('Hosts belong to root: run it as root, or by sudo.')
+        await state.end(checkoutId)
+        await state.removeAbandoned()
       })
       return
     case 'status':
@@ -79,14 +79,14 @@ async function main([action, ...words]) {
     case 'exec':
       return execute(words)
     default:
-      throw new HostsError(usage)
+      throw new ToolError(usage)
   }
 }
 
 try {
   await main(process.argv.slice(2))
 } catch (error) {
-  if (!(error instanceof HostsError)) throw error
+  if (!(error instanceof ToolError)) throw error
   console.error(error.message)
   process.exitCode = 1
 }

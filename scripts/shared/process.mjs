@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { readFileSync, readdirSync, readlinkSync } from 'node:fs'
 import process from 'node:process'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { HostsError } from './error.mjs'
+import { ToolError } from './error.mjs'
 
 /** Runs a program to its end; a missing program rejects, a status other than 0 does not. */
 export function execute([program, ...args], { input = '', timeout = 120_000, env = process.env } = {}) {
@@ -11,7 +11,7 @@ export function execute([program, ...args], { input = '', timeout = 120_000, env
     const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], timeout, killSignal: 'SIGKILL', env })
     const output = { stdout: '', stderr: '' }
     for (const name of ['stdout', 'stderr']) child[name].setEncoding('utf8').on('data', text => (output[name] += text))
-    child.once('error', error => reject(new HostsError(`${program}: ${error.message}`, { cause: error })))
+    child.once('error', error => reject(new ToolError(`${program}: ${error.message}`, { cause: error })))
     child.once('close', (status, signal) => resolve({ status, signal, ...output }))
     child.stdin.on('error', () => {})
     child.stdin.end(input)
@@ -22,7 +22,7 @@ export function execute([program, ...args], { input = '', timeout = 120_000, env
 export async function must(command, options) {
   const { status, signal, stdout, stderr } = await execute(command, options)
   if (status === 0) return stdout
-  throw new HostsError(`${command.join(' ')} ended with ${signal ?? status}: ${stderr.trim() || stdout.trim()}`)
+  throw new ToolError(`${command.join(' ')} ended with ${signal ?? status}: ${stderr.trim() || stdout.trim()}`)
 }
 
 const boot = () => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
@@ -41,7 +41,7 @@ function look(pid) {
 /** What names this process and no later one. */
 export function identify(pid) {
   const start = look(pid)?.start
-  if (start === undefined) throw new HostsError(`process ${pid} has ended`)
+  if (start === undefined) throw new ToolError(`process ${pid} has ended`)
   return { pid, start, boot: boot() }
 }
 
@@ -65,7 +65,7 @@ export function signalIfAlive(identity, signal) {
 export async function ended(identity, { timeout = 30_000 } = {}) {
   const deadline = Date.now() + timeout
   while (isAlive(identity)) {
-    if (Date.now() > deadline) throw new HostsError(`process ${identity.pid} does not end`)
+    if (Date.now() > deadline) throw new ToolError(`process ${identity.pid} does not end`)
     await sleep(10)
   }
 }

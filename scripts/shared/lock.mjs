@@ -11,13 +11,19 @@ function listen(name) {
   })
 }
 
+/** Takes the lock unless another process of this network namespace has it; resolves with a function that gives it back. */
+export async function tryLock(name) {
+  const server = await listen(name)
+  return server && (() => new Promise(resolve => server.close(resolve)))
+}
+
 /** Runs `work` while no other process of this network namespace runs anything under the same name. */
 export async function locked(name, work) {
-  let server
-  while (!(server = await listen(name))) await sleep(50)
+  let unlock
+  while (!(unlock = await tryLock(name))) await sleep(50)
   try {
     return await work()
   } finally {
-    await new Promise(resolve => server.close(resolve))
+    await unlock()
   }
 }

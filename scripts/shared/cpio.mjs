@@ -1,5 +1,6 @@
 // Writes an archive that the kernel takes for its first root file system (cpio, format newc).
 import { constants } from 'node:fs'
+import path from 'node:path'
 
 const kinds = { file: constants.S_IFREG, folder: constants.S_IFDIR, link: constants.S_IFLNK, device: constants.S_IFCHR }
 
@@ -24,4 +25,29 @@ export function cpio(entries) {
   entries.forEach((entry, i) => append(entry, i + 1))
   append({ name: 'TRAILER!!!' }, 0)
   return Buffer.concat(parts)
+}
+
+/** Collects entries for cpio(), each after the folders that it is in. */
+export class Tree {
+  entries = []
+  #folders = new Set(['.'])
+
+  folder(name) {
+    if (this.#folders.has(name)) return
+    this.folder(path.dirname(name))
+    this.#folders.add(name)
+    this.entries.push({ name, kind: 'folder' })
+  }
+
+  add(entry) {
+    this.folder(path.dirname(entry.name))
+    this.entries.push(entry)
+  }
+
+  /** busybox and a link to it for each of its programs. @param programs - their names */
+  addBusybox(data, programs) {
+    this.add({ name: 'bin/busybox', data })
+    for (const name of programs)
+      if (name !== 'busybox') this.add({ name: `bin/${name}`, kind: 'link', mode: 0o777, data: 'busybox' })
+  }
 }
