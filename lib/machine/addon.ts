@@ -1,7 +1,7 @@
 // The addon's machine part, as this layer uses it.
 import { native } from '../native.js'
 import type { StateDigest, NativeRegisters } from '../state.js'
-import type { NativeAdjust, NativeConfig } from './options.js'
+import type { MachineBoard, NativeAdjust, NativeConfig } from './options.js'
 
 /** State, reason, message, boundary; console bytes and how many were lost before; marker. @internal */
 export type NativeMachineEvent =
@@ -18,18 +18,24 @@ export interface NativeMachine {
   close(): Promise<void>
   snapshot(path: string): Promise<void>
   stateDigest(): Promise<StateDigest>
-  registers(): Promise<NativeRegisters>
+  registers(vcpu: number): Promise<NativeRegisters>
   /** State, reason, message: also after close(). */
   status(): [state: string, reason: string, message: string]
   boundary(): bigint
   counters(): BigUint64Array
-  config(): { memory: number; disks: { path: string; size: number; readOnly: boolean }[]; nets: { mac: Uint8Array; tap: string | undefined }[] }
+  config(): { board: MachineBoard; vcpus: number; memory: number; disks: { path: string; size: number; readOnly: boolean }[]; nets: { mac: Uint8Array; tap: string | undefined }[] }
   takeEvents(): NativeMachineEvent[]
   sendPackets(device: number, packets: Uint8Array[]): number
   /** Undefined when there is none. */
   takePackets(device: number): { bytes: Uint8Array; lengths: Uint32Array } | undefined
   droppedPackets(device: number): bigint
   sendConsole(bytes: Uint8Array): boolean
+  resizeConsole(columns: number, rows: number): void
+  pressPowerButton(): boolean
+  /** In pages of 4 KiB. */
+  setBalloon(pages: number): void
+  /** Pages wanted, pages given up, then statistics by virtio's tag. */
+  balloon(): [target: number, actual: number, ...stats: (bigint | undefined)[]]
   readMemory(address: bigint, into: Uint8Array): void
   writeMemory(address: bigint, from: Uint8Array): void
   /** Keeps the event loop alive. */

@@ -2,7 +2,7 @@
 import type { Size } from '../kvm/size.js'
 import { MachineError } from './errors.js'
 import { Machine } from './machine.js'
-import type { DiskOptions, MachineOptions, NetOptions } from './options.js'
+import type { DiskOptions, MachineBoard, MachineOptions, NetOptions, VsockOptions } from './options.js'
 
 /**
  * Puts a machine together, part by part.
@@ -21,6 +21,36 @@ import type { DiskOptions, MachineOptions, NetOptions } from './options.js'
  */
 export class MachineBuilder {
   readonly #options: Partial<MachineOptions> = {}
+
+  /** See {@link MachineOptions.board}. @since 0.1.0 */
+  board(board: MachineBoard): this {
+    this.#options.board = board
+    return this
+  }
+
+  /** See {@link MachineOptions.vcpus}. @since 0.1.0 */
+  vcpus(count: number): this {
+    this.#options.vcpus = count
+    return this
+  }
+
+  /** See {@link MachineOptions.console}. @since 0.1.0 */
+  console(which: 'serial' | 'virtio'): this {
+    this.#options.console = which
+    return this
+  }
+
+  /** See {@link MachineOptions.balloon}. @since 0.1.0 */
+  balloon(wanted = true): this {
+    this.#options.balloon = wanted
+    return this
+  }
+
+  /** See {@link MachineOptions.vsock}. @since 0.1.0 */
+  vsock(options: VsockOptions): this {
+    this.#options.vsock = options
+    return this
+  }
 
   /** See {@link MachineOptions.memory}. */
   memory(size: Size): this {

@@ -3,11 +3,14 @@ import { StringDecoder } from 'node:string_decoder'
 import { Stream } from '../stream.js'
 import type { NativeMachine } from './addon.js'
 import { MachineError, invalid, machineErrors } from './errors.js'
+import type { MachineOptions } from './options.js'
+import { whole } from './options.js'
 
 const keptCharacters = 1 << 20
 
 /**
- * The serial console (a 16550A at port 0x3f8). The guest never waits for who reads it.
+ * The console: a serial port (a 16550A at port 0x3f8), or a virtio-console ({@link MachineOptions.console}). The guest
+ * never waits for who reads it.
  *
  * @since 0.1.0
  */
@@ -29,7 +32,7 @@ export class Console {
   }
 
   /**
-   * Types to the guest. It arrives at its next boundary.
+   * Types to the guest. On the deterministic board it arrives at its next boundary.
    *
    * @param data - text (UTF-8) or bytes, at most 4,096 bytes
    * @returns false, and nothing is taken, when the machine's mailbox is full: try again later
@@ -40,6 +43,17 @@ export class Console {
       throw invalid('console input must be a string or a Uint8Array')
     const bytes = typeof data === 'string' ? Buffer.from(data) : data
     return machineErrors(() => this.#native.sendConsole(bytes))
+  }
+
+  /**
+   * Tells the guest how large the terminal is (virtio-console alone: a serial port has no way to).
+   *
+   * @param columns - characters in a row, from 1 to 65535
+   * @throws MachineError `EINVAL`, `ERANGE` (no virtio-console), `BAD_BOARD`, `CLOSED`
+   * @since 0.1.0
+   */
+  resize(columns: number, rows: number): void {
+    machineErrors(() => this.#native.resizeConsole(whole(columns, 1, 65535, 'columns'), whole(rows, 1, 65535, 'rows')))
   }
 
   /**

@@ -4,6 +4,7 @@ export { Console } from './console.js'
 export { MachineError } from './errors.js'
 export {
   Machine,
+  type BalloonState,
   type MachineCounters,
   type MachineEvent,
   type MachineMemory,
@@ -11,5 +12,5 @@ export {
   type MachineState
 } from './machine.js'
 export { NetPort } from './net.js'
-export type { DiskOptions, MachineOptions, NetOptions, RestoreOptions } from './options.js'
+export type { DiskOptions, MachineBoard, MachineOptions, NetOptions, RestoreOptions, VsockOptions } from './options.js'
 export type { MemoryView, Registers, StateDigest } from '../state.js'

@@ -5,7 +5,18 @@ import { nativeMachines, type NativeMachine } from './addon.js'
 import { Console } from './console.js'
 import { MachineError, invalid, machineErrors } from './errors.js'
 import { NetPort } from './net.js'
-import { describe, nativeAdjust, nativeConfig, text, type MachineOptions, type RestoreOptions } from './options.js'
+import type { Size } from '../kvm/size.js'
+import {
+  bytesOf,
+  describe,
+  nativeAdjust,
+  nativeConfig,
+  text,
+  whole,
+  type MachineBoard,
+  type MachineOptions,
+  type RestoreOptions
+} from './options.js'
 
 /**
  * Where a machine is in its life. `stopped` and `failed` are final.
@@ -133,8 +144,49 @@ const finalStates: readonly string[] = ['stopped', 'failed']
 const states: readonly string[] = ['created', 'running', 'paused', ...finalStates]
 
 /**
- * A virtual machine with the deterministic board: one vCPU on a thread of its own, serial console, PIC, PIT,
- * RTC, virtio-net and virtio-blk over PCI.
+ * A balloon: memory that the guest gives up.
+ *
+ * @since 0.1.0
+ */
+export interface BalloonState {
+  /** Bytes that the guest shall give up. */
+  target: number
+  /** Bytes that it has given up. */
+  actual: number
+  /** The guest's own account, as far as it gave one; asking for the state asks it for a newer one. Bytes, or counts. */
+  stats: {
+    swapIn?: bigint
+    swapOut?: bigint
+    majorFaults?: bigint
+    minorFaults?: bigint
+    free?: bigint
+    total?: bigint
+    available?: bigint
+    caches?: bigint
+    hugePages?: bigint
+    hugePageFailures?: bigint
+  }
+}
+
+// By virtio's tag (virtio 1.2, 5.5.6.4).
+const balloonStats = [
+  'swapIn',
+  'swapOut',
+  'majorFaults',
+  'minorFaults',
+  'free',
+  'total',
+  'available',
+  'caches',
+  'hugePages',
+  'hugePageFailures'
+] as const
+
+const pageSize = 4096
+
+/**
+ * A virtual machine, with the deterministic or the standard board ({@link MachineOptions.board}): vCPUs on threads of
+ * their own, serial console, real-time clock, virtio devices over PCI.
  *
  * ```
  *   created --start--> running <--pause/resume--> paused
@@ -157,6 +209,10 @@ const states: readonly string[] = ['created', 'running', 'paused', ...finalState
 export class Machine implements AsyncDisposable {
   /** The serial console. */
   readonly console: Console
+  /** Which board it has. @since 0.1.0 */
+  readonly board: MachineBoard
+  /** How many virtual CPUs it has. @since 0.1.0 */
+  readonly vcpus: number
   /** Guest physical RAM. */
   readonly memory: MachineMemory
   /** The network devices, by number. */
@@ -172,6 +228,8 @@ export class Machine implements AsyncDisposable {
   private constructor(native: NativeMachine) {
     this.#native = native
     const config = native.config()
+    this.board = config.board
+    this.vcpus = config.vcpus
     this.console = new Console(native)
     this.nets = config.nets.map((net, i) => new NetPort(native, i, net.mac, net.tap))
     this.disks = config.disks
@@ -198,7 +256,7 @@ export class Machine implements AsyncDisposable {
   }
 
   /**
-   * Makes a machine: creates the VM, loads the kernel by PVH, opens disks and taps.
+   * Makes a machine: creates the VM, loads the kernel, opens disks and taps.
    *
    * @throws MachineError `EINVAL`, `BAD_CONFIG`, `BAD_KERNEL`, `NO_MEMORY`, or the errno of what failed (`ENOENT`,
    *   `EACCES`: see `hypertwin doctor`)
@@ -294,8 +352,8 @@ export class Machine implements AsyncDisposable {
   }
 
   /**
-   * From running to paused: at a boundary when one comes within 20 ms, else between two instructions. Virtual
-   * time stands still while a machine is paused. Does nothing when it is paused.
+   * From running to paused: on the deterministic board at a boundary when one comes within 20 ms, else between two
+   * instructions. Virtual time stands still while a machine is paused. Does nothing when it is paused.
    *
    * @throws MachineError `BAD_STATE`, `CLOSED`
    */
@@ -358,12 +416,54 @@ export class Machine implements AsyncDisposable {
   }
 
   /**
-   * The vCPU's registers. A running machine is interrupted for it. See KVM_GET_REGS, KVM_GET_SREGS.
+   * A vCPU's registers. A running machine is interrupted for it. See KVM_GET_REGS, KVM_GET_SREGS.
    *
-   * @throws MachineError `CLOSED`
+   * @param vcpu - its number, from 0
+   * @throws MachineError `ERANGE`, `CLOSED`
    */
-  async registers(): Promise<Registers> {
-    return decodeRegisters(await machineErrors(() => this.#native.registers()))
+  async registers(vcpu = 0): Promise<Registers> {
+    return decodeRegisters(await machineErrors(() => this.#native.registers(whole(vcpu, 0, 254, 'vcpu'))))
+  }
+
+  /**
+   * Presses ACPI's power button: a guest that listens to it shuts itself down, and the machine stops with the reason
+   * `'power-off'`.
+   *
+   * @returns false when the guest does not listen to it
+   * @throws MachineError `BAD_BOARD` (not the standard board), `CLOSED`
+   * @since 0.1.0
+   */
+  pressPowerButton(): boolean {
+    return machineErrors(() => this.#native.pressPowerButton())
+  }
+
+  /**
+   * Asks the guest to give up so much memory to the host, or to take it back.
+   *
+   * @param size - in whole pages of 4 KiB, at most the machine's memory
+   * @throws MachineError `EINVAL`, `ERANGE` (too much, or no balloon), `BAD_BOARD`, `CLOSED`
+   * @since 0.1.0
+   */
+  setBalloon(size: Size): void {
+    const bytes = bytesOf(size, 'size')
+    if (bytes % pageSize) throw invalid(`size must be a multiple of 4096 bytes, not ${describe(size)}`)
+    machineErrors(() => this.#native.setBalloon(whole(bytes / pageSize, 0, 0xffffffff, 'size in pages')))
+  }
+
+  /**
+   * How much memory the guest has given up.
+   *
+   * @throws MachineError `ERANGE` (no balloon), `BAD_BOARD`, `CLOSED`
+   * @since 0.1.0
+   */
+  balloon(): BalloonState {
+    const [target, actual, ...values] = machineErrors(() => this.#native.balloon())
+    const stats: BalloonState['stats'] = {}
+    balloonStats.forEach((name, tag) => {
+      const value = values[tag]
+      if (value !== undefined) stats[name] = value
+    })
+    return { target: target * pageSize, actual: actual * pageSize, stats }
   }
 
   /**

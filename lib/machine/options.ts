@@ -34,14 +34,46 @@ export interface NetOptions {
 }
 
 /**
+ * What a machine's parts are, and what can be done with it.
+ * - `'deterministic'`: one vCPU; interrupt controllers and timers in this process. Can be recorded, replayed, migrated
+ *   and protected.
+ * - `'standard'`: up to 254 vCPUs; interrupt controllers and timers in the kernel, ACPI, kvmclock, MSI-X, ioeventfd and
+ *   irqfd. Faster; runs unmodified Linux without special options; cannot be recorded.
+ *
+ * @since 0.1.0
+ */
+export type MachineBoard = 'deterministic' | 'standard'
+
+/**
+ * virtio-vsock. Who connects to the UNIX socket at `path` and writes `CONNECT <port>` and a line feed reaches that port
+ * of the guest, and reads `OK <host port>` first; a guest that connects to port P of CID 2 reaches who listens at
+ * `<path>_P`.
+ *
+ * @since 0.1.0
+ */
+export interface VsockOptions {
+  /** The guest's context id, from 3 to 4294967294. Default 3. */
+  cid?: number
+  /** The UNIX socket, which must not exist; it is removed when the machine is closed. */
+  path: string
+}
+
+/**
  * What a machine is built from.
  *
  * @since 0.1.0
  */
 export interface MachineOptions {
-  /** RAM: whole pages of 4 KiB, from 2 MiB to 3 GiB. Default `'64MiB'`. */
+  /** Default `'deterministic'`. @since 0.1.0 */
+  board?: MachineBoard
+  /** Virtual CPUs: 1 on the deterministic board, up to 254 on the standard one. Default 1. @since 0.1.0 */
+  vcpus?: number
+  /**
+   * RAM: whole pages of 4 KiB, from 2 MiB to 3 GiB on the deterministic board, to 1 TiB on the standard one. Default
+   * `'64MiB'`.
+   */
   memory?: Size
-  /** An ELF file with a PVH entry (XEN_ELFNOTE_PHYS32_ENTRY): its path, or its bytes. */
+  /** A Linux bzImage, or an ELF file with a PVH entry (XEN_ELFNOTE_PHYS32_ENTRY): its path, or its bytes. */
   kernel: string | Uint8Array
   /** An initial RAM disk: its path, or its bytes. */
   initrd?: string | Uint8Array
@@ -51,6 +83,15 @@ export interface MachineOptions {
   disks?: DiskOptions[]
   /** Network devices, at most 8. */
   nets?: NetOptions[]
+  /**
+   * What {@link Machine.console} types to: the serial port (default), or a virtio-console (`hvc0` in Linux; standard
+   * board). What the guest writes to either is read there. @since 0.1.0
+   */
+  console?: 'serial' | 'virtio'
+  /** A virtio-balloon (standard board). Default false. @since 0.1.0 */
+  balloon?: boolean
+  /** A virtio-vsock device (standard board). Default none. @since 0.1.0 */
+  vsock?: VsockOptions
   /** What the real-time clock starts from; default now. */
   wallClock?: Date
   /**
@@ -81,6 +122,11 @@ export interface RestoreOptions {
 /** @internal */
 export interface NativeConfig {
   device: string
+  board: MachineBoard
+  vcpus: number
+  console: boolean
+  balloon: boolean
+  vsock: { cid: number; path: string } | undefined
   memory: number
   kernel: Uint8Array
   initrd: Uint8Array
@@ -138,7 +184,8 @@ function list(value: unknown, what: string): unknown[] {
   return value as unknown[]
 }
 
-function bytesOf(size: unknown, what: string): number {
+/** @internal */
+export function bytesOf(size: unknown, what: string): number {
   try {
     const bytes = toBytes(size as Size)
     if (bytes > BigInt(Number.MAX_SAFE_INTEGER)) throw invalid(`${String(size)} is too much`)
@@ -177,6 +224,26 @@ function tapOf(value: unknown, what: string): string | undefined {
   return text(object(value, what)['tap'], `${what}.tap`)
 }
 
+function oneOf<T extends string>(value: unknown, choices: readonly T[], what: string): T {
+  const found = choices.find(choice => choice === value)
+  if (found === undefined)
+    throw invalid(`${what} must be ${choices.map(choice => `'${choice}'`).join(' or ')}, not ${describe(value)}`)
+  return found
+}
+
+/** @internal */
+export function whole(value: unknown, lowest: number, highest: number, what: string): number {
+  if (!Number.isInteger(value) || (value as number) < lowest || (value as number) > highest)
+    throw invalid(`${what} must be a whole number from ${lowest} to ${highest}, not ${describe(value)}`)
+  return value as number
+}
+
+function vsockOf(value: unknown): NativeConfig['vsock'] {
+  if (value === undefined) return undefined
+  const { cid, path } = object(value, 'vsock')
+  return { cid: whole(cid ?? 3, 3, 0xfffffffe, 'vsock.cid'), path: text(path, 'vsock.path') }
+}
+
 function ringOf(value: unknown): number {
   if (value === undefined || value === false) return 0
   if (value === true) return 4096
@@ -193,6 +260,11 @@ export async function nativeConfig(options: MachineOptions): Promise<NativeConfi
     throw invalid(`wallClock must be a Date from 1970 on`)
   return {
     device: given['device'] === undefined ? '/dev/kvm' : text(given['device'], 'device'),
+    board: oneOf(given['board'] ?? 'deterministic', ['deterministic', 'standard'], 'board'),
+    vcpus: whole(given['vcpus'] ?? 1, 1, 254, 'vcpus'),
+    console: oneOf(given['console'] ?? 'serial', ['serial', 'virtio'], 'console') === 'virtio',
+    balloon: given['balloon'] === undefined ? false : boolean(given['balloon'], 'balloon'),
+    vsock: vsockOf(given['vsock']),
     memory: bytesOf(given['memory'] ?? '64MiB', 'memory'),
     commandLine: given['commandLine'] === undefined ? '' : text(given['commandLine'], 'commandLine'),
     wallClock: wallClock instanceof Date ? Math.floor(wallClock.getTime() / 1000) : 0,

@@ -448,7 +448,7 @@ Napi::Value record(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     Napi::Env env = info.Env();
     auto target = machine_state(info[0]);
-    auto machine = target->open();
+    auto machine = target->deterministic();
     Args args(info);
     std::string directory = args.text(1);
     auto given = object_of(info[2], "the options");

@@ -319,7 +319,7 @@ Napi::Value protect(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     Napi::Env env = info.Env();
     auto owner = machine_state(info[0]);
-    auto machine = owner->open();
+    auto machine = owner->deterministic();
     auto options = object_of(info[1], "the options");
     auto arbiter = arbiter_of(options);
     auto settings = read_protect(options, arbiter);

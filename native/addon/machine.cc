@@ -16,6 +16,8 @@ namespace {
 
 using machine::Machine;
 using machine::MachineConfig;
+using machine::StandardMachine;
+using machine::VirtualMachine;
 
 struct Classes {
   Napi::FunctionReference machine;
@@ -26,6 +28,12 @@ struct Made {
   std::shared_ptr<MachineState> state;
   std::shared_ptr<Callback> callback;
 };
+
+std::vector<std::shared_ptr<kvm::Vcpu>> vcpus_of(const VirtualMachine& machine) {
+  std::vector<std::shared_ptr<kvm::Vcpu>> vcpus;
+  for (size_t i = 0; i < machine.vcpus(); ++i) vcpus.push_back(machine.vcpu(i));
+  return vcpus;
+}
 
 class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
  public:
@@ -42,10 +50,10 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
   static Napi::Function define(Napi::Env env) {
     using H = MachineHandle;
     return DefineClass(env, "NativeMachine",
-                       {InstanceMethod<&H::command<&Machine::start>>("start"),
-                        InstanceMethod<&H::command<&Machine::pause>>("pause"),
-                        InstanceMethod<&H::command<&Machine::resume>>("resume"),
-                        InstanceMethod<&H::command<&Machine::stop>>("stop"),
+                       {InstanceMethod<&H::command<&VirtualMachine::start>>("start"),
+                        InstanceMethod<&H::command<&VirtualMachine::pause>>("pause"),
+                        InstanceMethod<&H::command<&VirtualMachine::resume>>("resume"),
+                        InstanceMethod<&H::command<&VirtualMachine::stop>>("stop"),
                         InstanceMethod<&H::close>("close"),
                         InstanceMethod<&H::snapshot>("snapshot"),
                         InstanceMethod<&H::state_digest>("stateDigest"),
@@ -59,6 +67,10 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
                         InstanceMethod<&H::take_packets>("takePackets"),
                         InstanceMethod<&H::dropped_packets>("droppedPackets"),
                         InstanceMethod<&H::send_console>("sendConsole"),
+                        InstanceMethod<&H::resize_console>("resizeConsole"),
+                        InstanceMethod<&H::press_power_button>("pressPowerButton"),
+                        InstanceMethod<&H::set_balloon>("setBalloon"),
+                        InstanceMethod<&H::balloon>("balloon"),
                         InstanceMethod<&H::read_memory>("readMemory"),
                         InstanceMethod<&H::write_memory>("writeMemory"),
                         InstanceMethod<&H::hold>("hold"),
@@ -69,7 +81,7 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
  private:
   // `work` on the machine's thread; the handle lives as long.
   template <class R>
-  Napi::Value on_thread(const Napi::CallbackInfo& info, std::function<R(Machine&)> work,
+  Napi::Value on_thread(const Napi::CallbackInfo& info, std::function<R(VirtualMachine&)> work,
                         std::function<Napi::Value(Napi::Env, R&)> convert) {
     return run_async<R>(
         info.Env(), state_->thread(),
@@ -78,20 +90,20 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
           return convert(env, result);
         });
   }
-  Napi::Value on_thread(const Napi::CallbackInfo& info, std::function<void(Machine&)> work) {
+  Napi::Value on_thread(const Napi::CallbackInfo& info, std::function<void(VirtualMachine&)> work) {
     return on_thread<detail::None>(
         info,
-        [work = std::move(work)](Machine& machine) {
+        [work = std::move(work)](VirtualMachine& machine) {
           work(machine);
           return detail::None{};
         },
         [](Napi::Env env, detail::None&) -> Napi::Value { return env.Undefined(); });
   }
 
-  template <void (Machine::*method)()>
+  template <void (VirtualMachine::*method)()>
   Napi::Value command(const Napi::CallbackInfo& info) {
     return guarded(info.Env(),
-                   [&] { return on_thread(info, [](Machine& machine) { (machine.*method)(); }); });
+                   [&] { return on_thread(info, [](VirtualMachine& machine) { (machine.*method)(); }); });
   }
   Napi::Value close(const Napi::CallbackInfo& info) {
     return run_async<detail::None>(
@@ -104,20 +116,21 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
   }
   Napi::Value snapshot(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
-      return on_thread(info, [path = Args(info).text(0)](Machine& machine) { machine.snapshot(path); });
+      return on_thread(info,
+                       [path = Args(info).text(0)](VirtualMachine& machine) { machine.snapshot(path); });
     });
   }
   Napi::Value state_digest(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       return on_thread<machine::StateDigest>(
-          info, [](Machine& machine) { return machine.state_digest(); },
+          info, [](VirtualMachine& machine) { return machine.state_digest(); },
           [](Napi::Env env, machine::StateDigest& digest) { return to_value(env, std::as_const(digest)); });
     });
   }
   Napi::Value registers(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       return on_thread<machine::VcpuState>(
-          info, [](Machine& machine) { return machine.vcpu_state(); },
+          info, [index = Args(info).u32(0)](VirtualMachine& machine) { return machine.vcpu_state(index); },
           [](Napi::Env env, machine::VcpuState& state) { return to_value(env, std::as_const(state)); });
     });
   }
@@ -149,6 +162,8 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
       auto machine = state_->open();
       const MachineConfig& config = machine->config();
       Napi::Object out = Napi::Object::New(env);
+      out.Set("board", config.board == machine::BoardKind::kStandard ? "standard" : "deterministic");
+      out.Set("vcpus", number(env, config.vcpus));
       out.Set("memory", number(env, config.memory_size));
       Napi::Array disks = Napi::Array::New(env, config.disks.size());
       for (uint32_t i = 0; i < config.disks.size(); ++i) {
@@ -241,6 +256,41 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
       return Napi::Boolean::New(info.Env(), state_->open()->send_console(Args(info).view(0)));
     });
   }
+  Napi::Value resize_console(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      Args args(info);
+      state_->standard()->set_console_size(static_cast<uint16_t>(args.u32(0)),
+                                           static_cast<uint16_t>(args.u32(1)));
+      return info.Env().Undefined();
+    });
+  }
+  Napi::Value press_power_button(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      return Napi::Boolean::New(info.Env(), state_->standard()->press_power_button());
+    });
+  }
+  Napi::Value set_balloon(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      const uint32_t pages = Args(info).u32(0);
+      state_->standard()->with_balloon([&](devices::VirtioBalloon& balloon) { balloon.set_target(pages); });
+      return info.Env().Undefined();
+    });
+  }
+  // Pages: wanted, given up; then the statistics by tag, undefined where there are none. Asks for newer ones.
+  Napi::Value balloon(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      Napi::Env env = info.Env();
+      Napi::Array out = Napi::Array::New(env);
+      state_->standard()->with_balloon([&](devices::VirtioBalloon& balloon) {
+        out.Set(0u, number(env, balloon.target()));
+        out.Set(1u, number(env, balloon.actual()));
+        uint32_t i = 2;
+        for (const auto& value : balloon.stats()) out.Set(i++, value ? bigint(env, *value) : env.Undefined());
+        balloon.request_stats();
+      });
+      return out;
+    });
+  }
   Napi::Value read_memory(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       Args args(info);
@@ -270,7 +320,7 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
   Napi::Value dirty_target(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       auto machine = state_->open();
-      return make_dirty_target(info.Env(), {machine->vm(), {machine->vcpu()}, machine->ram()});
+      return make_dirty_target(info.Env(), {machine->vm(), vcpus_of(*machine), machine->ram()});
     });
   }
 
@@ -282,6 +332,15 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
 
 MachineConfig read_config(const Napi::Object& options) {
   MachineConfig config;
+  const std::string board = text_of(options.Get("board"), "board");
+  if (board == "standard") config.board = machine::BoardKind::kStandard;
+  config.vcpus = static_cast<uint32_t>(size_of(options, "vcpus"));
+  config.console = flag_of(options, "console");
+  config.balloon = flag_of(options, "balloon");
+  if (Napi::Value vsock = options.Get("vsock"); !vsock.IsUndefined()) {
+    auto from = object_of(vsock, "vsock");
+    config.vsock = machine::VsockConfig{size_of(from, "cid"), text_of(from.Get("path"), "vsock's path")};
+  }
   config.memory_size = size_of(options, "memory");
   config.command_line = text_of(options.Get("commandLine"), "commandLine");
   config.wall_clock = size_of(options, "wallClock");
@@ -317,7 +376,8 @@ MachineConfig read_config(const Napi::Object& options) {
 // Makes a machine on a thread of its own, by `make`, and gives its handle.
 Napi::Value make_machine(
     const Napi::CallbackInfo& info, const Napi::Value& notify, std::string device,
-    std::function<std::unique_ptr<Machine>(std::shared_ptr<kvm::System>, std::shared_ptr<Mailbox>)> make) {
+    std::function<std::unique_ptr<VirtualMachine>(std::shared_ptr<kvm::System>, std::shared_ptr<Mailbox>)>
+        make) {
   Napi::Env env = info.Env();
   if (!notify.IsFunction()) throw Error("EINVAL", "notify must be a function");
   auto machines = machine_env(env);
@@ -343,7 +403,11 @@ Napi::Value create(const Napi::CallbackInfo& info) {
     Machine::Image image{{kernel.begin(), kernel.end()}, {initrd.begin(), initrd.end()}};
     return make_machine(info, info[1], text_of(options.Get("device"), "device"),
                         [config = std::move(config), image = std::move(image)](
-                            std::shared_ptr<kvm::System> system, std::shared_ptr<Mailbox> mailbox) {
+                            std::shared_ptr<kvm::System> system,
+                            std::shared_ptr<Mailbox> mailbox) -> std::unique_ptr<VirtualMachine> {
+                          if (config.board == machine::BoardKind::kStandard)
+                            return StandardMachine::create(std::move(system), config, image,
+                                                           std::move(mailbox));
                           return Machine::create(std::move(system), config, image, std::move(mailbox));
                         });
   });
@@ -389,7 +453,11 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
     };
     return make_machine(info, info[2], text_of(options.Get("device"), "device"),
                         [path = Args(info).text(0), adjust = std::move(adjust)](
-                            std::shared_ptr<kvm::System> system, std::shared_ptr<Mailbox> mailbox) {
+                            std::shared_ptr<kvm::System> system,
+                            std::shared_ptr<Mailbox> mailbox) -> std::unique_ptr<VirtualMachine> {
+                          if (machine::snapshot_board(path) == machine::BoardKind::kStandard)
+                            return StandardMachine::restore(std::move(system), path, std::move(mailbox),
+                                                            adjust);
                           return Machine::restore(std::move(system), path, std::move(mailbox), adjust);
                         });
   });

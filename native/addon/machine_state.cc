@@ -56,7 +56,7 @@ void Signal::operator()(uint32_t what) const {
 
 // ---- Mailbox
 
-void Mailbox::bind(const machine::Machine* machine) {
+void Mailbox::bind(const machine::VirtualMachine* machine) {
   std::lock_guard lock(mutex_);
   machine_ = machine;
   // A machine that arrived may run already.
@@ -138,16 +138,34 @@ uint64_t Mailbox::dropped_packets(uint32_t device) {
 
 // ---- MachineState
 
-void MachineState::adopt(std::shared_ptr<machine::Machine> machine) {
+void MachineState::adopt(std::shared_ptr<machine::VirtualMachine> machine) {
   mailbox_->bind(machine.get());
   std::lock_guard lock(mutex_);
   machine_ = std::move(machine);
 }
 
-std::shared_ptr<machine::Machine> MachineState::open() const {
+std::shared_ptr<machine::VirtualMachine> MachineState::open() const {
   std::lock_guard lock(mutex_);
   if (closed_ || !machine_) throw Error("CLOSED", "the machine is closed");
   return machine_;
+}
+
+std::shared_ptr<machine::Machine> MachineState::deterministic() const {
+  auto found = std::dynamic_pointer_cast<machine::Machine>(open());
+  if (!found)
+    throw Error(
+        "BAD_BOARD",
+        "a machine with the standard board cannot be recorded, replayed, migrated or protected: create "
+        "it with board: 'deterministic'");
+  return found;
+}
+
+std::shared_ptr<machine::StandardMachine> MachineState::standard() const {
+  auto found = std::dynamic_pointer_cast<machine::StandardMachine>(open());
+  if (!found)
+    throw Error("BAD_BOARD",
+                "the deterministic board has no such device: create the machine with board: 'standard'");
+  return found;
 }
 
 void MachineState::attach(const std::shared_ptr<Closable>& user) {
@@ -176,7 +194,7 @@ void MachineState::shutdown() {
   for (auto& weak : users)
     if (auto user = weak.lock()) user->shutdown();
   thread_.stop();
-  std::shared_ptr<machine::Machine> machine;
+  std::shared_ptr<machine::VirtualMachine> machine;
   {
     std::lock_guard lock(mutex_);
     machine = machine_;

@@ -18,6 +18,7 @@
 #include "base/executor.h"
 #include "env.h"
 #include "machine/machine.h"
+#include "machine/standard_machine.h"
 
 namespace hypertwin::addon {
 
@@ -113,7 +114,7 @@ class Mailbox final : public machine::Listener {
   // `signal` is told 0 for events, n for packets of device n - 1.
   explicit Mailbox(Signal signal) : signal_(std::move(signal)) {}
   // It outlives its own calls.
-  void bind(const machine::Machine* machine);
+  void bind(const machine::VirtualMachine* machine);
 
   void on_state(machine::State state, machine::Reason reason, const std::string& message) override;
   void on_packet(uint32_t device, std::span<const uint8_t> packet) override;
@@ -128,7 +129,7 @@ class Mailbox final : public machine::Listener {
   void announce_events();
 
   const Signal signal_;
-  const machine::Machine* machine_ = nullptr;
+  const machine::VirtualMachine* machine_ = nullptr;
   std::mutex mutex_;  // guards all below
   std::vector<Event> events_;
   bool announced_ = false;
@@ -146,9 +147,12 @@ class MachineState final : public Closable {
   base::Executor& thread() { return thread_; }
   const std::shared_ptr<Mailbox>& mailbox() const { return mailbox_; }
   // On thread(), or before anybody else knows this: the machine is there from now on.
-  void adopt(std::shared_ptr<machine::Machine> machine);
+  void adopt(std::shared_ptr<machine::VirtualMachine> machine);
   // Throws Error("CLOSED").
-  std::shared_ptr<machine::Machine> open() const;
+  std::shared_ptr<machine::VirtualMachine> open() const;
+  // For what needs a board. Also throw Error("BAD_BOARD").
+  std::shared_ptr<machine::Machine> deterministic() const;
+  std::shared_ptr<machine::StandardMachine> standard() const;
   // Is closed before the machine.
   void attach(const std::shared_ptr<Closable>& user);
   // Also of a closed machine.
@@ -159,7 +163,7 @@ class MachineState final : public Closable {
   const std::shared_ptr<Mailbox> mailbox_;
   std::mutex shutdown_mutex_;  // makes the second closer wait for the first
   mutable std::mutex mutex_;   // guards all below
-  std::shared_ptr<machine::Machine> machine_;
+  std::shared_ptr<machine::VirtualMachine> machine_;
   std::optional<Mailbox::StateEvent> last_;
   std::vector<std::weak_ptr<Closable>> users_;
   bool closed_ = false;

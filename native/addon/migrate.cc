@@ -102,7 +102,7 @@ class MigrationHandle : public MigrateHandle<MigrationHandle, OutgoingState> {
     return guarded(info.Env(), [&] {
       if (std::exchange(ran_, true)) throw Error("BAD_STATE", "it runs already");
       auto owner = machine_state(info[0]);
-      auto machine = owner->open();
+      auto machine = owner->deterministic();
       auto from = object_of(info[1], "the options");
       migrate::MigrateOptions options;
       options.disks = flag_of(from, "copyDisks");

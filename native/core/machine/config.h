@@ -50,7 +50,7 @@ struct MachineConfig {
   std::vector<NetConfig> nets;
   std::vector<DiskConfig> disks;
   // Of the standard board, which has an entropy device too.
-  bool console = false;  // virtio-console beside the serial port
+  bool console = false;  // virtio-console beside the serial port; console input goes there
   bool balloon = false;
   std::optional<VsockConfig> vsock;
   bool dirty_ring = false;  // create the VM with a dirty ring of this many entries

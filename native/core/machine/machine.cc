@@ -32,11 +32,6 @@ void bump(std::atomic<uint64_t>& counter) {
   counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
 
-void put_digest(ByteWriter& out, const Digest128& digest) {
-  out.u64(digest.lo);
-  out.u64(digest.hi);
-}
-
 std::string hex(uint64_t value) {
   char text[24];
   std::snprintf(text, sizeof(text), "0x%" PRIx64, value);
@@ -44,14 +39,6 @@ std::string hex(uint64_t value) {
 }
 
 }  // namespace
-
-Digest128 StateDigest::combined() const {
-  ByteWriter bytes;
-  put_digest(bytes, vcpu);
-  put_digest(bytes, devices);
-  put_digest(bytes, memory);
-  return digest128(bytes.data());
-}
 
 struct Machine::Task {
   At at = At::kAnywhere;  // guarded by Machine::mutex_, as the next three
@@ -790,7 +777,8 @@ StateDigest Machine::digest_here(bool memory) {
   return digest;
 }
 
-VcpuState Machine::vcpu_state() {
+VcpuState Machine::vcpu_state(size_t index) {
+  check_vcpu(index);
   VcpuState state;
   call(At::kAnywhere, [&] { state = VcpuState::take(*vcpu_); });
   return state;

@@ -47,17 +47,6 @@ enum class Backends : uint8_t {
   kStandby,   // both, but while it replays: disks take writes, nothing is read, and taps' packets are dropped
 };
 
-// The digests of all that a machine is.
-struct StateDigest {
-  uint64_t boundary = 0;
-  Digest128 vcpu;
-  Digest128 devices;
-  Digest128 memory;
-  // Of the three.
-  Digest128 combined() const;
-  bool operator==(const StateDigest&) const = default;
-};
-
 enum class At {
   kAnywhere,  // between any two instructions
   kBoundary,  // where the inputs are applied
@@ -102,8 +91,8 @@ class Machine final : public VirtualMachine, private devices::Host {
             std::chrono::milliseconds patience = std::chrono::milliseconds(1000));
 
   void snapshot(const std::string& path) override;
-  StateDigest state_digest();
-  VcpuState vcpu_state();
+  StateDigest state_digest() override;
+  VcpuState vcpu_state(size_t index = 0) override;
   void read_memory(uint64_t address, std::span<uint8_t> into) const override;
   // Also throws Error("BAD_STATE") while another source than live_inputs() is used.
   void write_memory(uint64_t address, std::span<const uint8_t> from) override;
@@ -112,7 +101,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   bool recorded() const { return recorded_.load(std::memory_order_acquire); }
 
   Counters counters() const override;
-  uint64_t boundary() const { return ordinal_.load(std::memory_order_acquire); }
+  uint64_t boundary() const override { return ordinal_.load(std::memory_order_acquire); }
   const MachineConfig& config() const override { return config_; }
   const std::shared_ptr<kvm::Vm>& vm() const override { return vm_; }
   size_t vcpus() const override { return 1; }

@@ -17,6 +17,7 @@
 #include "boot/kernel.h"
 #include "machine/entry.h"
 #include "machine/full_vcpu.h"
+#include "machine/memory_scan.h"
 #include "machine/snapshot.h"
 #include "machine/standard_cpuid.h"
 
@@ -640,31 +641,27 @@ bool StandardMachine::send_console(std::span<const uint8_t> bytes) {
   if (bytes.size() > devices::Serial::kMaxInput)
     throw Error("ERANGE",
                 "console input of " + std::to_string(bytes.size()) + " bytes: at most 4096 at a time");
+  if (auto* function = board_->console_function()) {
+    const auto pass = gate_.try_enter();
+    if (!pass) return false;
+    std::lock_guard lock(function->mutex());
+    auto& console = function->as<devices::VirtioConsole>();
+    return console.input_space() >= bytes.size() && console.receive(bytes) == bytes.size();
+  }
   std::lock_guard lock(board_->mutex());
-  if (board_->serial().input_space() < bytes.size()) return false;
-  board_->serial().receive(bytes);
-  return true;
-}
-
-size_t StandardMachine::send_virtio_console(std::span<const uint8_t> bytes) {
-  auto* function = board_->console_function();
-  if (!function) throw Error("ERANGE", "the machine has no virtio-console: ask for one when it is created");
-  const auto pass = gate_.try_enter();
-  if (!pass) return 0;
-  std::lock_guard lock(function->mutex());
-  return function->as<devices::VirtioConsole>().receive(bytes);
+  return board_->serial().input_space() >= bytes.size() && board_->serial().receive(bytes) == bytes.size();
 }
 
 void StandardMachine::set_console_size(uint16_t columns, uint16_t rows) {
   auto* function = board_->console_function();
-  if (!function) throw Error("ERANGE", "the machine has no virtio-console: ask for one when it is created");
+  if (!function) throw Error("ERANGE", "the machine has no virtio-console: create it with console: 'virtio'");
   std::lock_guard lock(function->mutex());
   function->as<devices::VirtioConsole>().set_size(columns, rows);
 }
 
 void StandardMachine::with_balloon(const std::function<void(devices::VirtioBalloon&)>& use) {
   auto* function = board_->balloon_function();
-  if (!function) throw Error("ERANGE", "the machine has no balloon: ask for one when it is created");
+  if (!function) throw Error("ERANGE", "the machine has no balloon: create it with balloon: true");
   std::lock_guard lock(function->mutex());
   use(function->as<devices::VirtioBalloon>());
 }
@@ -735,6 +732,26 @@ void StandardMachine::load_state(ByteReader& in) {
   reason_ = Reason::kRequested;
 }
 
+StateDigest StandardMachine::state_digest() {
+  StateDigest digest;
+  standing_still([&] {
+    ByteWriter vcpus, devices;
+    for (const auto& cpu : cpus_) VcpuState::take(*cpu->vcpu).save_canonical(vcpus);
+    digest.vcpu = digest128(vcpus.data());
+    board_->save(devices);
+    digest.devices = digest128(devices.data());
+    digest.memory = memory_digest(*memory_);
+  });
+  return digest;
+}
+
+VcpuState StandardMachine::vcpu_state(size_t index) {
+  check_vcpu(index);
+  VcpuState state;
+  standing_still([&] { state = VcpuState::take(*cpus_[index]->vcpu); });
+  return state;
+}
+
 void StandardMachine::snapshot(const std::string& path) {
   standing_still([&] {
     ByteWriter state;
@@ -745,6 +762,12 @@ void StandardMachine::snapshot(const std::string& path) {
     save_state(state);
     write_snapshot_file(path, state.data(), *memory_);
   });
+}
+
+BoardKind snapshot_board(const std::string& path) {
+  const SnapshotFile file(path);
+  return !file.state().empty() && file.state()[0] == kStateVersion ? BoardKind::kStandard
+                                                                   : BoardKind::kDeterministic;
 }
 
 }  // namespace hypertwin::machine

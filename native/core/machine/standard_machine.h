@@ -49,6 +49,8 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   bool send_packet(uint32_t device, std::span<const uint8_t> packet) override;
   bool send_console(std::span<const uint8_t> bytes) override;
   void snapshot(const std::string& path) override;
+  StateDigest state_digest() override;
+  VcpuState vcpu_state(size_t index) override;
   void read_memory(uint64_t address, std::span<uint8_t> into) const override;
   void write_memory(uint64_t address, std::span<const uint8_t> from) override;
   Counters counters() const override;
@@ -61,8 +63,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
 
   // Presses ACPI's power button, as a wish to the guest. False when the guest does not listen to it.
   bool press_power_button();
-  // Input for virtio-console; how many bytes it took. Throws Error("ERANGE") where the machine has none.
-  size_t send_virtio_console(std::span<const uint8_t> bytes);
+  // Throws Error("ERANGE") where the machine has no virtio-console.
   void set_console_size(uint16_t columns, uint16_t rows);
   // Calls `use` with the balloon, locked. Throws Error("ERANGE") where the machine has none.
   void with_balloon(const std::function<void(devices::VirtioBalloon&)>& use);
@@ -190,5 +191,8 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   std::condition_variable clock_changed_;  // with the board's mutex
   bool clock_quit_ = false;
 };
+
+// Of which board a snapshot's machine is. Throws as the reading of it does.
+BoardKind snapshot_board(const std::string& path);
 
 }  // namespace hypertwin::machine

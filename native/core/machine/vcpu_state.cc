@@ -140,13 +140,17 @@ VcpuState VcpuState::load(ByteReader& in) {
   return state;
 }
 
-Digest128 VcpuState::digest() const {
+void VcpuState::save_canonical(ByteWriter& out) const {
   VcpuState canonical = *this;
   canonical.xsave = canonical_xsave(xsave);
   // Which flags of the events the kernel filled in is its own affair.
   canonical.events.flags = 0;
+  canonical.save(out);
+}
+
+Digest128 VcpuState::digest() const {
   ByteWriter bytes;
-  canonical.save(bytes);
+  save_canonical(bytes);
   return digest128(bytes.data());
 }
 

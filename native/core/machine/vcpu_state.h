@@ -31,6 +31,8 @@ struct VcpuState {
   // Equal for equal architectural states: XSAVE components in their initial state count as such whether or
   // not the host saved them.
   Digest128 digest() const;
+  // What the digest is of.
+  void save_canonical(ByteWriter& out) const;
 };
 
 // The MSRs above, as far as this host has them.

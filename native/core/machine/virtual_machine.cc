@@ -1,8 +1,18 @@
 #include "machine/virtual_machine.h"
 
+#include "base/bytes.h"
 #include "base/error.h"
 
 namespace hypertwin::machine {
+
+namespace {
+
+void put_digest(ByteWriter& out, const Digest128& digest) {
+  out.u64(digest.lo);
+  out.u64(digest.hi);
+}
+
+}  // namespace
 
 std::string_view state_name(State state) {
   switch (state) {
@@ -56,6 +66,19 @@ std::string_view reason_name(Reason reason) {
       return "unprotected";
   }
   return "unknown";
+}
+
+Digest128 StateDigest::combined() const {
+  ByteWriter bytes;
+  put_digest(bytes, vcpu);
+  put_digest(bytes, devices);
+  put_digest(bytes, memory);
+  return digest128(bytes.data());
+}
+
+void VirtualMachine::check_vcpu(size_t index) const {
+  if (index >= vcpus())
+    throw Error("ERANGE", "vCPU " + std::to_string(index) + ": the machine has " + std::to_string(vcpus()));
 }
 
 void bad_state(State state, const char* verb) {

@@ -9,9 +9,11 @@
 #include <span>
 #include <string>
 
+#include "base/digest.h"
 #include "devices/guest_ram.h"
 #include "kvm/kvm.h"
 #include "machine/config.h"
+#include "machine/vcpu_state.h"
 
 namespace hypertwin::machine {
 
@@ -59,6 +61,17 @@ struct Counters {
   uint64_t kicks = 0;  // returns that no instruction of the guest caused
 };
 
+// The digests of all that a machine is.
+struct StateDigest {
+  uint64_t boundary = 0;
+  Digest128 vcpu;
+  Digest128 devices;
+  Digest128 memory;
+  // Of the three.
+  Digest128 combined() const;
+  bool operator==(const StateDigest&) const = default;
+};
+
 class VirtualMachine {
  public:
   virtual ~VirtualMachine() = default;
@@ -78,6 +91,12 @@ class VirtualMachine {
 
   // Written whole or not at all. The machine waits meanwhile.
   virtual void snapshot(const std::string& path) = 0;
+  // Of the machine as it would be in a snapshot, which waits meanwhile.
+  virtual StateDigest state_digest() = 0;
+  // Throws Error("ERANGE").
+  virtual VcpuState vcpu_state(size_t index) = 0;
+  // How many came; 0 on a board that has none.
+  virtual uint64_t boundary() const { return 0; }
   // Copies; the machine need not be paused. Throw Error("ERANGE").
   virtual void read_memory(uint64_t address, std::span<uint8_t> into) const = 0;
   virtual void write_memory(uint64_t address, std::span<const uint8_t> from) = 0;
@@ -89,6 +108,10 @@ class VirtualMachine {
   virtual const std::shared_ptr<kvm::Vcpu>& vcpu(size_t i) const = 0;
   virtual const std::shared_ptr<devices::GuestRam>& ram() const = 0;
   virtual const std::shared_ptr<kvm::GuestMemory>& memory() const = 0;
+
+ protected:
+  // Throws Error("ERANGE").
+  void check_vcpu(size_t index) const;
 };
 
 // Throws Error("BAD_STATE"): `verb` is not possible now.
