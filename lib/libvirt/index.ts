@@ -3,6 +3,7 @@ import { addon } from './addon.js'
 import { toLibvirtError } from './errors.js'
 
 export { BackupJob, type BackupOptions } from './backup.js'
+export { BackupExport, type BackupServer, type ExportBackupOptions, type ExportedDisk } from './backup_export.js'
 export {
   BlockJob,
   type BlockJobOptions,
