@@ -10,7 +10,9 @@ import { execute, must } from './process.mjs'
 
 // Without libvirt-daemon-system: that would start a libvirtd of the machine's own, which nobody asked for.
 const packages = [
+  'ebtables',
   'iproute2',
+  'iptables',
   'libvirt-clients',
   'libvirt-daemon',
   'libvirt-daemon-driver-qemu',

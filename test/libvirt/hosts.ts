@@ -8,37 +8,45 @@ import { noLibvirt } from './support.js'
 /** False, or why there are no hosts here. */
 export const noHosts = noLibvirt || (await whyNoHosts())
 
-/** Two hosts, with a connection to each; closed with the test. */
-export interface Pair {
+/** A host, with a connection to it; closed with the test. */
+export interface Single {
   hosts: Hosts
   host: Host
-  other: Host
   here: Connect
-  there: Connect
   /** A file on the storage of all hosts. */
   file: (name: string) => string
 }
 
-export async function twoHosts(t: Test): Promise<Pair> {
-  const hosts = await startHosts({ count: 2 })
-  const [host, other] = hosts.hosts as [Host, Host]
+/** Two. */
+export interface Pair extends Single {
+  other: Host
+  there: Connect
+}
+
+async function start(t: Test, count: number): Promise<{ hosts: Hosts; connects: Connect[]; file: Single['file'] }> {
+  const hosts = await startHosts({ count })
   const connects: Connect[] = []
   t.teardown(async () => {
     await Promise.all(connects.map(connect => connect.close()))
     await hosts.close()
   })
-  const open = async ({ uri }: Host): Promise<Connect> => {
-    const connect = await Connect.open(uri)
-    connects.push(connect)
-    return connect
-  }
-  const [here, there] = [await open(host), await open(other)]
-  return { hosts, host, other, here, there, file: name => path.join(hosts.storage, name) }
+  for (const { uri } of hosts) connects.push(await Connect.open(uri))
+  return { hosts, connects, file: name => path.join(hosts.storage, name) }
+}
+
+export async function oneHost(t: Test): Promise<Single> {
+  const { hosts, connects, file } = await start(t, 1)
+  return { hosts, host: hosts.hosts[0]!, here: connects[0]!, file }
+}
+
+export async function twoHosts(t: Test): Promise<Pair> {
+  const { hosts, connects, file } = await start(t, 2)
+  return { hosts, host: hosts.hosts[0]!, other: hosts.hosts[1]!, here: connects[0]!, there: connects[1]!, file }
 }
 
 /** A guest that has booted. */
 export async function bootGuest(
-  { hosts, here }: Pair,
+  { hosts, here }: Single,
   options: Omit<LinuxGuestOptions, 'hosts'>,
   create?: CreateDomainOptions
 ): Promise<{ guest: LinuxGuest; domain: Domain }> {
