@@ -4,9 +4,9 @@ import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import t from 'tap'
-import { describeSnapshot, DomainBlockJobType, type BlockJobProgress, type Domain, type LibvirtError } from '../../lib/libvirt/index.js'
+import { describeSnapshot, DomainBlockJobType, type BlockJobProgress, type Domain } from '../../lib/libvirt/index.js'
 import { blankDisk, linuxGuest } from '../../scripts/hosts/index.mjs'
-import { bootGuest, noHosts, twoHosts } from './hosts.js'
+import { agentAnswers, bootGuest, noHosts, twoHosts } from './hosts.js'
 import { failure } from './support.js'
 
 /** The bytes of an image and all below it. */
@@ -46,16 +46,7 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
   const fill = (megabytes: number): Promise<unknown> =>
     domain.agent.exec('/bin/dd', ['if=/dev/urandom', 'of=/dev/vda', 'bs=1M', 'seek=8', `count=${megabytes}`, 'oflag=direct'])
   const diskOf = async (of: Domain) => (await of.describe()).disks[0]!
-  const agentAnswers = async (): Promise<void> => {
-    for (;;)
-      try {
-        await domain.agent.command('guest-ping')
-        return
-      } catch (error) {
-        if ((error as LibvirtError).code !== 'VIR_ERR_AGENT_UNRESPONSIVE') throw error
-      }
-  }
-  await agentAnswers()
+  await agentAnswers(domain)
   await write('first', 4)
 
   await t.test('backup, and one of what was written since', async t => {
@@ -186,7 +177,7 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
     await write('wrong', 4)
     t.equal(await found(4), 'wrong')
     await snapshot.revertToSnapshot()
-    await agentAnswers()
+    await agentAnswers(domain)
     t.equal(await found(4), 'first')
     await snapshot.delete()
     t.throws(() => describeSnapshot('<domain/>'), { code: 'EINVAL' })
@@ -231,7 +222,15 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
     t.equal(contents(copy, 2 << 20, 5), 'above')
 
     const moved = file('moved.qcow2')
-    const job = domain.copyDisk('vda', moved, { then: 'wait' })
+    const job = domain.copyDisk('vda', moved, { then: 'wait', bandwidth: '1MiB', intervalMs: 10 })
+    const limits = new Set<bigint>()
+    for await (const { bandwidth, current, ready } of job) {
+      limits.add(bandwidth)
+      // It would take a quarter of a minute.
+      if (current > 0n && limits.size < 3) await job.setBandwidth('64MiB')
+      if (ready) break
+    }
+    t.ok(limits.has(64n << 20n), [...limits].join())
     await job.ready
     t.ok(job.progress.ready)
     t.notOk(job.over)

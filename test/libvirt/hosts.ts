@@ -2,7 +2,7 @@
 import path from 'node:path'
 import type { Test } from 'tap'
 import { linuxGuest, startHosts, whyNoHosts, type Host, type Hosts, type LinuxGuest, type LinuxGuestOptions } from '../../scripts/hosts/index.mjs'
-import { Connect, type CreateDomainOptions, type Domain } from '../../lib/libvirt/index.js'
+import { Connect, type CreateDomainOptions, type Domain, type LibvirtError } from '../../lib/libvirt/index.js'
 import { noLibvirt } from './support.js'
 
 /** False, or why there are no hosts here. */
@@ -23,15 +23,19 @@ export interface Pair extends Single {
   there: Connect
 }
 
-async function start(t: Test, count: number): Promise<{ hosts: Hosts; connects: Connect[]; file: Single['file'] }> {
+type Prepare = (set: { hosts: Hosts; file: Single['file'] }) => Promise<void>
+
+async function start(t: Test, count: number, prepare?: Prepare): Promise<{ hosts: Hosts; connects: Connect[]; file: Single['file'] }> {
   const hosts = await startHosts({ count })
+  const file: Single['file'] = name => path.join(hosts.storage, name)
   const connects: Connect[] = []
   t.teardown(async () => {
     await Promise.all(connects.map(connect => connect.close()))
     await hosts.close()
   })
+  await prepare?.({ hosts, file })
   for (const { uri } of hosts) connects.push(await Connect.open(uri))
-  return { hosts, connects, file: name => path.join(hosts.storage, name) }
+  return { hosts, connects, file }
 }
 
 export async function oneHost(t: Test): Promise<Single> {
@@ -39,8 +43,9 @@ export async function oneHost(t: Test): Promise<Single> {
   return { hosts, host: hosts.hosts[0]!, here: connects[0]!, file }
 }
 
-export async function twoHosts(t: Test): Promise<Pair> {
-  const { hosts, connects, file } = await start(t, 2)
+/** @param prepare - what is to be done before connections are opened */
+export async function twoHosts(t: Test, prepare?: Prepare): Promise<Pair> {
+  const { hosts, connects, file } = await start(t, 2, prepare)
   return { hosts, host: hosts.hosts[0]!, other: hosts.hosts[1]!, here: connects[0]!, there: connects[1]!, file }
 }
 
@@ -54,4 +59,15 @@ export async function bootGuest(
   const domain = await here.createDomain(guest.xml, create)
   await guest.waitFor(undefined, { timeout: 120_000 })
   return { guest, domain }
+}
+
+/** Until the agent in the guest listens. */
+export async function agentAnswers({ agent }: Domain): Promise<void> {
+  for (;;)
+    try {
+      await agent.command('guest-ping')
+      return
+    } catch (error) {
+      if ((error as LibvirtError).code !== 'VIR_ERR_AGENT_UNRESPONSIVE') throw error
+    }
 }
