@@ -1,5 +1,6 @@
 // A domain goes from one host to another while it runs.
 import { setTimeout as sleep } from 'node:timers/promises'
+import { MigrationRounds, type MigrationRound } from '../migration_round.js'
 import type { Size } from '../size.js'
 import { given, invalid, mebibytes, whole, day } from './checks.js'
 import { Connect } from './connect.js'
@@ -20,7 +21,7 @@ import {
 import type { DomainJobStats } from './generated/params.js'
 import { DomainJob, Poll } from './job.js'
 import { migrateCall, type DomainMigrateOptions, type MigrateCall } from './migration_options.js'
-import { MigrationRounds, progressOf, type DomainMigrationProgress, type DomainMigrationRound } from './migration_progress.js'
+import { progressOf, type DomainMigrationProgress } from './migration_progress.js'
 import type { TypedOutput } from './typed.js'
 
 const resume = { tries: 50, delayMs: 100 }
@@ -42,7 +43,7 @@ export interface DomainMigrationResult {
   /** The last that was known. */
   progress: DomainMigrationProgress
   /** Each round. */
-  rounds: DomainMigrationRound[]
+  rounds: MigrationRound[]
 }
 
 /**
@@ -73,7 +74,7 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
   }
 
   /** The rounds so far; the last one may go on. */
-  get rounds(): DomainMigrationRound[] {
+  get rounds(): MigrationRound[] {
     return this.#rounds.list()
   }
 
@@ -199,7 +200,8 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
   }
 
   #note(progress: DomainMigrationProgress): void {
-    this.#rounds.add(progress)
+    // A round's end is when libvirt knows how much was written during it.
+    this.#rounds.add({ ...progress, compressedPages: 0 }, 0, progress.dirtyPagesPerSecond)
     this.tell(progress)
   }
 
