@@ -1,6 +1,7 @@
 // Backs a running guest's disk up, whole and then only what was written since, by dirty bitmaps; puts both together again
 // and compares them with the disk.
-// Usage: node scripts/libvirt-backup.mjs [--size 256] [--times 3]   (after npm run build; as root)
+// Usage: node scripts/libvirt-backup.mjs [--size 256] [--times 3] [--pull]   (after npm run build; as root)
+// The hypervisor writes the backups, or with --pull offers the disk over NBD, from where this program reads it.
 // The host is one of its own: see docs/hosts.md.
 import { execFileSync } from 'node:child_process'
 import { statSync } from 'node:fs'
@@ -11,7 +12,9 @@ import { Connect } from 'hypertwin/libvirt'
 import { bytes, Ui } from '../dist/cli/common.js'
 import { blankDisk, linuxGuest, startHosts } from './hosts/index.mjs'
 
-const { values } = parseArgs({ options: { size: { type: 'string', default: '256' }, times: { type: 'string', default: '3' } } })
+const { values } = parseArgs({
+  options: { size: { type: 'string', default: '256' }, times: { type: 'string', default: '3' }, pull: { type: 'boolean' } }
+})
 const ui = new Ui(false)
 const hosts = await startHosts({ count: 1 })
 const connect = await Connect.open(hosts.hosts[0].uri)
@@ -32,11 +35,13 @@ try {
     await dd(domain, megabytes, number * 8)
     const target = file(`backup${number}.qcow2`)
     const checkpoint = `checkpoint${number}`
-    const job = domain.backup({ disks: { vda: target }, checkpoint, ...(since && { since }) })
-    await showJob(job, since ? `since ${since}` : 'whole')
-    const { elapsedMs } = await job.done
-    ui.say(`${since ? `written since ${since}` : 'everything'}: ${bytes(statSync(target).size)} in ${elapsedMs} ms`)
-    // An incremental backup names the disk itself as what lies below: put it on top of the one before.
+    const words = { checkpoint, ...(since && { since }) }
+    const begun = performance.now()
+    if (values.pull) await pull(domain, target, words)
+    else await push(domain, target, words)
+    const took = (performance.now() - begun).toFixed(0)
+    ui.say(`${since ? `written since ${since}` : 'everything'}: ${bytes(statSync(target).size)} in ${took} ms`)
+    // An incremental backup names as what lies below it where it came from: put it on top of the one before.
     if (newest) qemuImg('rebase', '-u', '-F', 'qcow2', '-b', newest, target)
     newest = target
     since = checkpoint
@@ -51,13 +56,33 @@ try {
   await hosts.close()
 }
 
-async function showJob(job, label) {
+async function push(domain, target, words) {
+  const job = domain.backup({ disks: { vda: target }, ...words })
   let bar
   for await (const { bytes: done, totalBytes } of job) {
-    if (totalBytes > 0) bar ??= ui.bar(label, totalBytes)
+    if (totalBytes > 0) bar ??= ui.bar(words.since ? `since ${words.since}` : 'whole', totalBytes)
     bar?.update(done)
   }
   bar?.stop()
+  await job.done
+}
+
+async function pull(domain, target, words) {
+  const socket = file('backup.sock')
+  const backup = await domain.exportBackup({ disks: ['vda'], server: { socket }, ...words })
+  try {
+    const { uri, bitmap, exportName } = backup.disks.vda
+    if (!bitmap) return qemuImg('convert', '-f', 'raw', '-O', 'qcow2', uri, target)
+    // What is dirty is said to be no data.
+    const image = `driver=nbd,server.type=unix,server.path=${socket},export=${exportName},x-dirty-bitmap=${bitmap}`
+    const dirty = JSON.parse(qemuImg('map', '--output=json', '--image-opts', image)).filter(({ data }) => !data)
+    // What is read through an image that copies what it reads stays in it.
+    qemuImg('create', '-q', '-f', 'qcow2', '-F', 'raw', '-b', uri, target)
+    const reads = dirty.flatMap(({ start, length }) => ['-c', `read ${start} ${length}`])
+    if (reads.length > 0) execFileSync('qemu-io', ['-C', '-f', 'qcow2', ...reads, target], { stdio: ['ignore', 'ignore', 'inherit'] })
+  } finally {
+    await backup.end()
+  }
 }
 
 async function dd(domain, megabytes, at) {

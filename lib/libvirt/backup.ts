@@ -1,15 +1,16 @@
-// A backup of a running domain's disks, as of one moment: whole, or what was written since a checkpoint.
-import { day, invalid, within } from './checks.js'
+// A backup of a running domain's disks, as of one moment, in files: whole, or what was written since a checkpoint.
+import { checkDisks, day, invalid, within } from './checks.js'
 import type { Domain } from './domain.js'
 import { LibvirtError } from './errors.js'
-import { DomainBackupBeginFlags, DomainGetJobStatsFlags } from './generated/enums.js'
+import type { AnyEvent, DroppedEvents } from './events.js'
+import { DomainBackupBeginFlags } from './generated/enums.js'
 import type { DomainJobStats } from './generated/params.js'
 import { DomainJob, Poll } from './job.js'
 import { lostConnection } from './lost.js'
 import { jobProgress, runningJob, type JobProgress } from './save.js'
 import { checkpointXml } from './snapshots.js'
 import type { TypedOutput } from './typed.js'
-import { element, xmlText } from './xml.js'
+import { element, xmlText, type XmlElement } from './xml.js'
 
 /**
  * A backup to be, written by the hypervisor to files (push mode).
@@ -59,36 +60,26 @@ export class BackupJob extends DomainJob<JobProgress, JobProgress> {
 
   async #run(options: BackupOptions, intervalMs: number): Promise<JobProgress> {
     const known = (await this.#domain.describe()).disks.map(({ target }) => target)
-    const xml = backupXml(options, known)
+    const xml = pushed(options, known)
     const { checkpoint } = options
     const point = checkpoint === undefined ? undefined : checkpointXml({ name: checkpoint, disks: Object.keys(options.disks) }, known)
     await using connect = await this.#domain.getConnect()
     const events = connect.events(['domain.jobCompleted', 'domain.lifecycle'], { domain: this.#domain })
     await events.ready
     let poll: Poll | undefined
-    let stats: TypedOutput<DomainJobStats> | undefined
     try {
       await this.#domain.backupBegin(xml, point, options.reuse ? DomainBackupBeginFlags.REUSE_EXTERNAL : 0)
       poll = new Poll(intervalMs, () => this.#look())
-      for await (const event of events) {
-        if (event.kind === 'domain.jobCompleted') {
-          stats = event.args.params
-          break
-        }
-        if (event.kind === 'domain.lifecycle' && !(await this.#domain.isActive()))
-          throw new LibvirtError('the domain has ended, and with it the backup', { code: 'BACKUP_FAILED' })
-      }
+      const stats = await backupEnd(this.#domain, events, Object.keys(options.disks)[0] ?? '')
+      await poll.stop()
+      this.tell(jobProgress(stats))
+      return this.progress
     } catch (error) {
       throw await lostConnection('the backup', error, { hypervisor: connect })
     } finally {
       await poll?.stop()
       await events.return()
     }
-    stats ??= (await this.#domain.getJobStats(DomainGetJobStatsFlags.COMPLETED)).params
-    if (stats.success === false)
-      throw new LibvirtError(`the backup failed${stats.errmsg === undefined ? '' : `: ${stats.errmsg}`}`, { code: 'BACKUP_FAILED' })
-    this.tell(jobProgress(stats))
-    return this.progress
   }
 
   async #look(): Promise<void> {
@@ -97,22 +88,52 @@ export class BackupJob extends DomainJob<JobProgress, JobProgress> {
   }
 }
 
-function backupXml({ disks, since }: BackupOptions, known: readonly string[]): string {
-  for (const target of Object.keys(disks))
-    if (!known.includes(target)) throw invalid(`the domain has no disk '${target}'; it has ${known.join(', ') || 'none'}`)
-  const list = known.map(target => {
+/**
+ * Waits for the end of a backup that goes on; resolves with its last figures.
+ *
+ * @param disk - one that it is of
+ * @internal
+ */
+export async function backupEnd(
+  domain: Domain,
+  events: AsyncIterable<AnyEvent | DroppedEvents>,
+  disk: string
+): Promise<TypedOutput<DomainJobStats>> {
+  for await (const event of events)
+    if (event.kind === 'domain.jobCompleted') {
+      const stats = event.args.params
+      // libvirt tells it before the hypervisor has let go of the files. Who asks about a block job waits for that.
+      await domain.getBlockJobInfo(disk).catch(() => undefined)
+      if (stats.success === false)
+        throw new LibvirtError(`the backup failed${stats.errmsg === undefined ? '' : `: ${stats.errmsg}`}`, { code: 'BACKUP_FAILED' })
+      return stats
+    } else if (event.kind === 'domain.lifecycle' && !(await domain.isActive()))
+      throw new LibvirtError('the domain has ended, and with it the backup', { code: 'BACKUP_FAILED' })
+  throw new LibvirtError('its events have ended before the backup', { code: 'BACKUP_FAILED' })
+}
+
+/** What libvirt is told. @param disk - one of the domain's; undefined: it is left out @internal */
+export function backupXml(
+  mode: 'push' | 'pull',
+  since: string | undefined,
+  server: XmlElement | undefined,
+  known: readonly string[],
+  disk: (target: string) => XmlElement | undefined
+): string {
+  const list = known.map(target => disk(target) ?? element('disk', { name: target, backup: 'no' }))
+  const incremental = since === undefined ? undefined : element('incremental', {}, [since])
+  return xmlText(element('domainbackup', { mode }, [incremental, server, element('disks', {}, list)]))
+}
+
+function pushed({ disks, since }: BackupOptions, known: readonly string[]): string {
+  checkDisks(Object.keys(disks), known)
+  return backupXml('push', since, undefined, known, target => {
     const to = disks[target]
-    if (to === undefined) return element('disk', { name: target, backup: 'no' })
+    if (to === undefined) return undefined
     const { file, format = 'qcow2', device } = typeof to === 'string' ? { file: to } : to
     return element('disk', { name: target, backup: 'yes', type: device ? 'block' : 'file' }, [
       element('target', device ? { dev: file } : { file }),
       element('driver', { type: format })
     ])
   })
-  return xmlText(
-    element('domainbackup', { mode: 'push' }, [
-      since === undefined ? undefined : element('incremental', {}, [since]),
-      element('disks', {}, list)
-    ])
-  )
 }

@@ -40,6 +40,12 @@ export function oneOf<T extends string>(value: T, what: string, values: readonly
   return value
 }
 
+/** @param known - target names of all disks of the domain @internal */
+export function checkDisks(wanted: readonly string[], known: readonly string[]): void {
+  for (const target of wanted)
+    if (!known.includes(target)) throw invalid(`the domain has no disk '${target}'; it has ${known.join(', ') || 'none'}`)
+}
+
 /** An object without what is undefined. @internal */
 export function given<T extends object>(object: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined)) as {

@@ -1,6 +1,7 @@
 // A virtual machine, running or not.
 import type { Duplex } from 'node:stream'
 import { BackupJob, type BackupOptions } from './backup.js'
+import { exportBackup, type BackupExport, type ExportBackupOptions } from './backup_export.js'
 import type {
   BlockJob} from './block_jobs.js';
 import {
@@ -108,6 +109,22 @@ export class Domain extends DomainApi {
    */
   backup(options: BackupOptions): BackupJob {
     return new BackupJob(this, options)
+  }
+
+  /**
+   * Offers its disks as of this moment over NBD while it runs (a backup in pull mode), until the export is ended.
+   *
+   * ```ts
+   * await using backup = await domain.exportBackup({ disks: ['vda'], server: { socket: '/run/backup.sock' } })
+   * execFileSync('nbdcopy', [backup.disks.vda.uri, 'vda.raw'])
+   * ```
+   *
+   * @throws LibvirtError
+   * @see [virDomainBackupBegin](https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainBackupBegin)
+   * @since 0.1.0; libvirt 6.0.0
+   */
+  exportBackup(options: ExportBackupOptions): Promise<BackupExport> {
+    return exportBackup(this, options)
   }
 
   /**

@@ -3,6 +3,7 @@ import { addon } from './addon.js'
 import { toLibvirtError } from './errors.js'
 
 export { BackupJob, type BackupOptions } from './backup.js'
+export { BackupExport, type BackupServer, type ExportBackupOptions, type ExportedDisk } from './backup_export.js'
 export {
   BlockJob,
   type BlockJobOptions,
@@ -43,7 +44,7 @@ export { DomainJob } from './job.js'
 export { type CreateDomainOptions, type StopOptions, type WaitOptions } from './lifecycle.js'
 export { DomainMigration, migrate, type DomainMigrationResult } from './migration.js'
 export { type DomainMigrateOptions } from './migration_options.js'
-export { type DomainMigrationProgress, type DomainMigrationRound } from './migration_progress.js'
+export { type DomainMigrationProgress } from './migration_progress.js'
 export { type LibvirtEvent } from './registration.js'
 export { SaveJob, type JobProgress, type RestoreOptions, type SaveOptions } from './save.js'
 export {
@@ -59,6 +60,7 @@ export { type StreamHole, type StreamDuplexOptions } from './stream.js'
 export { type TypedInput, type TypedOutput, type TypedValue } from './typed.js'
 export { parseXml, xmlText, type XmlElement } from './xml.js'
 export type { DirtyRateSample, DirtyRateSource } from '../dirty_rate.js'
+export type { MigrationRound } from '../migration_round.js'
 export type { Size } from '../size.js'
 
 /**

@@ -1,15 +1,30 @@
 // A domain goes from one host to another while it runs.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { MigrationRounds, type MigrationRound } from '../migration_round.js'
 import type { Size } from '../size.js'
-import { invalid, mebibytes, whole, day } from './checks.js'
+import { given, invalid, mebibytes, whole, day } from './checks.js'
 import { Connect } from './connect.js'
 import { Domain } from './domain.js'
 import { lostConnection } from './lost.js'
-import { DomainEventSuspendedDetailType, DomainEventType, DomainGetJobStatsFlags, DomainJobType } from './generated/enums.js'
+import { LibvirtError } from './errors.js'
+import {
+  DomainEventSuspendedDetailType,
+  DomainEventType,
+  DomainGetJobStatsFlags,
+  DomainJobType,
+  DomainMigrateFlags,
+  DomainMigrateMaxSpeedFlags,
+  DomainPausedReason,
+  DomainState,
+  ErrorNumber
+} from './generated/enums.js'
 import type { DomainJobStats } from './generated/params.js'
 import { DomainJob, Poll } from './job.js'
 import { migrateCall, type DomainMigrateOptions, type MigrateCall } from './migration_options.js'
-import { MigrationRounds, progressOf, type DomainMigrationProgress, type DomainMigrationRound } from './migration_progress.js'
+import { progressOf, type DomainMigrationProgress } from './migration_progress.js'
 import type { TypedOutput } from './typed.js'
+
+const resume = { tries: 50, delayMs: 100 }
 
 /**
  * What a migration came to.
@@ -28,7 +43,7 @@ export interface DomainMigrationResult {
   /** The last that was known. */
   progress: DomainMigrationProgress
   /** Each round. */
-  rounds: DomainMigrationRound[]
+  rounds: MigrationRound[]
 }
 
 /**
@@ -54,11 +69,12 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
     super(progressOf({}, 'connect'), options.signal)
     this.#domain = domain
     this.#call = call
+    this.#postCopy = (call.flags & DomainMigrateFlags.POSTCOPY_RESUME) !== 0
     this.begin(() => this.#run(destination))
   }
 
   /** The rounds so far; the last one may go on. */
-  get rounds(): DomainMigrationRound[] {
+  get rounds(): MigrationRound[] {
     return this.#rounds.list()
   }
 
@@ -78,7 +94,8 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
    * @param limit - bytes a second, rounded up to MiB
    */
   async setBandwidth(limit: Size): Promise<void> {
-    await this.#domain.migrateSetMaxSpeed(mebibytes(limit, 'the bandwidth'))
+    const flags = this.#postCopy ? DomainMigrateMaxSpeedFlags.POSTCOPY : 0
+    await this.#domain.migrateSetMaxSpeed(mebibytes(limit, 'the bandwidth'), flags)
   }
 
   /**
@@ -116,10 +133,11 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
     try {
       domain = await this.#perform(destination)
     } catch (error) {
-      throw await lostConnection('the migration', error, {
+      const found = await lostConnection('the migration', error, {
         source,
         ...(destination instanceof Connect && { destination })
       })
+      throw found === error && this.#phase === 'post-copy' ? brokeOff(error) : found
     } finally {
       await poll.stop()
       await events.return()
@@ -143,9 +161,22 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
   async #perform(destination: Connect | string): Promise<Domain | undefined> {
     const { flags, params, maxBlackoutMs } = this.#call
     if (maxBlackoutMs !== undefined) await this.#domain.migrateSetMaxDowntime(maxBlackoutMs)
-    if (destination instanceof Connect) return await this.#domain.migrate3(destination, params, flags)
-    await this.#domain.migrateToURI3(destination, params, flags)
-    return undefined
+    for (let tries = 1; ; tries++)
+      try {
+        if (destination instanceof Connect) return await this.#domain.migrate3(destination, params, flags)
+        await this.#domain.migrateToURI3(destination, params, flags)
+        return undefined
+      } catch (error) {
+        // libvirt may know that post-copy broke off before the hypervisor of the source does, and refuses until then.
+        const early = flags & DomainMigrateFlags.POSTCOPY_RESUME && numberOf(error) === ErrorNumber.OPERATION_INVALID
+        if (!early || tries === resume.tries || this.cancelled || !(await this.#isBroken())) throw error
+        await sleep(resume.delayMs)
+      }
+  }
+
+  async #isBroken(): Promise<boolean> {
+    const { state, reason } = await this.#domain.getState()
+    return state === DomainState.PAUSED && reason === DomainPausedReason.POSTCOPY_FAILED
   }
 
   #stands(why: number): void {
@@ -160,7 +191,7 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
     const { type, params } = await this.#domain.getJobStats()
     if (type !== DomainJobType.BOUNDED && type !== DomainJobType.UNBOUNDED) return
     if (this.#phase === 'connect' || this.#phase === 'disks')
-      if (Number(params.memory_iteration ?? 0) > 0) this.#phase = 'memory'
+      if (Number(params.memory_iteration ?? 0) > 0) this.#phase = this.#postCopy ? 'post-copy' : 'memory'
       else if (Number(params.disk_total ?? 0) > 0) this.#phase = 'disks'
     this.#note(progressOf(params, this.#phase))
     const after = this.#call.postCopyAfter
@@ -169,7 +200,8 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
   }
 
   #note(progress: DomainMigrationProgress): void {
-    this.#rounds.add(progress)
+    // A round's end is when libvirt knows how much was written during it.
+    this.#rounds.add({ ...progress, compressedPages: 0 }, 0, progress.dirtyPagesPerSecond)
     this.tell(progress)
   }
 
@@ -182,7 +214,9 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
       () => this.#completed
     )
     const last = stats ?? this.#completed ?? this.progress.stats
-    this.#note(progressOf(last, 'done'))
+    // Of disks only the source knows.
+    const { disk_total, disk_processed, disk_remaining } = this.#completed ?? this.progress.stats
+    this.#note(progressOf({ ...last, ...given({ disk_total, disk_processed, disk_remaining }) }, 'done'))
     return {
       domain,
       blackoutMs: this.#postCopy && !stats?.downtime ? undefined : optional(stats?.downtime),
@@ -194,6 +228,16 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
   }
 }
 
+const numberOf = (error: unknown): number | undefined => (error instanceof LibvirtError ? error.number : undefined)
+
+function brokeOff(cause: unknown): LibvirtError {
+  return new LibvirtError(
+    'the migration broke off when the domain had moved and its memory had not: it is on both hosts in part. Its connection' +
+      ` can be made anew: migrate(domain, destination, { postCopy: true, resumePostCopy: true }) (${(cause as Error).message})`,
+    { code: 'POST_COPY_BROKEN', cause }
+  )
+}
+
 const optional = (value: bigint | undefined): number | undefined => (value === undefined ? undefined : Number(value))
 
 /**
@@ -202,7 +246,8 @@ const optional = (value: bigint | undefined): number | undefined => (value === u
  * source's libvirt connects to it and does it all (peer-to-peer), whatever becomes of this process.
  *
  * When {@link DomainMigration.done} rejects with `CONNECTION_LOST`, how it ended is not known here: look on both hosts.
- * After any other error the domain is at the source as it was.
+ * With `POST_COPY_BROKEN` it is on both hosts in part, and only `resumePostCopy` gets it together again. After any
+ * other error the domain is at the source as it was.
  *
  * ```ts
  * const migration = migrate(domain, destination, { autoConverge: true, postCopy: { afterRounds: 5 }, signal })

@@ -62,7 +62,7 @@ export interface DomainMigrateOptions {
   compress?:
     | boolean
     | {
-        /** `'xbzrle'`, `'mt'`, with parallel connections `'zlib'`, `'zstd'`; several may be given. */
+        /** `'xbzrle'`, `'mt'`; with parallel connections `'zlib'`, `'zstd'` (libvirt 9.1); several may be given. */
         methods: readonly string[]
         /** Memory for the last copies of pages. */
         xbzrleCache?: Size
@@ -80,7 +80,7 @@ export interface DomainMigrateOptions {
    * itself when so many rounds are over, otherwise by {@link DomainMigration.startPostCopy}.
    */
   postCopy?: boolean | { afterRounds?: number; bandwidth?: Size }
-  /** Go on with a post-copy migration whose connection was lost. */
+  /** Go on with a post-copy migration that ended with `POST_COPY_BROKEN`; with `postCopy`. */
   resumePostCopy?: boolean
   /** Several connections at once (multifd): so many; true: the hypervisor's own number. */
   parallel?: boolean | number
@@ -88,7 +88,7 @@ export interface DomainMigrateOptions {
   zeroCopy?: boolean
   /** TLS between the two hypervisors; a string: what the destination's certificate must name. */
   tls?: boolean | string
-  /** With RDMA: all memory is pinned. */
+  /** With RDMA (a `migrateUri` of `'rdma://…'`, and a domain whose memory has a hard limit): all memory is pinned. */
   rdmaPinAll?: boolean
   /** Bytes a second, rounded up to MiB. Default: the hypervisor's. */
   bandwidth?: Size

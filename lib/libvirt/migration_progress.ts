@@ -55,34 +55,6 @@ export interface DomainMigrationProgress {
   stats: TypedOutput<DomainJobStats>
 }
 
-/**
- * One round of a migration; a `MigrationRound` of `hypertwin/migrate`, too. It is as exact as libvirt was asked often.
- *
- * @since 0.1.0
- */
-export interface DomainMigrationRound {
-  /** From 1. */
-  round: number
-  /** Pages sent. */
-  pages: number
-  /** Of these: nothing but zeros. */
-  zeroPages: number
-  /** Of these: with their bytes. */
-  rawPages: number
-  /** Always 0: libvirt does not tell them from the ones as they are. */
-  compressedPages: number
-  /** Of these: as a difference. */
-  deltaPages: number
-  /** Of disks, in units of 64 KiB. */
-  diskBlocks: number
-  /** Of memory and disks, sent. */
-  bytes: number
-  /** In milliseconds. */
-  durationMs: number
-  /** Pages that the guest wrote a second; 0 in the last one. */
-  dirtyPagesPerSecond: number
-}
-
 /** @internal */
 export function progressOf(
   stats: TypedOutput<DomainJobStats>,
@@ -110,42 +82,5 @@ export function progressOf(
     postCopyRequests: at(stats.memory_postcopy_requests),
     elapsedMs: at(stats.time_elapsed),
     stats
-  }
-}
-
-const summed = ['pages', 'zeroPages', 'rawPages', 'deltaPages', 'diskBlocks', 'bytes'] as const
-
-/** Makes rounds of the progress that is told. @internal */
-export class MigrationRounds {
-  readonly #rounds: DomainMigrationRound[] = []
-  #before = progressOf({}, 'connect')
-  #last = this.#before
-
-  add(now: DomainMigrationProgress): void {
-    if (now.round > this.#last.round) {
-      this.#before = this.#last
-      // A round's end is when it is known how much was written during it.
-      const ended = this.#rounds.at(-1)
-      if (ended) ended.dirtyPagesPerSecond = now.dirtyPagesPerSecond
-    }
-    this.#last = now
-    if (now.round === 0) return
-    const before = this.#before
-    const round: DomainMigrationRound = {
-      round: now.round,
-      ...(Object.fromEntries(summed.map(name => [name, Math.max(0, now[name] - before[name])])) as Record<
-        (typeof summed)[number],
-        number
-      >),
-      compressedPages: 0,
-      durationMs: Math.max(0, now.elapsedMs - before.elapsedMs),
-      dirtyPagesPerSecond: 0
-    }
-    if (this.#rounds.at(-1)?.round === now.round) this.#rounds.pop()
-    this.#rounds.push(round)
-  }
-
-  list(): DomainMigrationRound[] {
-    return [...this.#rounds]
   }
 }

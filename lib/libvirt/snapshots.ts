@@ -1,5 +1,5 @@
 // Snapshots and checkpoints of a domain, in a few words.
-import { invalid, oneOf } from './checks.js'
+import { checkDisks, invalid, oneOf } from './checks.js'
 import type { Domain } from './domain.js'
 import type { DomainCheckpoint } from './domain_checkpoint.js'
 import type { DomainSnapshot } from './domain_snapshot.js'
@@ -102,8 +102,7 @@ export interface CheckpointOptions {
 export function checkpointXml(options: CheckpointOptions, known: readonly string[]): string {
   const { name, description, disks } = options
   const listed = disks && known.map(target => element('disk', { name: target, checkpoint: disks.includes(target) ? 'bitmap' : 'no' }))
-  for (const disk of disks ?? [])
-    if (!known.includes(disk)) throw invalid(`the domain has no disk '${disk}'; it has ${known.join(', ') || 'none'}`)
+  checkDisks(disks ?? [], known)
   return xmlText(
     element('domaincheckpoint', {}, [
       name === undefined ? undefined : element('name', {}, [name]),

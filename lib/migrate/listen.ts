@@ -1,10 +1,11 @@
 // Where machines come in: a listener, and one migration that comes.
 import { Machine } from '../machine/machine.js'
+import type { MigrationRound } from '../migration_round.js'
 import type { StateDigest } from '../state.js'
 import { nativeMigrations, type NativeIncoming, type NativeListener, type NativeReceiveResult } from './addon.js'
 import { migrateErrors, MigrateError } from './errors.js'
 import { nativeListenOptions, nativeReceiveOptions, type ListenOptions, type ReceiveOptions } from './options.js'
-import type { MigrationProgress, MigrationRound } from './progress.js'
+import type { MigrationProgress } from './progress.js'
 import { Wake, Watch, type Ear } from './watch.js'
 
 /**

@@ -1,9 +1,10 @@
 // A migration from here: a machine that runs in this process goes to another.
+import type { MigrationRound } from '../migration_round.js'
 import { nativeHandle, type StateDigest } from '../state.js'
 import { nativeMigrations, type NativeMigration } from './addon.js'
 import { invalid, migrateErrors, MigrateError } from './errors.js'
 import { bytesPerSecond, nativeMigrateOptions, type MigrateOptions } from './options.js'
-import type { MigrationProgress, MigrationRound } from './progress.js'
+import type { MigrationProgress } from './progress.js'
 import type { Size } from '../kvm/size.js'
 import { Wake, Watch, type Ear } from './watch.js'
 

@@ -1,4 +1,4 @@
-// How far a migration is: the figures of a moment, and those of each round.
+// How far a migration is.
 
 /**
  * How far a migration is. At the destination pages and bytes are those received, and what only the source knows is 0.
@@ -44,34 +44,6 @@ export interface MigrationProgress {
   elapsedMs: number
 }
 
-/**
- * One round of a migration. The last one is the stop's: then the machine stands still.
- *
- * @since 0.1.0
- */
-export interface MigrationRound {
-  /** From 1. */
-  round: number
-  /** Pages sent. */
-  pages: number
-  /** Of these: nothing but zeros. */
-  zeroPages: number
-  /** Of these: as they are. */
-  rawPages: number
-  /** Of these: compressed. */
-  compressedPages: number
-  /** Of these: as a difference. */
-  deltaPages: number
-  /** Blocks of disks sent. */
-  diskBlocks: number
-  /** On the wire. */
-  bytes: number
-  /** In milliseconds. */
-  durationMs: number
-  /** Pages that the guest wrote a second during it; 0 in the last one. */
-  dirtyPagesPerSecond: number
-}
-
 /** Numbers in the order of native/addon/migrate_convert.h. @internal */
 export interface NativeProgress {
   phase: string
@@ -100,34 +72,5 @@ export function decodeProgress({ phase, numbers }: NativeProgress): MigrationPro
     bytesPerSecond: at(11),
     expectedBlackoutMs: at(12),
     elapsedMs: at(13) / 1e6
-  }
-}
-
-const summed = ['pages', 'zeroPages', 'rawPages', 'compressedPages', 'deltaPages', 'diskBlocks', 'bytes'] as const
-
-/** Makes rounds of the progress that is told. @internal */
-export class Rounds {
-  readonly #rounds: MigrationRound[] = []
-  #before: MigrationProgress = decodeProgress(noProgress)
-  #last: MigrationProgress = this.#before
-
-  add(now: MigrationProgress): void {
-    if (now.round > this.#last.round) this.#before = this.#last
-    this.#last = now
-    if (now.round === 0) return
-    const before = this.#before
-    const round: MigrationRound = {
-      round: now.round,
-      ...(Object.fromEntries(summed.map(name => [name, now[name] - before[name]])) as Record<(typeof summed)[number], number>),
-      durationMs: now.elapsedMs - before.elapsedMs,
-      // A harvest comes at a round's end, and tells of the time since the one before.
-      dirtyPagesPerSecond: now.phase === 'memory' ? now.dirtyPagesPerSecond : 0
-    }
-    if (this.#rounds.at(-1)?.round === now.round) this.#rounds.pop()
-    this.#rounds.push(round)
-  }
-
-  list(): MigrationRound[] {
-    return [...this.#rounds]
   }
 }

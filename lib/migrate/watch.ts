@@ -1,7 +1,8 @@
 // What a migration tells while it goes on, at either side: the last progress, its rounds, and who iterates.
+import { MigrationRounds, type MigrationRound } from '../migration_round.js'
 import { Stream } from '../stream.js'
 import type { NativeNews } from './addon.js'
-import { decodeProgress, noProgress, Rounds, type MigrationProgress, type MigrationRound, type NativeProgress } from './progress.js'
+import { decodeProgress, noProgress, type MigrationProgress, type NativeProgress } from './progress.js'
 
 /** Hears that there is news. Its owner keeps it. @internal */
 export interface Ear {
@@ -22,7 +23,7 @@ export class Wake {
 /** @internal */
 export class Watch {
   progress: MigrationProgress = decodeProgress(noProgress)
-  readonly #rounds = new Rounds()
+  readonly #rounds = new MigrationRounds()
   readonly #streams = new Set<Stream<MigrationProgress>>()
   readonly #onStep: ((step: string) => void) | undefined
   #over = false
@@ -65,7 +66,9 @@ export class Watch {
 
   #tell(native: NativeProgress): void {
     this.progress = decodeProgress(native)
-    this.#rounds.add(this.progress)
+    // A harvest comes at a round's end, and tells of the time since the one before.
+    const { phase, dirtyPagesPerSecond } = this.progress
+    this.#rounds.add(this.progress, phase === 'memory' ? dirtyPagesPerSecond : 0)
     for (const stream of this.#streams) stream.push(this.progress)
   }
 }

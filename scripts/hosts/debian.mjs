@@ -6,7 +6,9 @@ import { install as installPackages } from '../shared/debian.mjs'
 
 // Without libvirt-daemon-system: that would start a libvirtd of the machine's own, which nobody asked for.
 const packages = [
+  'ebtables',
   'iproute2',
+  'iptables',
   'libvirt-clients',
   'libvirt-daemon',
   'libvirt-daemon-driver-qemu',

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import {
   describeDomain,
+  DomainRebootFlags,
   DomainState,
   domainXml,
   LibvirtError,
@@ -12,7 +13,7 @@ import {
 } from '../../lib/libvirt/index.js'
 import { guestPath } from '../../lib/index.js'
 import { blankDisk, prompt } from '../../scripts/hosts/index.mjs'
-import { bootGuest, noHosts, twoHosts } from './hosts.js'
+import { agentAnswers, bootGuest, noHosts, twoHosts } from './hosts.js'
 import { noKvm } from '../no_kvm.js'
 import { failure, noLibvirt, testHost } from './support.js'
 
@@ -153,14 +154,7 @@ t.test('on a real host', { skip: noHosts, timeout: 175_000 }, async t => {
 
   await t.test('its agent', async t => {
     const { agent } = domain
-    for (;;) {
-      try {
-        await agent.command('guest-ping')
-        break
-      } catch (error) {
-        if ((error as LibvirtError).code !== 'VIR_ERR_AGENT_UNRESPONSIVE') throw error
-      }
-    }
+    await agentAnswers(domain)
     t.match(await agent.command('guest-get-host-name'), { 'host-name': guest.name })
     t.ok((await agent.command('guest-info')).supported_commands.length > 10)
     const { exitCode, stdout, stderr } = await agent.exec('/bin/sh', ['-c', 'cat; echo $WORD >&2; exit 3'], {
@@ -289,9 +283,22 @@ t.test('on a real host', { skip: noHosts, timeout: 175_000 }, async t => {
   })
 
   await t.test('rebooted, reset, stopped', async t => {
-    const from = guest.console.length
+    const reboots = here.events('domain.reboot', { domain })
+    await reboots.ready
+    const rebooted = async (): Promise<void> => {
+      t.match(await reboots.next(), { value: { kind: 'domain.reboot' } })
+    }
+    let at = guest.console.length
+    await domain.reboot(DomainRebootFlags.ACPI_POWER_BTN)
+    await rebooted()
+    at = await guest.waitFor(prompt, { from: at, timeout: 120_000 })
+    await agentAnswers(domain)
+    await domain.reboot(DomainRebootFlags.GUEST_AGENT)
+    await rebooted()
     await domain.reset()
-    const at = await guest.waitFor(prompt, { from, timeout: 120_000 })
+    await rebooted()
+    await reboots.return()
+    at = await guest.waitFor(prompt, { from: at, timeout: 120_000 })
     t.equal(await domain.stop({ timeoutMs: 60_000 }), true, 'the guest has shut down by itself')
     t.equal((await domain.getState()).state, DomainState.SHUTOFF)
     await domain.create()

@@ -1,10 +1,12 @@
 // Disks of a running domain on a real host: snapshots, checkpoints, backups, and block jobs with all their ends.
 import { execFileSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { basename, dirname } from 'node:path'
 import t from 'tap'
-import { describeSnapshot, DomainBlockJobType, type BlockJobProgress, type Domain, type LibvirtError } from '../../lib/libvirt/index.js'
-import { blankDisk } from '../../scripts/hosts/index.mjs'
-import { bootGuest, noHosts, twoHosts } from './hosts.js'
+import { describeSnapshot, DomainBlockJobType, type BlockJobProgress, type Domain } from '../../lib/libvirt/index.js'
+import { blankDisk, linuxGuest } from '../../scripts/hosts/index.mjs'
+import { agentAnswers, bootGuest, noHosts, twoHosts } from './hosts.js'
 import { failure } from './support.js'
 
 /** The bytes of an image and all below it. */
@@ -23,7 +25,7 @@ function own(file: string): [number, number][] {
 
 t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t => {
   const pair = await twoHosts(t)
-  const { file, host } = pair
+  const { file, host, hosts } = pair
   const base = await blankDisk(file('base.qcow2'), '48M')
   const { domain } = await bootGuest(pair, { network: false, disks: [{ file: base }], memory: 96 })
   const write = async (text: string, megabyte: number): Promise<void> => {
@@ -44,16 +46,7 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
   const fill = (megabytes: number): Promise<unknown> =>
     domain.agent.exec('/bin/dd', ['if=/dev/urandom', 'of=/dev/vda', 'bs=1M', 'seek=8', `count=${megabytes}`, 'oflag=direct'])
   const diskOf = async (of: Domain) => (await of.describe()).disks[0]!
-  const agentAnswers = async (): Promise<void> => {
-    for (;;)
-      try {
-        await domain.agent.command('guest-ping')
-        return
-      } catch (error) {
-        if ((error as LibvirtError).code !== 'VIR_ERR_AGENT_UNRESPONSIVE') throw error
-      }
-  }
-  await agentAnswers()
+  await agentAnswers(domain)
   await write('first', 4)
 
   await t.test('backup, and one of what was written since', async t => {
@@ -77,6 +70,106 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
     for (const one of await domain.listAllCheckpoints()) await one.delete()
   })
 
+  await t.test('backup, read by others over NBD', async t => {
+    const megabytes = 16
+    /** Of all that is written to here; a guest takes its time over more. */
+    const digest = async (): Promise<string> => {
+      const command = `dd if=/dev/vda bs=1M count=${megabytes} iflag=direct 2>/dev/null | sha256sum`
+      const { stdout } = await domain.agent.exec('/bin/sh', ['-c', command])
+      return stdout.toString().slice(0, 64)
+    }
+    const read = (uri: string, ...where: string[]): string => {
+      const raw = file('read.raw')
+      execFileSync('env', [...where, 'qemu-img', 'convert', '-f', 'raw', '-O', 'raw', uri, raw], { stdio: 'pipe' })
+      return createHash('sha256').update(readFileSync(raw).subarray(0, megabytes << 20)).digest('hex')
+    }
+    const beside = (): string[] => readdirSync(dirname(base)).filter(name => name.startsWith(basename(base)))
+
+    const before = await digest()
+    const socket = file('backup.sock')
+    const whole = await domain.exportBackup({ disks: ['vda'], server: { socket }, checkpoint: 'monday' })
+    const { uri, exportName, bitmap } = whole.disks['vda']!
+    t.strictSame([uri, exportName, bitmap], [`nbd+unix:///vda?socket=${socket}`, 'vda', undefined])
+    t.equal(beside().length, 2, 'what the guest overwrites is kept')
+    await write('during', 6)
+    t.equal(read(uri), before, 'it is the disk as it was')
+    t.equal(read(uri), before, 'as often as it is read')
+    t.not(await digest(), before)
+    t.notOk(whole.over)
+    await whole.end()
+    await whole.end()
+    t.ok(whole.over)
+    t.throws(() => read(uri), /Failed to connect/)
+    t.strictSame([existsSync(socket), beside()], [false, [basename(base)]], 'nothing is left')
+
+    const now = await digest()
+    const scratch = file('scratch.qcow2')
+    {
+      await using rest = await domain.exportBackup({
+        disks: { vda: { scratch, exportName: 'the disk' } },
+        server: { host: host.address, port: 10809 },
+        since: 'monday'
+      })
+      const { uri, exportName, bitmap } = rest.disks['vda']!
+      t.equal(uri, 'nbd://10.0.0.1:10809/the%20disk')
+      await write('later', 9)
+      t.equal(read(uri, ...hosts.onWire()), now)
+      const { hostname, port } = new URL(uri)
+      const words = [`server.host=${hostname}`, `server.port=${port}`, `export=${exportName}`, `x-dirty-bitmap=${bitmap}`]
+      const image = ['driver=nbd', 'server.type=inet', ...words].join(',')
+      const [command, ...args] = hosts.onWire('qemu-img', 'map', '--output=json', '--image-opts', image)
+      const map = JSON.parse(execFileSync(command, args, { encoding: 'utf8' })) as { start: number; length: number; data: boolean }[]
+      const dirty = map.filter(({ data }) => !data).map(({ start, length }) => [start, length])
+      t.strictSame(dirty, [[6 << 20, 1 << 16]], 'what was written since the checkpoint')
+      t.ok(existsSync(scratch))
+    }
+    t.notOk(existsSync(scratch))
+
+    const control = new AbortController()
+    const reason = new Error('not now')
+    const { signal } = control
+    const given = await domain.exportBackup({ disks: ['vda'], server: { socket }, signal })
+    control.abort(reason)
+    await given.ended
+    await t.rejects(domain.exportBackup({ disks: ['vda'], server: { socket }, signal }), reason)
+    const given2 = new AbortController()
+    const beginning = domain.exportBackup({ disks: ['vda'], server: { socket }, signal: given2.signal })
+    given2.abort(reason)
+    await t.rejects(beginning, reason)
+
+    const others = await domain.exportBackup({ disks: ['vda'], server: { socket } })
+    await domain.abortJob()
+    await others.ended
+    await others.end()
+    for (const one of await domain.listAllCheckpoints()) await one.delete()
+  })
+
+  await t.test('a backup that nobody can read', async t => {
+    const server = { socket: file('never.sock') }
+    for (const wrong of [
+      { disks: ['vdz'], server },
+      { disks: [], server },
+      { disks: ['vda'] },
+      { disks: ['vda'], server: { socket: 'near' } },
+      { disks: ['vda'], server: { host: '', port: 10809 } },
+      { disks: ['vda'], server: { host: 'localhost' } },
+      { disks: ['vda'], server: { host: 'localhost', port: 70000 } },
+      { disks: ['vda'], server, signal: true }
+    ])
+      t.equal((await failure(t, () => domain.exportBackup(wrong as never))).code, 'EINVAL', JSON.stringify(wrong))
+    for (const wrong of [{ since: 'never' }, { server: { socket: '/nowhere/at/all' } }, { server: { host: '192.0.2.1', port: 10809 } }]) {
+      const error = await failure(t, () => domain.exportBackup({ disks: ['vda'], server, ...wrong }))
+      t.ok(error.number, error.message)
+    }
+    // The domain ends under it.
+    const brief = await linuxGuest({ hosts, network: false, agent: false, disks: [{ file: await blankDisk(file('brief.qcow2')) }] })
+    await using ending = await pair.here.createDomain(brief.xml, { persistent: false, paused: true })
+    const backup = await ending.exportBackup({ disks: ['vda'], server })
+    process.kill(host.qemuPid(brief.name)!, 'SIGKILL')
+    await t.rejects(backup.ended, { code: 'BACKUP_FAILED' })
+    await t.rejects(backup.end(), { code: 'BACKUP_FAILED' })
+  })
+
   await t.test('an internal snapshot, gone back to', async t => {
     await using snapshot = await domain.takeSnapshot({ name: 'before', description: 'nothing wrong <yet>' })
     const described = describeSnapshot(await snapshot.getXMLDesc())
@@ -84,7 +177,7 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
     await write('wrong', 4)
     t.equal(await found(4), 'wrong')
     await snapshot.revertToSnapshot()
-    await agentAnswers()
+    await agentAnswers(domain)
     t.equal(await found(4), 'first')
     await snapshot.delete()
     t.throws(() => describeSnapshot('<domain/>'), { code: 'EINVAL' })
@@ -129,7 +222,15 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
     t.equal(contents(copy, 2 << 20, 5), 'above')
 
     const moved = file('moved.qcow2')
-    const job = domain.copyDisk('vda', moved, { then: 'wait' })
+    const job = domain.copyDisk('vda', moved, { then: 'wait', bandwidth: '1MiB', intervalMs: 10 })
+    const limits = new Set<bigint>()
+    for await (const { bandwidth, current, ready } of job) {
+      limits.add(bandwidth)
+      // It would take a quarter of a minute.
+      if (current > 0n && limits.size < 3) await job.setBandwidth('64MiB')
+      if (ready) break
+    }
+    t.ok(limits.has(64n << 20n), [...limits].join())
     await job.ready
     t.ok(job.progress.ready)
     t.notOk(job.over)

@@ -46,9 +46,13 @@ t.test('two hosts', { skip: noHosts, timeout: 170_000 }, async t => {
   let current = domain
 
   await t.test('by the client, with rounds', async t => {
-    const migration = migrate(current, there, { bandwidth: '40MiB', intervalMs: 20 })
+    // On a busy machine a look can take a second: the first round lasts for many, the others need not.
+    const migration = migrate(current, there, { bandwidth: '10MiB', intervalMs: 20 })
     const seen: DomainMigrationProgress[] = []
-    for await (const progress of migration) seen.push(progress)
+    for await (const progress of migration) {
+      if (progress.phase === 'memory' && progress.round > 1 && seen.at(-1)?.round === 1) await migration.setBandwidth('40MiB')
+      seen.push(progress)
+    }
     const result = await migration.done
     t.ok(migration.over)
     t.equal(seen[0]?.phase, 'connect')

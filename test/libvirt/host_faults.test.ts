@@ -11,6 +11,7 @@ import {
   migrate,
   watchEvents,
   type Domain,
+  type DomainMigration,
   type LibvirtError
 } from '../../lib/libvirt/index.js'
 import { bootGuest, noHosts, twoHosts } from './hosts.js'
@@ -47,7 +48,7 @@ async function cable(t: Test, socket: string, path: string): Promise<{ uri: stri
 }
 
 /** Until a migration sends memory. */
-async function underWay(migration: ReturnType<typeof migrate>): Promise<void> {
+async function underWay(migration: DomainMigration): Promise<void> {
   for await (const { phase, pages } of migration) if (phase === 'memory' && pages > 0) return
 }
 
@@ -57,6 +58,15 @@ t.test('faults', { skip: noHosts, timeout: 175_000 }, async t => {
   const { guest } = await bootGuest(pair, { network: false, agent: false, memory: 96 }, { persistent: false })
   const { name } = guest
   const runs = async (uri: string): Promise<boolean> => (await stateAt(uri, name)) === DomainState.RUNNING
+  /** A migration that goes on for long, as seen through a connection to its source. */
+  const slowMove = async (t: Test, uri: string): Promise<DomainMigration> => {
+    const { connect, domain } = await find(uri)
+    const there = await Connect.open(other.uri)
+    t.teardown(() => Promise.all([connect.close(), there.close()]))
+    const migration = migrate(domain, there, { bandwidth: '2MiB' })
+    await underWay(migration)
+    return migration
+  }
   const find = async (uri: string): Promise<{ connect: Connect; domain: Domain }> => {
     const connect = await Connect.open(uri)
     return { connect, domain: await connect.domainLookupByName(name) }
@@ -64,17 +74,13 @@ t.test('faults', { skip: noHosts, timeout: 175_000 }, async t => {
 
   await t.test('the connection to the source breaks in the middle', async t => {
     const wire = await cable(t, host.socket, pair.file('cable'))
-    const { connect, domain } = await find(wire.uri)
-    const there = await Connect.open(other.uri)
-    const migration = migrate(domain, there, { bandwidth: '2MiB' })
-    await underWay(migration)
+    const migration = await slowMove(t, wire.uri)
     wire.cut()
     const error = await failure(t, () => migration.done)
     t.equal(error.code, 'CONNECTION_LOST')
     t.match(error.message, /source/)
     while (!(await runs(host.uri)) || (await stateAt(other.uri, name)) !== undefined) await sleep(50)
     t.pass('it runs where it was, and only there')
-    await Promise.all([connect.close(), there.close()])
   })
 
   await t.test('peer to peer it does not need the client', async t => {
@@ -93,10 +99,7 @@ t.test('faults', { skip: noHosts, timeout: 175_000 }, async t => {
   })
 
   await t.test('libvirtd of the source is killed in the middle', async t => {
-    const { connect, domain } = await find(host.uri)
-    const there = await Connect.open(other.uri)
-    const migration = migrate(domain, there, { bandwidth: '2MiB' })
-    await underWay(migration)
+    const migration = await slowMove(t, host.uri)
     await host.kill('SIGKILL')
     const error = await failure(t, () => migration.done)
     t.equal(error.code, 'CONNECTION_LOST')
@@ -104,14 +107,10 @@ t.test('faults', { skip: noHosts, timeout: 175_000 }, async t => {
     await host.start()
     while (!(await runs(host.uri)) || (await stateAt(other.uri, name)) !== undefined) await sleep(50)
     t.pass('when it is back, the domain runs where it was, and only there')
-    await Promise.all([connect.close(), there.close()])
   })
 
   await t.test('libvirtd of the destination is killed in the middle', async t => {
-    const { connect, domain } = await find(host.uri)
-    const there = await Connect.open(other.uri)
-    const migration = migrate(domain, there, { bandwidth: '2MiB' })
-    await underWay(migration)
+    const migration = await slowMove(t, host.uri)
     await other.kill('SIGKILL')
     const error = await failure(t, () => migration.done)
     t.equal(error.code, 'CONNECTION_LOST')
@@ -119,20 +118,15 @@ t.test('faults', { skip: noHosts, timeout: 175_000 }, async t => {
     t.ok(await runs(host.uri))
     await other.start()
     while ((await stateAt(other.uri, name)) !== undefined) await sleep(50)
-    await Promise.all([connect.close(), there.close()])
   })
 
   await t.test('QEMU of the destination is killed in the middle', async t => {
-    const { connect, domain } = await find(host.uri)
-    const there = await Connect.open(other.uri)
-    const migration = migrate(domain, there, { bandwidth: '2MiB' })
-    await underWay(migration)
+    const migration = await slowMove(t, host.uri)
     process.kill(other.qemuPid(name)!, 'SIGKILL')
     const error = await failure(t, () => migration.done)
     t.not(error.code, 'CONNECTION_LOST')
     t.ok(error.number, error.message)
     t.ok(await runs(host.uri))
-    await Promise.all([connect.close(), there.close()])
   })
 
   await t.test('libvirtd is restarted under a watch, and QEMU is killed', async t => {
