@@ -115,6 +115,31 @@ example(
 ).action(run(async () => (await import('./demo/demo.js')).demo))
 
 example(
+  program
+    .command('run')
+    .description('run a virtual machine on this terminal: Linux, or one of our guests (Ctrl-A h there for help)')
+    .option('--kernel <file>', "a bzImage, an ELF file with a PVH entry, or the name of one of hypertwin's own guests")
+    .option('--restore <snapshot>', 'go on where a snapshot was taken, in place of booting')
+    .option('--initrd <file>', 'an initial RAM disk')
+    .option('--append <text>', "the kernel's command line", '')
+    .option('--disk <image>', 'a raw image or a block device, with ,ro at its end read-only; may be given several times', args.collect)
+    .option('--net <tap>', 'a tap interface of the host, perhaps ,<mac>; - is connected to nothing; may be given several times', args.collect)
+    .addOption(new Option('--cpus <n>', 'virtual CPUs').argParser(args.integer(1, 254)).default(1))
+    .addOption(memory('256MiB'))
+    .addOption(new Option('--board <board>', 'fast, or recordable').choices(['standard', 'deterministic']).default('standard'))
+    .addOption(new Option('--console <which>', 'what this terminal is connected to').choices(['serial', 'virtio']).default('serial'))
+    .option('--balloon', 'a device by which the guest gives memory back')
+    .option('--vsock <socket>', 'a vsock device; the UNIX socket by which the host reaches the guest')
+    .addOption(new Option('--cid <n>', "the guest's vsock number").argParser(args.integer(3, 2 ** 32 - 2)).default(3))
+    .option('--snapshot <file>', 'what Ctrl-A s writes')
+    .option('--no-reboot', 'end when the guest reboots')
+    .addOption(json())
+    .addOption(kvm()),
+  'hypertwin run --kernel vmlinuz --initrd initrd.img --append "console=ttyS0" --cpus 2 --disk root.raw --net tap0',
+  'hypertwin run --kernel hello --board deterministic'
+).action(run(async () => (await import('./run.js')).run))
+
+example(
   guest(program.command('record'))
     .description('run a guest and write its event log')
     .requiredOption('--out <folder>', 'where the log goes; a new or empty folder')

@@ -3,7 +3,6 @@ import { StringDecoder } from 'node:string_decoder'
 import { Stream } from '../stream.js'
 import type { NativeMachine } from './addon.js'
 import { MachineError, invalid, machineErrors } from './errors.js'
-import type { MachineOptions } from './options.js'
 import { whole } from './options.js'
 
 const keptCharacters = 1 << 20

@@ -22,7 +22,7 @@ function json(result: SpawnSyncReturns<string>): Record<string, unknown> {
   return JSON.parse(lines[0]!) as Record<string, unknown>
 }
 
-const commands = ['demo', 'record', 'replay', 'dirty', 'log show', 'log verify', 'doctor']
+const commands = ['demo', 'run', 'record', 'replay', 'dirty', 'log show', 'log verify', 'doctor']
 
 t.test('help', async t => {
   for (const name of commands) {
@@ -54,6 +54,11 @@ t.test('wrong arguments: one line that says what to do, exit code 2', async t =>
     ['demo', '--bogus'],
     ['demo', 'surplus'],
     ...(noKvm ? [] : [['demo', '--out', used]]),
+    ['run'],
+    ['run', '--kernel', 'nosuchguest'],
+    ['run', '--kernel', 'hello', '--restore', 'x'],
+    ['run', '--kernel', 'hello', '--cpus', '0'],
+    ['run', '--kernel', 'hello', '--board', 'magic'],
     ['record', 'hello'],
     ['record', 'nosuchguest', '--out', path.join(empty, 'x')],
     ['record', './no/such/file', '--out', path.join(empty, 'x')],

@@ -1,0 +1,198 @@
+// `hypertwin run`: a machine on a terminal, as a small QEMU.
+import process from 'node:process'
+import { Machine, type MachineBoard, type MachineEvent, type MachineOptions } from '../machine/index.js'
+import { CliError, Exit, interruption, resolveGuest, toJson, usage } from './common.js'
+import { trouble, type RunEnd } from './guest.js'
+import { checkKvm } from './kvm.js'
+
+interface RunOptions {
+  kernel?: string
+  restore?: string
+  initrd?: string
+  append: string
+  disk?: string[]
+  net?: string[]
+  cpus: number
+  memory: string | number
+  board: MachineBoard
+  console: 'serial' | 'virtio'
+  balloon?: boolean
+  vsock?: string
+  cid: number
+  reboot: boolean
+  snapshot?: string
+  json?: boolean
+  kvmDevice: string
+}
+
+const escape = 0x01 // Ctrl-A
+const help = `
+Ctrl-A h  this help
+Ctrl-A p  press the power button
+Ctrl-A s  write a snapshot (--snapshot <file>), and go on
+Ctrl-A x  end the machine
+Ctrl-A Ctrl-A  a Ctrl-A for the guest
+`.replaceAll('\n', '\r\n')
+
+/** `image.raw` or `image.raw,ro`. */
+function disk(text: string): NonNullable<MachineOptions['disks']>[number] {
+  const readOnly = text.endsWith(',ro')
+  return { path: readOnly ? text.slice(0, -3) : text, readOnly }
+}
+
+/** `tap0` or `tap0,52:54:00:12:34:56`; `-` is connected to nothing. */
+function net(text: string): NonNullable<MachineOptions['nets']>[number] {
+  const [tap = '', mac, ...more] = text.split(',')
+  if (more.length > 0) throw usage(`--net ${text}: give a tap interface and perhaps a MAC address, tap0,52:54:00:12:34:56`)
+  return { ...(tap === '-' ? {} : { backend: { tap } }), ...(mac === undefined ? {} : { mac }) }
+}
+
+function make(options: RunOptions): Promise<Machine> {
+  const device = options.kvmDevice
+  if (options.restore !== undefined)
+    return Machine.restore(options.restore, {
+      device,
+      ...(options.disk === undefined ? {} : { disks: options.disk.map(text => disk(text).path) }),
+      ...(options.net === undefined ? {} : { nets: options.net.map(text => net(text).backend ?? 'queue') })
+    })
+  return Machine.create({
+    device,
+    kernel: resolveGuest(options.kernel ?? ''),
+    ...(options.initrd === undefined ? {} : { initrd: options.initrd }),
+    commandLine: options.append,
+    board: options.board,
+    vcpus: options.cpus,
+    memory: options.memory,
+    disks: (options.disk ?? []).map(disk),
+    nets: (options.net ?? []).map(net),
+    console: options.console,
+    balloon: options.balloon === true,
+    ...(options.vsock === undefined ? {} : { vsock: { path: options.vsock, cid: options.cid } })
+  })
+}
+
+/** What is typed, on its way to the guest, which may not take it at once. */
+class Keyboard {
+  readonly #machine: Machine
+  #waiting = Buffer.alloc(0)
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(machine: Machine) {
+    this.#machine = machine
+  }
+
+  type(bytes: Uint8Array): void {
+    this.#waiting = Buffer.concat([this.#waiting, bytes])
+    // Who pastes without end waits.
+    if (this.#waiting.length > 1 << 16) process.stdin.pause()
+    this.#push()
+  }
+
+  #push(): void {
+    clearTimeout(this.#timer)
+    while (this.#waiting.length > 0) {
+      const piece = this.#waiting.subarray(0, 1024)
+      try {
+        if (!this.#machine.console.write(piece)) {
+          this.#timer = setTimeout(() => this.#push(), 10)
+          return
+        }
+      } catch {
+        return // the machine has ended
+      }
+      this.#waiting = this.#waiting.subarray(piece.length)
+    }
+    process.stdin.resume()
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer)
+  }
+}
+
+export async function run(options: RunOptions): Promise<number> {
+  if ((options.kernel === undefined) === (options.restore === undefined))
+    throw usage('Give what to run: --kernel <file>, or --restore <snapshot>')
+  if (options.kernel !== undefined) resolveGuest(options.kernel)
+  const signal = interruption()
+  await checkKvm(options.kvmDevice)
+  const terminal = process.stdin.isTTY === true
+  if (terminal) process.stdin.setRawMode(true)
+  try {
+    for (;;) {
+      const end = await once(options, signal)
+      if (end.reason === 'reset' && options.reboot && options.restore === undefined) continue
+      if (options.json === true) process.stdout.write(`${toJson(end)}\n`)
+      const problem = trouble(end)
+      if (problem) process.stderr.write(`hypertwin: ${problem.message}\n`)
+      return problem ? Exit.failed : signal.aborted ? Exit.interrupted : Exit.ok
+    }
+  } finally {
+    if (terminal) process.stdin.setRawMode(false)
+    process.stdin.pause()
+  }
+}
+
+async function once(options: RunOptions, signal: AbortSignal): Promise<RunEnd> {
+  await using machine = await make(options)
+  const screen = options.json === true ? process.stderr : process.stdout
+  const say = (text: string) => process.stderr.write(`\r\n${text}\r\n`)
+  const keyboard = new Keyboard(machine)
+  const size = () => {
+    if (options.console === 'virtio' && process.stdout.isTTY) machine.console.resize(process.stdout.columns, process.stdout.rows)
+  }
+  let escaped = false
+  const command = (key: string): void => {
+    if (key === 'x') void machine.stop().catch(() => undefined)
+    else if (key === 'p') {
+      if (machine.board !== 'standard' || !machine.pressPowerButton()) say('The guest does not listen to a power button.')
+    } else if (key === 's') {
+      if (options.snapshot === undefined) say('Where to? Start with --snapshot <file>.')
+      else
+        machine.snapshot(options.snapshot).then(
+          () => say(`Written: ${options.snapshot ?? ''}`),
+          (error: Error) => say(`No snapshot: ${error.message}`)
+        )
+    } else say(help)
+  }
+  const typed = (bytes: Buffer): void => {
+    if (process.stdin.isTTY !== true) return keyboard.type(bytes)
+    const plain: number[] = []
+    for (const byte of bytes) {
+      if (!escaped && byte === escape) {
+        escaped = true
+        continue
+      }
+      if (escaped && byte !== escape) command(String.fromCharCode(byte))
+      else plain.push(byte)
+      escaped = false
+    }
+    if (plain.length > 0) keyboard.type(Uint8Array.from(plain))
+  }
+  const events = machine.events({ signal })
+  await (options.restore === undefined ? machine.start() : machine.resume())
+  size()
+  process.stdin.on('data', typed).resume()
+  process.stdout.on('resize', size)
+  try {
+    for await (const event of events) {
+      const end = await show(event, screen)
+      if (end) return end
+    }
+  } catch (error) {
+    if (!(error instanceof CliError) || !signal.aborted) throw error
+  } finally {
+    process.stdin.off('data', typed)
+    process.stdout.off('resize', size)
+    keyboard.stop()
+  }
+  return { state: machine.state, reason: machine.reason, message: machine.message }
+}
+
+async function show(event: MachineEvent, screen: NodeJS.WriteStream): Promise<RunEnd | undefined> {
+  if (event.type === 'console' && !screen.write(event.bytes))
+    await new Promise(resolve => screen.once('drain', resolve))
+  if (event.type === 'state' && ['stopped', 'failed'].includes(event.state))
+    return { state: event.state, reason: event.reason, message: event.message }
+  return undefined
+}
