@@ -144,23 +144,23 @@ class MailUsers {
   };
   std::shared_ptr<Side> side() { return std::make_shared<Side>(*this); }
 
-  static std::shared_ptr<machine::Machine> boot(const std::shared_ptr<kvm::System>& system,
-                                                const std::shared_ptr<Side>& side, const std::string& disk) {
+  template <class M = machine::Machine>
+  static std::shared_ptr<M> boot(const std::shared_ptr<kvm::System>& system,
+                                 const std::shared_ptr<Side>& side, const std::string& disk,
+                                 machine::MachineConfig config = {}) {
     std::ofstream(disk).close();
     std::filesystem::resize_file(disk, 8u << 20);
-    machine::MachineConfig config;
     config.memory_size = 32u << 20;
     config.nets.emplace_back();
     config.disks.push_back({.path = disk});
-    std::shared_ptr<machine::Machine> machine =
-        machine::Machine::create(system, config, machine::guest_image("mailroom"), side);
+    std::shared_ptr<M> machine = M::create(system, config, machine::guest_image("mailroom"), side);
     machine->start();
     if (!side->wait_console("mailroom ready")) throw Error("TEST", "the mailroom did not start");
     return machine;
   }
 
   // From now on requests go there.
-  void use(std::shared_ptr<machine::Machine> machine) {
+  void use(std::shared_ptr<machine::VirtualMachine> machine) {
     {
       std::lock_guard lock(mutex_);
       machine_ = std::move(machine);
@@ -181,7 +181,7 @@ class MailUsers {
   }
   uint64_t answers() const { return answers_; }
   // Every mail whose sending was acknowledged is in its owner's room, in `machine`: the number missing.
-  uint64_t missing(const std::shared_ptr<machine::Machine>& machine) {
+  uint64_t missing(const std::shared_ptr<machine::VirtualMachine>& machine) {
     quit_ = true;
     if (thread_.joinable()) thread_.join();
     uint64_t missing = 0;
@@ -238,7 +238,7 @@ class MailUsers {
     auto reply = mail::parse(packet);
     if (!reply || reply->head.user >= users_.size()) return;
     const uint16_t id = reply->head.user;
-    std::shared_ptr<machine::Machine> machine;
+    std::shared_ptr<machine::VirtualMachine> machine;
     std::vector<uint8_t> request;
     {
       std::lock_guard lock(mutex_);
@@ -275,7 +275,7 @@ class MailUsers {
     }
     while (!quit_) {
       for (uint16_t id = 0; id < users_.size(); ++id) {
-        std::shared_ptr<machine::Machine> machine;
+        std::shared_ptr<machine::VirtualMachine> machine;
         std::vector<uint8_t> packet;
         {
           std::lock_guard lock(mutex_);
@@ -294,7 +294,7 @@ class MailUsers {
   std::mutex mutex_;  // guards users_, machine_
   std::condition_variable answered_;
   std::vector<User> users_;
-  std::shared_ptr<machine::Machine> machine_;
+  std::shared_ptr<machine::VirtualMachine> machine_;
   std::atomic<uint64_t> answers_{0}, refused_{0};
   std::atomic<bool> quit_{false};
   std::thread thread_;

@@ -151,6 +151,8 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void balloon_stats(uint32_t) override {}
   void vsock_event(uint32_t device, devices::VsockEvent event) override;
   void give_entropy();
+  // Its mutex is held.
+  void take_inbox(size_t net);
 
   // Order matters: what is below may use what is above.
   MachineConfig config_;
@@ -163,6 +165,13 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   Gate gate_;
   std::vector<std::unique_ptr<backends::Tap>> taps_;  // by net; empty where none
   std::vector<std::unique_ptr<backends::FileDisk>> files_;
+  // Packets from the owner, until the device has room.
+  struct Inbox {
+    std::mutex mutex;
+    std::deque<std::vector<uint8_t>> packets;
+    size_t bytes = 0;
+  };
+  std::vector<std::unique_ptr<Inbox>> inboxes_;  // by net
   std::unique_ptr<backends::VsockUnix> vsock_;
   std::deque<devices::EntropyRequest> entropy_;  // wanted; guarded by the rng's mutex
   std::vector<std::thread> io_threads_;
