@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { Tree, cpio } from '../shared/cpio.mjs'
 import { fetchPackages, unpack } from '../shared/debian.mjs'
 import { ToolError } from '../shared/error.mjs'
-import { busyboxIn, cachedImage, modulesBelow } from '../shared/image.mjs'
+import { busyboxIn, cachedImage, elfOf, modulesBelow } from '../shared/image.mjs'
 import { must } from '../shared/process.mjs'
 import { cacheFolder } from './debian.mjs'
 
@@ -64,11 +64,10 @@ async function makeInitrd(unpacked) {
   return cpio(tree.entries)
 }
 
-async function build(made, work) {
-  const packages = await fetchPackages(
-    ['linux-image-cloud-amd64', 'busybox-static', 'qemu-guest-agent'],
-    cacheFolder
-  )
+const kernels = { cloud: 'linux-image-cloud-amd64', generic: 'linux-image-amd64' }
+
+async function build(made, work, flavour) {
+  const packages = await fetchPackages([kernels[flavour], 'busybox-static', 'qemu-guest-agent'], cacheFolder)
   try {
     const unpacked = path.join(work, 'unpacked')
     const wanted = modules.map(name => `*/${name}.ko`)
@@ -77,6 +76,7 @@ async function build(made, work) {
     await unpack(packages.files['qemu-guest-agent'], unpacked, '*bin/qemu-ga')
     const [kernel] = readdirSync(path.join(unpacked, 'boot'))
     copyFileSync(path.join(unpacked, 'boot', kernel), path.join(made, 'vmlinuz'))
+    writeFileSync(path.join(made, 'vmlinux'), elfOf(readFileSync(path.join(unpacked, 'boot', kernel))))
     writeFileSync(path.join(made, 'initrd'), await makeInitrd(unpacked))
     writeFileSync(path.join(made, 'version'), `${kernel.replace('vmlinuz-', '')}\n`)
   } finally {
@@ -84,14 +84,19 @@ async function build(made, work) {
   }
 }
 
-/** The files of the guest's kernel and its first root file system; made at the first call, or when their sources change. */
-export async function guestImage() {
-  const sources = ['image.mjs', '../shared/cpio.mjs', ...Object.values(scripts).map(name => `guest/${name}`)]
+/**
+ * The files of the guest's kernel (a bzImage, and the ELF file in it) and its first root file system; made at the first
+ * call, or when their sources change.
+ * @param flavour - Debian's kernel for virtual machines (cloud), or for any (generic)
+ */
+export async function guestImage(flavour = 'cloud') {
+  const sources = ['image.mjs', '../shared/cpio.mjs', '../shared/image.mjs', ...Object.values(scripts).map(name => `guest/${name}`)]
   const folder = await cachedImage({
     cache: cacheFolder,
-    name: 'guest-image',
+    name: `guest-${flavour}`,
     sources: sources.map(name => path.join(here, name)),
-    build
+    build: (made, work) => build(made, work, flavour)
   })
-  return { kernel: path.join(folder, 'vmlinuz'), initrd: path.join(folder, 'initrd') }
+  const file = name => path.join(folder, name)
+  return { kernel: file('vmlinuz'), elf: file('vmlinux'), initrd: file('initrd') }
 }

@@ -144,3 +144,15 @@ export function linuxGuest(options: LinuxGuestOptions): Promise<LinuxGuest>
 
 /** Makes an empty disk image of a size as qemu-img takes it ('64M', 'qcow2'); resolves with its file. */
 export function blankDisk(file: string, size?: string, format?: string): Promise<string>
+
+/** The files of a guest's kernel and of its first root file system. */
+export interface GuestImage {
+  /** A bzImage. */
+  kernel: string
+  /** The ELF file in it, with a PVH entry. */
+  elf: string
+  initrd: string
+}
+
+/** Makes the guests' files, unless they are there. `flavour`: Debian's kernel for virtual machines (the default), or for any. */
+export function guestImage(flavour?: 'cloud' | 'generic'): Promise<GuestImage>

@@ -2,3 +2,4 @@
 export { ToolError as HostsError } from '../shared/error.mjs'
 export { blankDisk, linuxGuest, prompt, servicePort } from './guest.mjs'
 export { openHosts, startHosts, whyNoHosts } from './hosts.mjs'
+export { guestImage } from './image.mjs'

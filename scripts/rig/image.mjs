@@ -4,12 +4,11 @@ import { readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
-import { spawnSync } from 'node:child_process'
 import { root } from '../support.mjs'
 import { Tree, cpio } from '../shared/cpio.mjs'
 import { fetchPackages, unpack } from '../shared/debian.mjs'
 import { ToolError } from '../shared/error.mjs'
-import { busyboxIn, cachedImage, modulesBelow } from '../shared/image.mjs'
+import { busyboxIn, cachedImage, elfOf, modulesBelow } from '../shared/image.mjs'
 import { must } from '../shared/process.mjs'
 
 const here = path.dirname(fileURLToPath(import.meta.url))
@@ -25,25 +24,6 @@ const modules = [
 const programs = [
   'sh', 'mount', 'insmod', 'sed', 'mkdir', 'chmod', 'ln', 'echo', 'cp', 'cut', 'hostname', 'tr', 'ip'
 ]
-
-const unpackers = { fd377a58: 'xz', '28b52ffd': 'zstd', '1f8b': 'gzip', '02214c18': 'lz4' }
-
-/** The ELF file in a bzImage, which boots without unpacking itself; the image as it is where nothing can unpack it. */
-function elfOf(image) {
-  const setup = (image[0x1f1] || 4) + 1
-  const at = setup * 512 + image.readUInt32LE(0x248)
-  const payload = image.subarray(at, at + image.readUInt32LE(0x24c))
-  const start = payload.subarray(0, 4).toString('hex')
-  const program = Object.entries(unpackers).find(([magic]) => start.startsWith(magic))?.[1]
-  if (!program) return image
-  // Behind the packed data comes its size, which the programs take for rubbish, but not before they have all of it.
-  const { stdout, error } = spawnSync(program, ['-dc'], {
-    input: payload,
-    maxBuffer: 1 << 30,
-    stdio: ['pipe', 'pipe', 'ignore']
-  })
-  return !error && stdout.subarray(0, 4).toString('latin1') === '\x7fELF' ? stdout : image
-}
 
 /** The modules that a module needs, as it says itself. */
 function dependencies(data) {
@@ -104,7 +84,7 @@ async function build(made, work) {
 
 /** The files of the rigs' kernel and first root file system; made at the first call, or when their sources change. */
 export async function rigImage() {
-  const sources = ['image.mjs', 'init.sh', 'agent.c', '../shared/cpio.mjs']
+  const sources = ['image.mjs', 'init.sh', 'agent.c', '../shared/cpio.mjs', '../shared/image.mjs']
   const folder = await cachedImage({
     cache: cacheFolder,
     name: 'image',

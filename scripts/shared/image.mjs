@@ -1,4 +1,5 @@
 // Folders of files that are made once, and again when something that they are made of changes.
+import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import path from 'node:path'
@@ -42,4 +43,23 @@ export function modulesBelow(folder) {
 /** The file of busybox in the unpacked package. */
 export function busyboxIn(unpacked) {
   return ['bin/busybox', 'usr/bin/busybox'].map(name => path.join(unpacked, name)).find(existsSync)
+}
+
+const unpackers = { fd377a58: 'xz', '28b52ffd': 'zstd', '1f8b': 'gzip', '02214c18': 'lz4' }
+
+/** The ELF file in a bzImage, which boots without unpacking itself; the image as it is where nothing can unpack it. */
+export function elfOf(image) {
+  const setup = (image[0x1f1] || 4) + 1
+  const at = setup * 512 + image.readUInt32LE(0x248)
+  const payload = image.subarray(at, at + image.readUInt32LE(0x24c))
+  const start = payload.subarray(0, 4).toString('hex')
+  const program = Object.entries(unpackers).find(([magic]) => start.startsWith(magic))?.[1]
+  if (!program) return image
+  // Behind the packed data comes its size, which the programs take for rubbish, but not before they have all of it.
+  const { stdout, error } = spawnSync(program, ['-dc'], {
+    input: payload,
+    maxBuffer: 1 << 30,
+    stdio: ['pipe', 'pipe', 'ignore']
+  })
+  return !error && stdout.subarray(0, 4).toString('latin1') === '\x7fELF' ? stdout : image
 }
