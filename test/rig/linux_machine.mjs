@@ -88,7 +88,9 @@ try {
   await machine.snapshot(file)
   await machine.close()
   machine = await Machine.restore(file)
-  seen.sameState = (await machine.stateDigest()).combined === before.combined
+  const after = await machine.stateDigest()
+  seen.digests = ['vcpu','devices','memory'].map(k => before[k] === after[k])
+  seen.sameState = after.combined === before.combined
   await machine.resume()
   seen.restored = await command('cat /tmp/file')
   seen.serviceRestored = await service(['three'])

@@ -206,8 +206,7 @@ std::unique_ptr<StandardMachine> StandardMachine::restore(std::shared_ptr<kvm::S
   if (config.memory_size != file.memory_size()) in.corrupt("memory of another size than the configuration's");
   std::unique_ptr<StandardMachine> machine(
       new StandardMachine(std::move(system), std::move(config), std::move(listener)));
-  file.load_memory(*machine->memory_);
-  machine->load_state(in);
+  machine->load_state(in, [&] { file.load_memory(*machine->memory_); });
   machine->launch();
   return machine;
 }
@@ -731,7 +730,7 @@ void StandardMachine::save_state(ByteWriter& out) {
   out.blob(board.data());
 }
 
-void StandardMachine::load_state(ByteReader& in) {
+void StandardMachine::load_state(ByteReader& in, const std::function<void()>& load_memory) {
   time_base_ = in.u64();
   if (const uint64_t clock = get<uint64_t>(in); clock && kernel_clock_) {
     clock_.emplace();
@@ -748,6 +747,8 @@ void StandardMachine::load_state(ByteReader& in) {
     FullVcpu::load(vcpu).give(*cpu->vcpu);
     vcpu.expect_done();
   }
+  // After the vCPUs: KVM writes to a paravirtual guest's memory when it is told where the guest's clock lies.
+  load_memory();
   ByteReader board(in.blob(), "the state's devices");
   board_->load(board);
   board.expect_done();

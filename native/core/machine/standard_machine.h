@@ -119,7 +119,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   StandardMachine(std::shared_ptr<kvm::System> system, MachineConfig config,
                   std::shared_ptr<Listener> listener);
   void launch();
-  void load_state(ByteReader& in);
+  void load_state(ByteReader& in, const std::function<void()>& load_memory);
   void save_state(ByteWriter& out);
 
   void cpu_main(Cpu& cpu);

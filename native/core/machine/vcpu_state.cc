@@ -12,17 +12,18 @@ namespace hypertwin::machine {
 namespace {
 
 // Architectural MSRs that a kernel sets and later relies on.
+constexpr uint32_t kSysenterEsp = 0x175, kSysenterEip = 0x176;
 constexpr uint32_t kMsrs[] = {
-    0x174,       // IA32_SYSENTER_CS
-    0x175,       // IA32_SYSENTER_ESP
-    0x176,       // IA32_SYSENTER_EIP
-    0x1a0,       // IA32_MISC_ENABLE
-    0x277,       // IA32_PAT
-    0xc0000081,  // STAR
-    0xc0000082,  // LSTAR
-    0xc0000083,  // CSTAR
-    0xc0000084,  // SFMASK
-    0xc0000102,  // KERNEL_GS_BASE
+    0x174,         // IA32_SYSENTER_CS
+    kSysenterEsp,  //
+    kSysenterEip,  //
+    0x1a0,         // IA32_MISC_ENABLE
+    0x277,         // IA32_PAT
+    0xc0000081,    // STAR
+    0xc0000082,    // LSTAR
+    0xc0000083,    // CSTAR
+    0xc0000084,    // SFMASK
+    0xc0000102,    // KERNEL_GS_BASE
 };
 
 constexpr size_t kXsaveHeader = 512;
@@ -145,6 +146,9 @@ void VcpuState::save_canonical(ByteWriter& out) const {
   canonical.xsave = canonical_xsave(xsave);
   // Which flags of the events the kernel filled in is its own affair.
   canonical.events.flags = 0;
+  // AMD's KVM gives these back with 32 bits alone, which are all that such a CPU uses.
+  for (auto& msr : canonical.msrs)
+    if (msr.index == kSysenterEsp || msr.index == kSysenterEip) msr.data &= 0xffffffff;
   canonical.save(out);
 }
 
