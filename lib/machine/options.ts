@@ -113,6 +113,8 @@ export interface RestoreOptions {
   disks?: (string | undefined)[]
   /** Backends to use instead, in the order of the devices; undefined keeps the snapshot's. */
   nets?: (NonNullable<NetOptions['backend']> | undefined)[]
+  /** Another socket, or number, for the vsock device; where two go on from one snapshot each needs its own. */
+  vsock?: VsockOptions
   /** See {@link MachineOptions.dirtyRing}. */
   dirtyRing?: boolean | number
   /** The KVM device. Default `/dev/kvm`. */
@@ -143,6 +145,7 @@ export interface NativeAdjust {
   dirtyRingEntries: number
   disks: (string | undefined)[]
   nets: ({ tap: string | undefined } | undefined)[]
+  vsock: NativeConfig['vsock']
 }
 
 /** @internal */
@@ -303,6 +306,7 @@ export function nativeAdjust(options: RestoreOptions): NativeAdjust {
     ),
     nets: list(given['nets'] ?? [], 'nets').map((backend, i) =>
       backend === undefined ? undefined : { tap: tapOf(backend, `nets[${i}]`) }
-    )
+    ),
+    vsock: vsockOf(given['vsock'])
   }
 }

@@ -330,6 +330,13 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
   bool held_ = false;
 };
 
+std::optional<machine::VsockConfig> vsock_of(const Napi::Object& options) {
+  Napi::Value vsock = options.Get("vsock");
+  if (vsock.IsUndefined()) return std::nullopt;
+  auto from = object_of(vsock, "vsock");
+  return machine::VsockConfig{size_of(from, "cid"), text_of(from.Get("path"), "vsock's path")};
+}
+
 MachineConfig read_config(const Napi::Object& options) {
   MachineConfig config;
   const std::string board = text_of(options.Get("board"), "board");
@@ -337,10 +344,7 @@ MachineConfig read_config(const Napi::Object& options) {
   config.vcpus = static_cast<uint32_t>(size_of(options, "vcpus"));
   config.console = flag_of(options, "console");
   config.balloon = flag_of(options, "balloon");
-  if (Napi::Value vsock = options.Get("vsock"); !vsock.IsUndefined()) {
-    auto from = object_of(vsock, "vsock");
-    config.vsock = machine::VsockConfig{size_of(from, "cid"), text_of(from.Get("path"), "vsock's path")};
-  }
+  config.vsock = vsock_of(options);
   config.memory_size = size_of(options, "memory");
   config.command_line = text_of(options.Get("commandLine"), "commandLine");
   config.wall_clock = size_of(options, "wallClock");
@@ -435,7 +439,8 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
       nets.push_back(tap.IsUndefined() ? std::string() : text_of(tap, "tap"));
     }
     const uint64_t ring = size_of(options, "dirtyRingEntries");
-    auto adjust = [disks = std::move(disks), nets = std::move(nets), ring](MachineConfig& config) {
+    auto adjust = [disks = std::move(disks), nets = std::move(nets), vsock = vsock_of(options),
+                   ring](MachineConfig& config) {
       if (disks.size() > config.disks.size() || nets.size() > config.nets.size())
         throw Error("BAD_CONFIG", "the snapshot's machine has " + std::to_string(config.disks.size()) +
                                       " disks and " + std::to_string(config.nets.size()) +
@@ -447,6 +452,8 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
         config.nets[i].backend = nets[i]->empty() ? machine::NetBackend::kQueue : machine::NetBackend::kTap;
         config.nets[i].tap = *nets[i];
       }
+      if (vsock && !config.vsock) throw Error("BAD_CONFIG", "the snapshot's machine has no vsock device");
+      if (vsock) config.vsock = vsock;
       config.dirty_ring = ring != 0;
       if (ring) config.dirty_ring_entries = static_cast<uint32_t>(ring);
       config.check();

@@ -49,7 +49,7 @@ t.test('Debian kernels', { skip, timeout: 900_000 }, async t => {
         restored: 'kept',
         serviceRestored: ['1 three'],
         ...(board === 'standard'
-          ? { interrupts: /^[1-9]/, clock: 'kvm-clock', button: true, reason: 'power-off' }
+          ? { interrupts: /^[1-9]/, entropy: '64', total: Number, clock: 'kvm-clock', button: true, reason: 'power-off' }
           : { reason: 'halted' })
       },
       name

@@ -173,6 +173,14 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
             ? std::make_unique<backends::Tap>(
                   config_.nets[i].tap, [this, i](std::span<const uint8_t> packet) { receive(i, packet); })
             : nullptr);
+  if (config_.vsock)
+    vsock_ = std::make_unique<backends::VsockUnix>(config_.vsock->path, [this](devices::VsockEvent event) {
+      const auto pass = gate_.enter();
+      if (!pass) return;
+      auto& function = *board_->vsock_function();
+      std::lock_guard lock(function.mutex());
+      function.as<devices::VirtioVsock>().input(event);
+    });
 }
 
 std::unique_ptr<StandardMachine> StandardMachine::create(std::shared_ptr<kvm::System> system,
