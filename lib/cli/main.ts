@@ -132,6 +132,8 @@ example(
     .option('--vsock <socket>', 'a vsock device; the UNIX socket by which the host reaches the guest')
     .addOption(new Option('--cid <n>', "the guest's vsock number").argParser(args.integer(3, 2 ** 32 - 2)).default(3))
     .option('--snapshot <file>', 'what Ctrl-A s writes')
+    .option('--gdb <address>', 'let gdb attach: a port, host:port, or the path of a socket')
+    .option('--paused', 'with --gdb: wait for it before the first instruction')
     .option('--no-reboot', 'end when the guest reboots')
     .addOption(json())
     .addOption(kvm()),

@@ -1,6 +1,6 @@
 // `hypertwin run`: a machine on a terminal, as a small QEMU.
 import process from 'node:process'
-import { Machine, type MachineBoard, type MachineEvent, type MachineOptions } from '../machine/index.js'
+import { GdbServer, Machine, type MachineBoard, type MachineEvent, type MachineOptions } from '../machine/index.js'
 import { CliError, Exit, interruption, resolveGuest, toJson, usage } from './common.js'
 import { trouble, type RunEnd } from './guest.js'
 import { checkKvm } from './kvm.js'
@@ -21,6 +21,8 @@ interface RunOptions {
   cid: number
   reboot: boolean
   snapshot?: string
+  gdb?: string
+  paused?: boolean
   json?: boolean
   kvmDevice: string
 }
@@ -45,6 +47,14 @@ function net(text: string): NonNullable<MachineOptions['nets']>[number] {
   const [tap = '', mac, ...more] = text.split(',')
   if (more.length > 0) throw usage(`--net ${text}: give a tap interface and perhaps a MAC address, tap0,52:54:00:12:34:56`)
   return { ...(tap === '-' ? {} : { backend: { tap } }), ...(mac === undefined ? {} : { mac }) }
+}
+
+/** `port`, `host:port`, or the path of a UNIX socket. */
+function gdbAddress(text: string): { port: number; host?: string } | { path: string } {
+  if (text.includes('/')) return { path: text }
+  const [, host, port] = /^(?:(.+):)?(\d{1,5})$/.exec(text) ?? []
+  if (port === undefined || Number(port) > 65535) throw usage(`--gdb ${text}: give a port, host:port, or the path of a socket`)
+  return { port: Number(port), ...(host === undefined ? {} : { host }) }
 }
 
 function make(options: RunOptions): Promise<Machine> {
@@ -113,6 +123,7 @@ class Keyboard {
 export async function run(options: RunOptions): Promise<number> {
   if ((options.kernel === undefined) === (options.restore === undefined))
     throw usage('Give what to run: --kernel <file>, or --restore <snapshot>')
+  if (options.paused === true && options.gdb === undefined) throw usage('--paused waits for gdb: give --gdb <address>, too')
   if (options.kernel !== undefined) resolveGuest(options.kernel)
   const signal = interruption()
   await checkKvm(options.kvmDevice)
@@ -169,8 +180,10 @@ async function once(options: RunOptions, signal: AbortSignal): Promise<RunEnd> {
     }
     if (plain.length > 0) keyboard.type(Uint8Array.from(plain))
   }
+  await using gdb = options.gdb === undefined ? undefined : await GdbServer.listen(machine, gdbAddress(options.gdb))
+  if (gdb) say(`gdb: target remote ${gdb.address}`)
   const events = machine.events({ signal })
-  await (options.restore === undefined ? machine.start() : machine.resume())
+  if (options.paused !== true) await (options.restore === undefined ? machine.start() : machine.resume())
   size()
   process.stdin.on('data', typed).resume()
   process.stdout.on('resize', size)

@@ -36,6 +36,12 @@ export interface NativeMachine {
   setBalloon(pages: number): void
   /** Pages wanted, pages given up, then statistics by virtio's tag. */
   balloon(): [target: number, actual: number, ...stats: (bigint | undefined)[]]
+  setDebugging(on: boolean): Promise<void>
+  step(vcpu: number): Promise<void>
+  /** `struct kvm_regs`. */
+  setRegisters(vcpu: number, regs: Uint8Array): Promise<void>
+  /** Undefined where it is not mapped. */
+  translate(vcpu: number, linear: bigint): Promise<bigint | undefined>
   readMemory(address: bigint, into: Uint8Array): void
   writeMemory(address: bigint, from: Uint8Array): void
   /** Keeps the event loop alive. */

@@ -1,7 +1,9 @@
 // The door of hypertwin/machine: a virtual machine on KVM, built from parts.
 export { MachineBuilder } from './builder.js'
 export { Console } from './console.js'
+export { Debugger, type DebugStop } from './debugger.js'
 export { MachineError } from './errors.js'
+export { GdbServer } from './gdb.js'
 export {
   Machine,
   type BalloonState,

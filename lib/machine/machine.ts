@@ -40,6 +40,7 @@ export type MachineState = 'created' | 'running' | 'paused' | 'stopped' | 'faile
  * - `'handed-over'`: its backup took over, as planned
  * - `'fenced'`: its backup or primary took over: it must not run here
  * - `'unprotected'`: its backup is lost, and the policy is to stop
+ * - `'breakpoint'`: the guest came to one ({@link Debugger})
  *
  * @since 0.1.0
  */
@@ -60,6 +61,7 @@ export type MachineReason =
   | 'handed-over'
   | 'fenced'
   | 'unprotected'
+  | 'breakpoint'
 
 /**
  * What a machine tells.

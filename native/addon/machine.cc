@@ -71,6 +71,10 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
                         InstanceMethod<&H::press_power_button>("pressPowerButton"),
                         InstanceMethod<&H::set_balloon>("setBalloon"),
                         InstanceMethod<&H::balloon>("balloon"),
+                        InstanceMethod<&H::set_debugging>("setDebugging"),
+                        InstanceMethod<&H::step>("step"),
+                        InstanceMethod<&H::set_registers>("setRegisters"),
+                        InstanceMethod<&H::translate>("translate"),
                         InstanceMethod<&H::read_memory>("readMemory"),
                         InstanceMethod<&H::write_memory>("writeMemory"),
                         InstanceMethod<&H::hold>("hold"),
@@ -289,6 +293,41 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
         balloon.request_stats();
       });
       return out;
+    });
+  }
+  Napi::Value set_debugging(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      return on_thread(info, [on = Args(info).boolean(0)](VirtualMachine& machine) { machine.set_debugging(on); });
+    });
+  }
+  Napi::Value step(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      return on_thread(info, [index = Args(info).u32(0)](VirtualMachine& machine) { machine.step(index); });
+    });
+  }
+  // vcpu, struct kvm_regs
+  Napi::Value set_registers(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      Args args(info);
+      const auto bytes = args.view(1);
+      kvm_regs regs{};
+      if (bytes.size() != sizeof(regs)) throw Error("EINVAL", "registers of another size than struct kvm_regs");
+      std::memcpy(&regs, bytes.data(), sizeof(regs));
+      return on_thread(info,
+                       [index = args.u32(0), regs](VirtualMachine& machine) { machine.set_registers(index, regs); });
+    });
+  }
+  Napi::Value translate(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      Args args(info);
+      return on_thread<std::optional<uint64_t>>(
+          info,
+          [index = args.u32(0), linear = args.u64(1)](VirtualMachine& machine) {
+            return machine.translate(index, linear);
+          },
+          [](Napi::Env env, std::optional<uint64_t>& address) -> Napi::Value {
+            return address ? bigint(env, *address) : env.Undefined();
+          });
     });
   }
   Napi::Value read_memory(const Napi::CallbackInfo& info) {

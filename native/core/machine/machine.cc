@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "machine/entry.h"
+#include "machine/guest_debug.h"
 #include "machine/memory_scan.h"
 #include "machine/quirks.h"
 #include "machine/snapshot.h"
@@ -418,7 +419,7 @@ void Machine::thread_main() {
     if (control_.load(std::memory_order_acquire)) run_tasks();
     if (state() == State::kRunning && !quit_.load(std::memory_order_relaxed)) {
       try {
-        step();
+        run_once();
         continue;
       } catch (const std::exception& error) {
         fail(error);
@@ -438,7 +439,7 @@ void Machine::thread_main() {
   }
 }
 
-void Machine::step() {
+void Machine::run_once() {
   if (at_boundary_) {
     if (!leave_boundary()) return;
     at_boundary_ = false;
@@ -482,6 +483,9 @@ void Machine::on_exit() {
       return;
     }
     case KVM_EXIT_INTR:
+      return;
+    case KVM_EXIT_DEBUG:
+      if (state() == State::kRunning) set_state(State::kPaused, Reason::kBreakpoint, describe_stop(*vcpu_));
       return;
     case KVM_EXIT_DIRTY_RING_FULL:
       if (!vm_->handle_ring_full())
@@ -751,6 +755,60 @@ void Machine::write_memory(uint64_t address, std::span<const uint8_t> from) {
     throw Error("BAD_STATE", "no log holds what is written from outside: not while the machine is recorded");
   if (!ram_->write(address, from))
     throw Error("ERANGE", std::to_string(from.size()) + " bytes at " + hex(address) + " are not all RAM");
+}
+
+void Machine::at_rest(size_t vcpu, const char* verb, const std::function<void()>& task) {
+  check_vcpu(vcpu);
+  call(At::kAnywhere, [&] {
+    if (recorded())
+      throw Error("BAD_STATE", "no log holds what a debugger does: not while the machine is recorded or replayed");
+    if (state() != State::kPaused && state() != State::kCreated) bad_state(verb);
+    task();
+  });
+}
+
+void Machine::set_debugging(bool on) {
+  call(At::kAnywhere, [&] {
+    if (on && recorded())
+      throw Error("BAD_STATE", "no log holds what a debugger does: not while the machine is recorded or replayed");
+    debugged_ = on;
+    set_guest_debug(*vcpu_, on ? Debugging::kOn : Debugging::kOff);
+  });
+}
+
+void Machine::step(size_t vcpu) {
+  at_rest(vcpu, "step", [this] {
+    if (at_boundary_) {
+      if (!leave_boundary()) return;
+      at_boundary_ = false;
+      halted_ = false;
+    }
+    set_guest_debug(*vcpu_, Debugging::kStep);
+    try {
+      StepLimit limit(*vcpu_);
+      while (vcpu_->run() != kvm::RunResult::kExit)
+        if (limit.passed()) break;
+      on_exit();
+      settle();
+    } catch (const std::exception& error) {
+      fail(error);
+    }
+    set_guest_debug(*vcpu_, debugged_ ? Debugging::kOn : Debugging::kOff);
+  });
+}
+
+void Machine::set_registers(size_t vcpu, const kvm_regs& regs) {
+  at_rest(vcpu, "set the registers of", [&] { vcpu_->set_regs(regs); });
+}
+
+std::optional<uint64_t> Machine::translate(size_t vcpu, uint64_t linear) {
+  check_vcpu(vcpu);
+  std::optional<uint64_t> found;
+  call(At::kAnywhere, [&] {
+    const kvm_translation at = vcpu_->translate(linear);
+    if (at.valid) found = at.physical_address;
+  });
+  return found;
 }
 
 Counters Machine::counters() const {

@@ -96,6 +96,11 @@ class Machine final : public VirtualMachine, private devices::Host {
   void read_memory(uint64_t address, std::span<uint8_t> into) const override;
   // Also throws Error("BAD_STATE") while another source than live_inputs() is used.
   void write_memory(uint64_t address, std::span<const uint8_t> from) override;
+  // Also throws Error("BAD_STATE") while another source than live_inputs() is used.
+  void set_debugging(bool on) override;
+  void step(size_t vcpu) override;
+  void set_registers(size_t vcpu, const kvm_regs& regs) override;
+  std::optional<uint64_t> translate(size_t vcpu, uint64_t linear) override;
   // Of a standby machine: a disk did not take a write that it took at the other side. Any thread.
   std::optional<Error> replica_failure() const;
   bool recorded() const { return recorded_.load(std::memory_order_acquire); }
@@ -158,8 +163,10 @@ class Machine final : public VirtualMachine, private devices::Host {
 
   void thread_main();
   void run_tasks();
-  void step();
+  void run_once();
   void on_exit();
+  // On the vCPU's thread, standing still.
+  void at_rest(size_t vcpu, const char* verb, const std::function<void()>& task);
   void digest_exit(const kvm_run& run);
   void dispatch(kvm_run& run);
   void serve_port(kvm_run& run);
@@ -211,6 +218,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   bool halted_ = false;      // the boundary is a HLT
   bool can_inject_ = false;  // as of the boundary's exit
   bool interrupts_on_ = false;
+  bool debugged_ = false;
   bool resubmit_ = false;  // restored: the disks' requests in flight are to be submitted
   uint64_t virtual_now_ = 0;
   uint64_t pause_at_ = ~uint64_t{0};

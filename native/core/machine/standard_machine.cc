@@ -17,6 +17,7 @@
 #include "boot/kernel.h"
 #include "machine/entry.h"
 #include "machine/full_vcpu.h"
+#include "machine/guest_debug.h"
 #include "machine/memory_scan.h"
 #include "machine/snapshot.h"
 #include "machine/standard_cpuid.h"
@@ -310,6 +311,10 @@ void StandardMachine::halt() {
       for (auto& cpu : cpus_) cpu->vcpu->kick();
     while (!changed_.wait_for(lock, kKickInterval, [this] { return parked_ == cpus_.size(); }));
   }
+  stand_still();
+}
+
+void StandardMachine::stand_still() {
   gate_.close();
   if (time_runs_.exchange(false)) time_base_ += now_ns() - time_since_;
   if (kernel_clock_ && !clock_) clock_ = vm_->get_clock();
@@ -342,7 +347,8 @@ void StandardMachine::pause() {
   if (state() == State::kPaused) return;
   if (state() != State::kRunning) bad_state(state(), "pause");
   halt();
-  // The guest may have ended itself meanwhile.
+  // The guest may have ended itself, or come to a breakpoint, meanwhile.
+  if (state() == State::kPaused) return;
   if (state() != State::kRunning) bad_state(state(), "pause");
   set_state(State::kPaused, Reason::kRequested);
 }
@@ -388,6 +394,7 @@ void StandardMachine::cpu_main(Cpu& cpu) {
         End end = std::move(*end_);
         end_.reset();
         lock.unlock();
+        if (end.state == State::kPaused) stand_still();
         set_state(end.state, end.reason, std::move(end.message));
         lock.lock();
       }
@@ -428,41 +435,7 @@ void StandardMachine::run_cpu(Cpu& cpu) {
       case kvm::RunResult::kExit:
         break;
     }
-    kvm_run& run = *vcpu.run_page();
-    switch (run.exit_reason) {
-      case KVM_EXIT_IO:
-        bump(cpu.port_exits);
-        serve_port(vcpu);
-        break;
-      case KVM_EXIT_MMIO:
-        bump(cpu.mmio_exits);
-        serve_mmio(vcpu);
-        break;
-      case KVM_EXIT_INTR:
-      case KVM_EXIT_IRQ_WINDOW_OPEN:
-      case KVM_EXIT_HLT:
-        break;
-      case KVM_EXIT_SHUTDOWN:
-        end_from_inside({State::kFailed, Reason::kTripleFault,
-                         "the guest caused a triple fault on vCPU " + std::to_string(vcpu.id()) +
-                             " near rip " + hex(vcpu.get_regs().rip)});
-        break;
-      case KVM_EXIT_DIRTY_RING_FULL:
-        if (!vm_->handle_ring_full())
-          throw Error("RING_FULL", "the dirty ring is full and nobody harvests it: attach a tracker");
-        break;
-      case KVM_EXIT_FAIL_ENTRY:
-        throw Error("FAIL_ENTRY", "the CPU refused the guest's state (hardware reason " +
-                                      hex(run.fail_entry.hardware_entry_failure_reason) + ")");
-      case KVM_EXIT_INTERNAL_ERROR:
-        throw Error("KVM_INTERNAL", "KVM could not go on with the guest near rip " +
-                                        hex(vcpu.get_regs().rip) + " (KVM_EXIT_INTERNAL_ERROR suberror " +
-                                        std::to_string(run.internal.suberror) + ")");
-      default:
-        throw Error("UNEXPECTED_EXIT", "KVM_RUN came back with exit reason " +
-                                           std::to_string(run.exit_reason) +
-                                           ", which this board does not handle");
-    }
+    serve(cpu);
   }
   // The registers are whole while it is parked.
   while (vcpu.complete_io() == kvm::RunResult::kExit) {
@@ -474,6 +447,49 @@ void StandardMachine::run_cpu(Cpu& cpu) {
     else
       break;
   }
+}
+
+bool StandardMachine::serve(Cpu& cpu) {
+  kvm::Vcpu& vcpu = *cpu.vcpu;
+  kvm_run& run = *vcpu.run_page();
+  switch (run.exit_reason) {
+    case KVM_EXIT_IO:
+      bump(cpu.port_exits);
+      serve_port(vcpu);
+      break;
+    case KVM_EXIT_MMIO:
+      bump(cpu.mmio_exits);
+      serve_mmio(vcpu);
+      break;
+    case KVM_EXIT_INTR:
+    case KVM_EXIT_IRQ_WINDOW_OPEN:
+    case KVM_EXIT_HLT:
+      break;
+    case KVM_EXIT_DEBUG:
+      end_from_inside({State::kPaused, Reason::kBreakpoint, describe_stop(vcpu)});
+      return false;
+    case KVM_EXIT_SHUTDOWN:
+      end_from_inside({State::kFailed, Reason::kTripleFault,
+                       "the guest caused a triple fault on vCPU " + std::to_string(vcpu.id()) +
+                           " near rip " + hex(vcpu.get_regs().rip)});
+      return false;
+    case KVM_EXIT_DIRTY_RING_FULL:
+      if (!vm_->handle_ring_full())
+        throw Error("RING_FULL", "the dirty ring is full and nobody harvests it: attach a tracker");
+      break;
+    case KVM_EXIT_FAIL_ENTRY:
+      throw Error("FAIL_ENTRY", "the CPU refused the guest's state (hardware reason " +
+                                    hex(run.fail_entry.hardware_entry_failure_reason) + ")");
+    case KVM_EXIT_INTERNAL_ERROR:
+      throw Error("KVM_INTERNAL", "KVM could not go on with the guest near rip " +
+                                      hex(vcpu.get_regs().rip) + " (KVM_EXIT_INTERNAL_ERROR suberror " +
+                                      std::to_string(run.internal.suberror) + ")");
+    default:
+      throw Error("UNEXPECTED_EXIT", "KVM_RUN came back with exit reason " +
+                                         std::to_string(run.exit_reason) +
+                                         ", which this board does not handle");
+  }
+  return true;
 }
 
 void StandardMachine::serve_port(kvm::Vcpu& vcpu) {
@@ -706,6 +722,56 @@ void StandardMachine::read_memory(uint64_t address, std::span<uint8_t> into) con
 void StandardMachine::write_memory(uint64_t address, std::span<const uint8_t> from) {
   if (!ram_->write(address, from))
     throw Error("ERANGE", std::to_string(from.size()) + " bytes at " + hex(address) + " are not all RAM");
+}
+
+void StandardMachine::set_debugging(bool on) {
+  standing_still([&] {
+    debugged_ = on;
+    for (auto& cpu : cpus_) set_guest_debug(*cpu->vcpu, on ? Debugging::kOn : Debugging::kOff);
+  });
+}
+
+void StandardMachine::step(size_t index) {
+  check_vcpu(index);
+  std::lock_guard control(control_);
+  if (state() != State::kPaused && state() != State::kCreated) bad_state(state(), "step");
+  Cpu& cpu = *cpus_[index];
+  set_guest_debug(*cpu.vcpu, Debugging::kStep);
+  {
+    StepLimit limit(*cpu.vcpu);
+    for (;;) {
+      if (cpu.vcpu->run() != kvm::RunResult::kExit) {
+        if (limit.passed()) break;
+        continue;
+      }
+      if (cpu.vcpu->run_page()->exit_reason == KVM_EXIT_DEBUG || !serve(cpu)) break;
+    }
+  }
+  set_guest_debug(*cpu.vcpu, debugged_ ? Debugging::kOn : Debugging::kOff);
+  // The instruction may have ended the machine.
+  std::optional<End> end;
+  {
+    std::lock_guard lock(mutex_);
+    end = std::exchange(end_, std::nullopt);
+  }
+  if (end) set_state(end->state, end->reason, std::move(end->message));
+}
+
+void StandardMachine::set_registers(size_t index, const kvm_regs& regs) {
+  check_vcpu(index);
+  std::lock_guard control(control_);
+  if (state() != State::kPaused && state() != State::kCreated) bad_state(state(), "set the registers of");
+  cpus_[index]->vcpu->set_regs(regs);
+}
+
+std::optional<uint64_t> StandardMachine::translate(size_t index, uint64_t linear) {
+  check_vcpu(index);
+  std::optional<uint64_t> found;
+  standing_still([&] {
+    const kvm_translation at = cpus_[index]->vcpu->translate(linear);
+    if (at.valid) found = at.physical_address;
+  });
+  return found;
 }
 
 Counters StandardMachine::counters() const {

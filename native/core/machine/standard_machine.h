@@ -53,6 +53,10 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   VcpuState vcpu_state(size_t index) override;
   void read_memory(uint64_t address, std::span<uint8_t> into) const override;
   void write_memory(uint64_t address, std::span<const uint8_t> from) override;
+  void set_debugging(bool on) override;
+  void step(size_t vcpu) override;
+  void set_registers(size_t vcpu, const kvm_regs& regs) override;
+  std::optional<uint64_t> translate(size_t vcpu, uint64_t linear) override;
   Counters counters() const override;
   const MachineConfig& config() const override { return config_; }
   const std::shared_ptr<kvm::Vm>& vm() const override { return vm_; }
@@ -124,6 +128,8 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
 
   void cpu_main(Cpu& cpu);
   void run_cpu(Cpu& cpu);
+  // False: the machine ends, or pauses.
+  bool serve(Cpu& cpu);
   void serve_port(kvm::Vcpu& vcpu);
   void serve_mmio(kvm::Vcpu& vcpu);
   void end_from_inside(End end);
@@ -134,6 +140,8 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   // error has ended the machine meanwhile.
   void go();
   void halt();
+  // Every vCPU is parked: so are the devices and the time.
+  void stand_still();
   void set_state(State state, Reason reason, std::string message = {});
   void complete(size_t disk, backends::FileDisk::Completion completion);
   void receive(size_t net, std::span<const uint8_t> packet);
@@ -185,6 +193,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   std::mutex control_;  // one owner's call at a time; never taken by the machine's threads
   bool kernel_clock_ = false;
   std::optional<kvm_clock_data> clock_;  // the guest's time while it stands still
+  bool debugged_ = false;
   bool resubmit_ = false;                // restored: requests in flight are to be submitted, queues looked at
 
   mutable std::mutex mutex_;  // guards the following

@@ -64,6 +64,8 @@ std::string_view reason_name(Reason reason) {
       return "fenced";
     case Reason::kUnprotected:
       return "unprotected";
+    case Reason::kBreakpoint:
+      return "breakpoint";
   }
   return "unknown";
 }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -36,6 +37,7 @@ enum class Reason : uint8_t {
   kHandedOver,     // its backup took over, as planned
   kFenced,         // its backup or primary took over: this side must not run it
   kUnprotected,    // its backup is lost, and the policy is to stop
+  kBreakpoint,     // a vCPU came to one while the machine was debugged; the message names it
 };
 
 // What a machine tells its owner. Called on a thread of the machine, which waits: be brief, never call back.
@@ -100,6 +102,16 @@ class VirtualMachine {
   // Copies; the machine need not be paused. Throw Error("ERANGE").
   virtual void read_memory(uint64_t address, std::span<uint8_t> into) const = 0;
   virtual void write_memory(uint64_t address, std::span<const uint8_t> from) = 0;
+
+  // ---- Debugging. All but set_debugging() throw Error("BAD_STATE") unless the machine stands still.
+  // While it is on, an int3 of the guest pauses the machine, with kBreakpoint; the guest never sees it.
+  virtual void set_debugging(bool on) = 0;
+  // Executes one instruction of that vCPU; the others and the time stand still. An instruction that waits for an
+  // interrupt is given up after a moment.
+  virtual void step(size_t vcpu) = 0;
+  virtual void set_registers(size_t vcpu, const kvm_regs& regs) = 0;
+  // The guest physical address of a linear one as that vCPU sees it; none where it is not mapped.
+  virtual std::optional<uint64_t> translate(size_t vcpu, uint64_t linear) = 0;
 
   virtual Counters counters() const = 0;
   virtual const MachineConfig& config() const = 0;

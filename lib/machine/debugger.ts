@@ -1,0 +1,251 @@
+// A machine under a debugger: breakpoints, single steps, registers, memory as a vCPU sees it.
+import { regsLayout, type Regs } from '../kvm/structs.js'
+import { nativeHandle, type Registers } from '../state.js'
+import type { NativeMachine } from './addon.js'
+import { MachineError, invalid, machineErrors } from './errors.js'
+import { whole } from './options.js'
+import type { Machine } from './machine.js'
+
+const int3 = 0xcc
+const page = 4096n
+
+/**
+ * Why the guest stands still.
+ *
+ * @since 0.1.0
+ */
+export interface DebugStop {
+  /** `'breakpoint'`: one of ours, or an int3 of the guest's own; `'step'`; `'paused'` by whomever; `'ended'`. */
+  why: 'breakpoint' | 'step' | 'paused' | 'ended'
+  /** The vCPU that came to it. */
+  vcpu: number
+}
+
+/**
+ * Debugs a machine's guest. Addresses are linear (virtual), as the vCPU's page tables map them now. Breakpoints are
+ * int3 instructions in the guest's memory: who reads it by {@link Debugger.read} sees what was there before. Where the
+ * processor's virtualisation leaves int3 to the guest, none is ever hit (`hypertwin doctor`).
+ *
+ * A machine that is recorded cannot be debugged. Other users of the machine may pause and resume it meanwhile.
+ *
+ * @example
+ * ```ts
+ * await using debug = await Debugger.attach(machine)
+ * await debug.setBreakpoint(0xffffffff81001234n)
+ * const { vcpu } = await debug.run()
+ * console.log((await debug.registers(vcpu)).regs.rip)
+ * ```
+ *
+ * @since 0.1.0
+ */
+export class Debugger implements AsyncDisposable {
+  readonly machine: Machine
+  readonly #native: NativeMachine
+  readonly #breakpoints = new Map<bigint, { physical: bigint; byte: number }>()
+  #closed = false
+
+  private constructor(machine: Machine, native: NativeMachine) {
+    this.machine = machine
+    this.#native = native
+  }
+
+  /**
+   * Attaches to a machine, and pauses it when it runs.
+   *
+   * @throws MachineError `BAD_STATE` (it is recorded, or has ended), `CLOSED`
+   */
+  static async attach(machine: Machine): Promise<Debugger> {
+    const native = machine[nativeHandle] as NativeMachine
+    const attached = new Debugger(machine, native)
+    if (machine.state === 'running') await machine.pause()
+    if (machine.state !== 'paused' && machine.state !== 'created')
+      throw new MachineError(`a machine that is ${machine.state} cannot be debugged`, { code: 'BAD_STATE' })
+    await machineErrors(() => native.setDebugging(true))
+    return attached
+  }
+
+  /** The addresses of the breakpoints. */
+  get breakpoints(): bigint[] {
+    return [...this.#breakpoints.keys()]
+  }
+
+  /**
+   * Puts a breakpoint at the beginning of an instruction. One that is there already stays.
+   *
+   * @param options - `vcpu`: whose page tables map the address, default 0
+   * @throws MachineError `ERANGE` when it is not mapped to RAM; `BAD_STATE` unless the machine stands still
+   */
+  async setBreakpoint(address: bigint, options: { vcpu?: number } = {}): Promise<void> {
+    this.#atRest()
+    if (this.#breakpoints.has(address)) return
+    const physical = await this.#translate(address, options.vcpu ?? 0)
+    const [byte = 0] = this.machine.memory.read(physical, 1)
+    this.machine.memory.write(physical, Uint8Array.of(int3))
+    this.#breakpoints.set(address, { physical, byte })
+  }
+
+  /** Takes a breakpoint away; false when there is none. */
+  clearBreakpoint(address: bigint): boolean {
+    this.#atRest()
+    const found = this.#breakpoints.get(address)
+    if (!found) return false
+    this.machine.memory.write(found.physical, Uint8Array.of(found.byte))
+    return this.#breakpoints.delete(address)
+  }
+
+  /** A vCPU's registers. */
+  registers(vcpu = 0): Promise<Registers> {
+    return this.machine.registers(vcpu)
+  }
+
+  /**
+   * Sets general registers of a vCPU; those that are left out stay.
+   *
+   * @throws MachineError `BAD_STATE` unless the machine stands still
+   */
+  async setRegisters(changes: Partial<Regs>, vcpu = 0): Promise<void> {
+    this.#atRest()
+    const { regs } = await this.machine.registers(vcpu)
+    const bytes = regsLayout.encode({ ...regs, ...changes })
+    await machineErrors(() => this.#native.setRegisters(vcpu, bytes))
+  }
+
+  /**
+   * Reads memory as a vCPU sees it, with breakpoints not shown.
+   *
+   * @throws MachineError `ERANGE` when not all of it is mapped to RAM
+   */
+  async read(address: bigint, length: number, vcpu = 0): Promise<Buffer> {
+    whole(length, 0, 1 << 30, 'length')
+    const into = Buffer.alloc(length)
+    for (const { at, physical, size } of await this.#pieces(address, length, vcpu))
+      this.machine.memory.read(physical, size).copy(into, at)
+    for (const [where, { byte }] of this.#breakpoints) {
+      const at = where - address
+      if (at >= 0n && at < BigInt(length)) into[Number(at)] = byte
+    }
+    return into
+  }
+
+  /**
+   * Writes memory as a vCPU sees it; breakpoints stay.
+   *
+   * @throws MachineError `ERANGE` when not all of it is mapped to RAM, and nothing is written
+   */
+  async write(address: bigint, data: Uint8Array, vcpu = 0): Promise<void> {
+    this.#atRest()
+    const bytes = Buffer.from(data)
+    const pieces = await this.#pieces(address, bytes.length, vcpu)
+    for (const [where, breakpoint] of this.#breakpoints) {
+      const at = where - address
+      if (at < 0n || at >= BigInt(bytes.length)) continue
+      breakpoint.byte = bytes[Number(at)] ?? 0
+      bytes[Number(at)] = int3
+    }
+    for (const { at, physical, size } of pieces) this.machine.memory.write(physical, bytes.subarray(at, at + size))
+  }
+
+  /**
+   * Executes one instruction of a vCPU, also where a breakpoint is; the others stand still.
+   *
+   * @throws MachineError `BAD_STATE` unless the machine stands still
+   */
+  async step(vcpu = 0): Promise<DebugStop> {
+    this.#atRest()
+    const { regs } = await this.machine.registers(vcpu)
+    const here = this.#breakpoints.get(regs.rip)
+    if (here) this.machine.memory.write(here.physical, Uint8Array.of(here.byte))
+    try {
+      await machineErrors(() => this.#native.step(vcpu))
+    } finally {
+      if (here && this.#breakpoints.has(regs.rip)) this.machine.memory.write(here.physical, Uint8Array.of(int3))
+    }
+    return { why: this.machine.state === 'paused' || this.machine.state === 'created' ? 'step' : 'ended', vcpu }
+  }
+
+  /**
+   * Lets the guest run until it comes to a breakpoint, somebody pauses the machine, or it ends.
+   *
+   * @param options - `signal`: when it is aborted the machine is paused, and that is the result
+   */
+  async run(options: { signal?: AbortSignal } = {}): Promise<DebugStop> {
+    this.#atRest()
+    // Past the breakpoints where vCPUs are.
+    if (this.#breakpoints.size > 0)
+      for (let vcpu = 0; vcpu < this.machine.vcpus; vcpu++) {
+        const { regs } = await this.machine.registers(vcpu)
+        if (this.#breakpoints.has(regs.rip)) await this.step(vcpu)
+      }
+    if (this.machine.state !== 'paused' && this.machine.state !== 'created') return { why: 'ended', vcpu: 0 }
+    const pause = () => void this.machine.pause().catch(() => undefined)
+    const events = this.machine.events()
+    await (this.machine.state === 'created' ? this.machine.start() : this.machine.resume())
+    if (options.signal?.aborted) pause()
+    options.signal?.addEventListener('abort', pause, { once: true })
+    try {
+      let begun = false
+      for await (const event of events) {
+        if (event.type !== 'state') continue
+        if (event.state === 'running') begun = true
+        else if (event.state === 'stopped' || event.state === 'failed') return { why: 'ended', vcpu: 0 }
+        else if (begun) {
+          const vcpu = Number(/^vCPU (\d+)/.exec(event.message)?.[1] ?? 0)
+          return { why: event.reason === 'breakpoint' ? 'breakpoint' : 'paused', vcpu }
+        }
+      }
+      return { why: 'ended', vcpu: 0 }
+    } finally {
+      options.signal?.removeEventListener('abort', pause)
+    }
+  }
+
+  /** Takes all breakpoints away and lets go of the machine, which stays paused. Twice is fine. */
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    if (this.machine.closed) return
+    if (this.machine.state === 'running') await this.machine.pause().catch(() => undefined)
+    for (const address of this.breakpoints) {
+      const found = this.#breakpoints.get(address)
+      if (found) this.machine.memory.write(found.physical, Uint8Array.of(found.byte))
+    }
+    this.#breakpoints.clear()
+    await machineErrors(() => this.#native.setDebugging(false))
+  }
+
+  /** As {@link close}. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  #atRest(): void {
+    if (this.#closed) throw new MachineError('the debugger is closed', { code: 'CLOSED' })
+    if (this.machine.state !== 'paused' && this.machine.state !== 'created')
+      throw new MachineError(`the machine is ${this.machine.state}: a debugger works on one that is paused`, {
+        code: 'BAD_STATE'
+      })
+  }
+
+  async #translate(address: bigint, vcpu: number): Promise<bigint> {
+    if (typeof address !== 'bigint' || address < 0n || address >= 1n << 64n)
+      throw invalid('an address must be a bigint of 64 bits')
+    const physical = await machineErrors(() => this.#native.translate(vcpu, address))
+    if (physical === undefined)
+      throw new MachineError(`address 0x${address.toString(16)} is not mapped on vCPU ${vcpu}`, { code: 'ERANGE' })
+    return physical
+  }
+
+  async #pieces(address: bigint, length: number, vcpu: number): Promise<{ at: number; physical: bigint; size: number }[]> {
+    const pieces = []
+    for (let at = 0; at < length; ) {
+      const linear = address + BigInt(at)
+      const size = Math.min(length - at, Number(page - (linear % page)))
+      const physical = await this.#translate(linear, vcpu)
+      // Throws where there is no RAM.
+      this.machine.memory.read(physical, size)
+      pieces.push({ at, physical, size })
+      at += size
+    }
+    return pieces
+  }
+}
