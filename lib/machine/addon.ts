@@ -37,7 +37,10 @@ export interface NativeMachine {
   /** Pages wanted, pages given up, then statistics by virtio's tag. */
   balloon(): [target: number, actual: number, ...stats: (bigint | undefined)[]]
   setDebugging(on: boolean): Promise<void>
-  step(vcpu: number): Promise<void>
+  /** At most so many instructions, until one at an address of `until` is next; how many were executed. */
+  step(vcpu: number, most: number, until: BigUint64Array): Promise<number>
+  /** Whether this host's KVM hands the guest's int3 over. */
+  breakpointsExit(): Promise<boolean>
   /** `struct kvm_regs`. */
   setRegisters(vcpu: number, regs: Uint8Array): Promise<void>
   /** Undefined where it is not mapped. */

@@ -8,6 +8,7 @@ import type { Machine } from './machine.js'
 
 const int3 = 0xcc
 const page = 4096n
+const turn = 2000 // instructions
 
 /**
  * Why the guest stands still.
@@ -23,8 +24,11 @@ export interface DebugStop {
 
 /**
  * Debugs a machine's guest. Addresses are linear (virtual), as the vCPU's page tables map them now. Breakpoints are
- * int3 instructions in the guest's memory: who reads it by {@link Debugger.read} sees what was there before. Where the
- * processor's virtualisation leaves int3 to the guest, none is ever hit (`hypertwin doctor`).
+ * int3 instructions in the guest's memory: who reads it by {@link Debugger.read} sees what was there before.
+ *
+ * Where the processor's virtualisation leaves int3 to the guest ({@link Debugger.stepping}), memory stays as it is, and
+ * while there are breakpoints {@link Debugger.run} executes the guest instruction by instruction, its vCPUs in turns:
+ * ten thousands of instructions a second, and without interrupts.
  *
  * A machine that is recorded cannot be debugged. Other users of the machine may pause and resume it meanwhile.
  *
@@ -40,12 +44,15 @@ export interface DebugStop {
  */
 export class Debugger implements AsyncDisposable {
   readonly machine: Machine
+  /** Breakpoints are found by single steps here. */
+  readonly stepping: boolean
   readonly #native: NativeMachine
   readonly #breakpoints = new Map<bigint, { physical: bigint; byte: number }>()
   #closed = false
 
-  private constructor(machine: Machine, native: NativeMachine) {
+  private constructor(machine: Machine, native: NativeMachine, stepping: boolean) {
     this.machine = machine
+    this.stepping = stepping
     this.#native = native
   }
 
@@ -56,12 +63,12 @@ export class Debugger implements AsyncDisposable {
    */
   static async attach(machine: Machine): Promise<Debugger> {
     const native = machine[nativeHandle] as NativeMachine
-    const attached = new Debugger(machine, native)
     if (machine.state === 'running') await machine.pause()
     if (machine.state !== 'paused' && machine.state !== 'created')
       throw new MachineError(`a machine that is ${machine.state} cannot be debugged`, { code: 'BAD_STATE' })
+    const stepping = !(await machineErrors(() => native.breakpointsExit()))
     await machineErrors(() => native.setDebugging(true))
-    return attached
+    return new Debugger(machine, native, stepping)
   }
 
   /** The addresses of the breakpoints. */
@@ -80,8 +87,8 @@ export class Debugger implements AsyncDisposable {
     if (this.#breakpoints.has(address)) return
     const physical = await this.#translate(address, options.vcpu ?? 0)
     const [byte = 0] = this.machine.memory.read(physical, 1)
-    this.machine.memory.write(physical, Uint8Array.of(int3))
     this.#breakpoints.set(address, { physical, byte })
+    this.#put(physical, int3)
   }
 
   /** Takes a breakpoint away; false when there is none. */
@@ -89,7 +96,7 @@ export class Debugger implements AsyncDisposable {
     this.#atRest()
     const found = this.#breakpoints.get(address)
     if (!found) return false
-    this.machine.memory.write(found.physical, Uint8Array.of(found.byte))
+    this.#put(found.physical, found.byte)
     return this.#breakpoints.delete(address)
   }
 
@@ -140,7 +147,7 @@ export class Debugger implements AsyncDisposable {
       const at = where - address
       if (at < 0n || at >= BigInt(bytes.length)) continue
       breakpoint.byte = bytes[Number(at)] ?? 0
-      bytes[Number(at)] = int3
+      if (!this.stepping) bytes[Number(at)] = int3
     }
     for (const { at, physical, size } of pieces) this.machine.memory.write(physical, bytes.subarray(at, at + size))
   }
@@ -154,11 +161,11 @@ export class Debugger implements AsyncDisposable {
     this.#atRest()
     const { regs } = await this.machine.registers(vcpu)
     const here = this.#breakpoints.get(regs.rip)
-    if (here) this.machine.memory.write(here.physical, Uint8Array.of(here.byte))
+    if (here) this.#put(here.physical, here.byte)
     try {
-      await machineErrors(() => this.#native.step(vcpu))
+      await machineErrors(() => this.#native.step(vcpu, 1, new BigUint64Array()))
     } finally {
-      if (here && this.#breakpoints.has(regs.rip)) this.machine.memory.write(here.physical, Uint8Array.of(int3))
+      if (here && this.#breakpoints.has(regs.rip)) this.#put(here.physical, int3)
     }
     return { why: this.machine.state === 'paused' || this.machine.state === 'created' ? 'step' : 'ended', vcpu }
   }
@@ -177,6 +184,7 @@ export class Debugger implements AsyncDisposable {
         if (this.#breakpoints.has(regs.rip)) await this.step(vcpu)
       }
     if (this.machine.state !== 'paused' && this.machine.state !== 'created') return { why: 'ended', vcpu: 0 }
+    if (this.stepping && this.#breakpoints.size > 0) return this.#runBySteps(options.signal)
     const pause = () => void this.machine.pause().catch(() => undefined)
     const events = this.machine.events()
     await (this.machine.state === 'created' ? this.machine.start() : this.machine.resume())
@@ -207,7 +215,7 @@ export class Debugger implements AsyncDisposable {
     if (this.machine.state === 'running') await this.machine.pause().catch(() => undefined)
     for (const address of this.breakpoints) {
       const found = this.#breakpoints.get(address)
-      if (found) this.machine.memory.write(found.physical, Uint8Array.of(found.byte))
+      if (found) this.#put(found.physical, found.byte)
     }
     this.#breakpoints.clear()
     await machineErrors(() => this.#native.setDebugging(false))
@@ -216,6 +224,32 @@ export class Debugger implements AsyncDisposable {
   /** As {@link close}. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
+  }
+
+  /** Each vCPU in turns, until one comes to a breakpoint. */
+  async #runBySteps(signal: AbortSignal | undefined): Promise<DebugStop> {
+    const until = BigUint64Array.from(this.#breakpoints.keys())
+    for (;;) {
+      let executed = 0
+      for (let vcpu = 0; vcpu < this.machine.vcpus; vcpu++) {
+        executed += await machineErrors(() => this.#native.step(vcpu, turn, until))
+        if (this.machine.state !== 'paused' && this.machine.state !== 'created') return { why: 'ended', vcpu }
+        const { regs } = await this.machine.registers(vcpu)
+        if (this.#breakpoints.has(regs.rip)) return { why: 'breakpoint', vcpu }
+        if (signal?.aborted) return { why: 'paused', vcpu }
+      }
+      // All wait for an interrupt, which only time brings.
+      if (executed === 0) {
+        await (this.machine.state === 'created' ? this.machine.start() : this.machine.resume())
+        await new Promise(resolve => setTimeout(resolve, 1))
+        if (this.machine.state === 'running') await this.machine.pause().catch(() => undefined)
+        if (this.machine.state !== 'paused') return { why: 'ended', vcpu: 0 }
+      }
+    }
+  }
+
+  #put(physical: bigint, byte: number): void {
+    if (!this.stepping) this.machine.memory.write(physical, Uint8Array.of(byte))
   }
 
   #atRest(): void {

@@ -167,8 +167,12 @@ class Session {
     })
   }
 
+  /** What is under way is answered still. */
   end(): void {
-    this.#socket.destroy()
+    this.#running?.abort()
+    void this.#work.then(() => this.#socket.end())
+    // gdb may not close its side.
+    setTimeout(() => this.#socket.destroy(), 1000).unref()
   }
 
   async #detach(): Promise<void> {

@@ -8,6 +8,7 @@
 #include "env.h"
 #include "errors.h"
 #include "kvm_args.h"
+#include "machine/guest_debug.h"
 #include "machine_convert.h"
 #include "machine_state.h"
 
@@ -73,6 +74,7 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
                         InstanceMethod<&H::balloon>("balloon"),
                         InstanceMethod<&H::set_debugging>("setDebugging"),
                         InstanceMethod<&H::step>("step"),
+                        InstanceMethod<&H::breakpoints_exit>("breakpointsExit"),
                         InstanceMethod<&H::set_registers>("setRegisters"),
                         InstanceMethod<&H::translate>("translate"),
                         InstanceMethod<&H::read_memory>("readMemory"),
@@ -297,12 +299,31 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
   }
   Napi::Value set_debugging(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
-      return on_thread(info, [on = Args(info).boolean(0)](VirtualMachine& machine) { machine.set_debugging(on); });
+      return on_thread(info,
+                       [on = Args(info).boolean(0)](VirtualMachine& machine) { machine.set_debugging(on); });
     });
   }
+  // vcpu, at most, addresses: how many instructions were executed
   Napi::Value step(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
-      return on_thread(info, [index = Args(info).u32(0)](VirtualMachine& machine) { machine.step(index); });
+      Args args(info);
+      const auto until = args.view(2);
+      std::vector<uint64_t> addresses(until.size() / sizeof(uint64_t));
+      if (!addresses.empty())
+        std::memcpy(addresses.data(), until.data(), addresses.size() * sizeof(uint64_t));
+      return on_thread<uint64_t>(
+          info,
+          [index = args.u32(0), most = args.u32(1), addresses = std::move(addresses)](
+              VirtualMachine& machine) { return machine.step(index, most, addresses); },
+          [](Napi::Env env, uint64_t& done) { return number(env, done); });
+    });
+  }
+  // Whether this host's KVM hands the guest's int3 over.
+  Napi::Value breakpoints_exit(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      return on_thread<bool>(
+          info, [](VirtualMachine& machine) { return machine::breakpoints_exit(machine.vm()->system()); },
+          [](Napi::Env env, bool& exit) -> Napi::Value { return Napi::Boolean::New(env, exit); });
     });
   }
   // vcpu, struct kvm_regs
@@ -311,10 +332,11 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
       Args args(info);
       const auto bytes = args.view(1);
       kvm_regs regs{};
-      if (bytes.size() != sizeof(regs)) throw Error("EINVAL", "registers of another size than struct kvm_regs");
+      if (bytes.size() != sizeof(regs))
+        throw Error("EINVAL", "registers of another size than struct kvm_regs");
       std::memcpy(&regs, bytes.data(), sizeof(regs));
-      return on_thread(info,
-                       [index = args.u32(0), regs](VirtualMachine& machine) { machine.set_registers(index, regs); });
+      return on_thread(
+          info, [index = args.u32(0), regs](VirtualMachine& machine) { machine.set_registers(index, regs); });
     });
   }
   Napi::Value translate(const Napi::CallbackInfo& info) {

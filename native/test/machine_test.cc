@@ -212,6 +212,40 @@ TEST(Machine, ATaskThatIsGivenUpNeverRuns) {
   }
 }
 
+// Which event KVM injected last stays in KVM_GET_VCPU_EVENTS, and is another one where a page was in the way.
+TEST(Machine, TheDigestHoldsEventsThatAreStillToCome) {
+  VcpuState clean;
+  clean.xsave.resize(sizeof(kvm_xsave));
+  VcpuState stale = clean;
+  stale.events.interrupt.nr = 42;
+  stale.events.interrupt.soft = 1;
+  stale.events.exception.nr = 14;
+  stale.events.exception.has_error_code = 1;
+  stale.events.exception.error_code = 7;
+  stale.events.exception_has_payload = 1;
+  stale.events.exception_payload = 0x5000;
+  EXPECT_EQ(stale.digest(), clean.digest());
+  std::vector<Digest128> digests{clean.digest()};
+  for (auto change : std::initializer_list<void (*)(kvm_vcpu_events&)>{
+           [](auto& events) { events.interrupt.injected = 1; },
+           [](auto& events) { events.exception.injected = 1; },
+           [](auto& events) { events.exception.pending = 1; },
+           [](auto& events) { events.interrupt.shadow = 1; },
+       }) {
+    VcpuState other = stale;
+    change(other.events);
+    digests.push_back(other.digest());
+    other.events.interrupt.nr ^= 1;
+    other.events.exception.nr ^= 1;
+    if (other.events.interrupt.shadow)
+      EXPECT_EQ(other.digest(), digests.back());
+    else
+      digests.push_back(other.digest());
+  }
+  for (size_t i = 0; i < digests.size(); ++i)
+    for (size_t k = 0; k < i; ++k) EXPECT_FALSE(digests[i] == digests[k]) << i << " and " << k;
+}
+
 TEST(Machine, GoesAwayInEachState) {
   NEED_KVM();
   for (int step = 0; step < 5; ++step) {

@@ -516,6 +516,11 @@ TEST_P(Torn, AtEveryFrameOneSideRunsIt) {
     for (int writes = 0; !whole && writes < 60; ++writes) {
       TestArbiter arbiter;
       MigrateOptions send;
+      // As many frames each time, or the count would step over one: one round, and pages left for the stop.
+      send.max_blackout_ms = 1e9;
+      send.on_step = [&](Step step) {
+        if (step == Step::kRoundSent) goes_on(*here_);
+      };
       ReceiveOptions take;
       if (GetParam()) {
         send.arbiter = arbiter.arbiter();

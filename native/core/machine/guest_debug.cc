@@ -2,6 +2,7 @@
 
 #include <cinttypes>
 #include <cstdio>
+#include <optional>
 
 namespace hypertwin::machine {
 
@@ -20,6 +21,37 @@ void set_guest_debug(kvm::Vcpu& vcpu, Debugging how) {
     if (offered & static_cast<int>(kBlockInterrupts)) debug.control |= kBlockInterrupts;
   }
   vcpu.set_guest_debug(debug);
+}
+
+bool breakpoints_exit(const std::shared_ptr<kvm::System>& system) {
+  static std::mutex mutex;
+  static std::optional<bool> known;
+  std::lock_guard lock(mutex);
+  if (known) return *known;
+  // Real mode: int3, and hlt where its vector points, too.
+  constexpr uint64_t kCode = 0x1000;
+  const uint8_t code[] = {0xcc, 0xf4};
+  auto vm = system->create_vm();
+  auto memory = kvm::GuestMemory::allocate(2 * kCode, {});
+  const uint8_t vector[] = {0x01, 0x10, 0x00, 0x00};  // 0000:1001
+  memory->write(4 * 3, vector);
+  memory->write(kCode, code);
+  vm->set_user_memory_region({.slot = 0, .size = memory->size(), .memory = memory});
+  auto vcpu = vm->create_vcpu(0);
+  auto sregs = vcpu->get_sregs();
+  for (kvm_segment* segment : {&sregs.cs, &sregs.ss, &sregs.ds}) segment->base = segment->selector = 0;
+  vcpu->set_sregs(sregs);
+  kvm_regs regs{};
+  regs.rip = kCode;
+  regs.rsp = kCode;
+  regs.rflags = 2;
+  vcpu->set_regs(regs);
+  set_guest_debug(*vcpu, Debugging::kOn);
+  StepLimit limit(*vcpu);
+  while (vcpu->run() != kvm::RunResult::kExit)
+    if (limit.passed()) break;
+  known = vcpu->run_page()->exit_reason == KVM_EXIT_DEBUG;
+  return *known;
 }
 
 std::string describe_stop(const kvm::Vcpu& vcpu) {

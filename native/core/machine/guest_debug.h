@@ -1,8 +1,11 @@
 // A vCPU under a debugger: what KVM is told, and a kick for an instruction that does not end.
 #pragma once
 
+#include <algorithm>
 #include <condition_variable>
+#include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 
@@ -12,6 +15,11 @@ namespace hypertwin::machine {
 
 enum class Debugging { kOff, kOn, kStep };
 void set_guest_debug(kvm::Vcpu& vcpu, Debugging how);
+inline bool contains(std::span<const uint64_t> addresses, uint64_t address) {
+  return std::find(addresses.begin(), addresses.end(), address) != addresses.end();
+}
+// Whether the guest's int3 comes out as KVM_EXIT_DEBUG; found out by doing, once a process.
+bool breakpoints_exit(const std::shared_ptr<kvm::System>& system);
 // "vCPU 1 at 0xffffffff81000000"
 std::string describe_stop(const kvm::Vcpu& vcpu);
 

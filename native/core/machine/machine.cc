@@ -761,7 +761,8 @@ void Machine::at_rest(size_t vcpu, const char* verb, const std::function<void()>
   check_vcpu(vcpu);
   call(At::kAnywhere, [&] {
     if (recorded())
-      throw Error("BAD_STATE", "no log holds what a debugger does: not while the machine is recorded or replayed");
+      throw Error("BAD_STATE",
+                  "no log holds what a debugger does: not while the machine is recorded or replayed");
     if (state() != State::kPaused && state() != State::kCreated) bad_state(verb);
     task();
   });
@@ -770,31 +771,44 @@ void Machine::at_rest(size_t vcpu, const char* verb, const std::function<void()>
 void Machine::set_debugging(bool on) {
   call(At::kAnywhere, [&] {
     if (on && recorded())
-      throw Error("BAD_STATE", "no log holds what a debugger does: not while the machine is recorded or replayed");
+      throw Error("BAD_STATE",
+                  "no log holds what a debugger does: not while the machine is recorded or replayed");
     debugged_ = on;
     set_guest_debug(*vcpu_, on ? Debugging::kOn : Debugging::kOff);
   });
 }
 
-void Machine::step(size_t vcpu) {
-  at_rest(vcpu, "step", [this] {
-    if (at_boundary_) {
-      if (!leave_boundary()) return;
-      at_boundary_ = false;
-      halted_ = false;
-    }
+uint64_t Machine::step(size_t vcpu, uint64_t most, std::span<const uint64_t> until) {
+  uint64_t done = 0;
+  at_rest(vcpu, "step", [&] {
     set_guest_debug(*vcpu_, Debugging::kStep);
     try {
-      StepLimit limit(*vcpu_);
-      while (vcpu_->run() != kvm::RunResult::kExit)
-        if (limit.passed()) break;
-      on_exit();
-      settle();
+      while (done < most && step_here()) {
+        ++done;
+        if (state() != State::kPaused && state() != State::kCreated) break;
+        if (!until.empty() && contains(until, vcpu_->get_regs().rip)) break;
+      }
     } catch (const std::exception& error) {
       fail(error);
     }
     set_guest_debug(*vcpu_, debugged_ ? Debugging::kOn : Debugging::kOff);
   });
+  return done;
+}
+
+// False: nothing was executed, since the guest waits.
+bool Machine::step_here() {
+  if (at_boundary_) {
+    if (!leave_boundary()) return false;
+    at_boundary_ = false;
+    halted_ = false;
+  }
+  StepLimit limit(*vcpu_);
+  while (vcpu_->run() != kvm::RunResult::kExit)
+    if (limit.passed()) return false;
+  on_exit();
+  settle();
+  return true;
 }
 
 void Machine::set_registers(size_t vcpu, const kvm_regs& regs) {

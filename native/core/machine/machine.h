@@ -98,7 +98,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   void write_memory(uint64_t address, std::span<const uint8_t> from) override;
   // Also throws Error("BAD_STATE") while another source than live_inputs() is used.
   void set_debugging(bool on) override;
-  void step(size_t vcpu) override;
+  uint64_t step(size_t vcpu, uint64_t most, std::span<const uint64_t> until) override;
   void set_registers(size_t vcpu, const kvm_regs& regs) override;
   std::optional<uint64_t> translate(size_t vcpu, uint64_t linear) override;
   // Of a standby machine: a disk did not take a write that it took at the other side. Any thread.
@@ -164,6 +164,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   void thread_main();
   void run_tasks();
   void run_once();
+  bool step_here();
   void on_exit();
   // On the vCPU's thread, standing still.
   void at_rest(size_t vcpu, const char* verb, const std::function<void()>& task);

@@ -470,8 +470,8 @@ bool StandardMachine::serve(Cpu& cpu) {
       return false;
     case KVM_EXIT_SHUTDOWN:
       end_from_inside({State::kFailed, Reason::kTripleFault,
-                       "the guest caused a triple fault on vCPU " + std::to_string(vcpu.id()) +
-                           " near rip " + hex(vcpu.get_regs().rip)});
+                       "the guest caused a triple fault on vCPU " + std::to_string(vcpu.id()) + " near rip " +
+                           hex(vcpu.get_regs().rip)});
       return false;
     case KVM_EXIT_DIRTY_RING_FULL:
       if (!vm_->handle_ring_full())
@@ -481,12 +481,11 @@ bool StandardMachine::serve(Cpu& cpu) {
       throw Error("FAIL_ENTRY", "the CPU refused the guest's state (hardware reason " +
                                     hex(run.fail_entry.hardware_entry_failure_reason) + ")");
     case KVM_EXIT_INTERNAL_ERROR:
-      throw Error("KVM_INTERNAL", "KVM could not go on with the guest near rip " +
-                                      hex(vcpu.get_regs().rip) + " (KVM_EXIT_INTERNAL_ERROR suberror " +
+      throw Error("KVM_INTERNAL", "KVM could not go on with the guest near rip " + hex(vcpu.get_regs().rip) +
+                                      " (KVM_EXIT_INTERNAL_ERROR suberror " +
                                       std::to_string(run.internal.suberror) + ")");
     default:
-      throw Error("UNEXPECTED_EXIT", "KVM_RUN came back with exit reason " +
-                                         std::to_string(run.exit_reason) +
+      throw Error("UNEXPECTED_EXIT", "KVM_RUN came back with exit reason " + std::to_string(run.exit_reason) +
                                          ", which this board does not handle");
   }
   return true;
@@ -731,21 +730,20 @@ void StandardMachine::set_debugging(bool on) {
   });
 }
 
-void StandardMachine::step(size_t index) {
+uint64_t StandardMachine::step(size_t index, uint64_t most, std::span<const uint64_t> until) {
   check_vcpu(index);
   std::lock_guard control(control_);
   if (state() != State::kPaused && state() != State::kCreated) bad_state(state(), "step");
   Cpu& cpu = *cpus_[index];
+  uint64_t done = 0;
   set_guest_debug(*cpu.vcpu, Debugging::kStep);
-  {
-    StepLimit limit(*cpu.vcpu);
-    for (;;) {
-      if (cpu.vcpu->run() != kvm::RunResult::kExit) {
-        if (limit.passed()) break;
-        continue;
-      }
-      if (cpu.vcpu->run_page()->exit_reason == KVM_EXIT_DEBUG || !serve(cpu)) break;
+  try {
+    while (done < most && step_cpu(cpu)) {
+      ++done;
+      if (!until.empty() && contains(until, cpu.vcpu->get_regs().rip)) break;
     }
+  } catch (const std::exception& error) {
+    end_from_inside({State::kFailed, Reason::kError, error.what()});
   }
   set_guest_debug(*cpu.vcpu, debugged_ ? Debugging::kOn : Debugging::kOff);
   // The instruction may have ended the machine.
@@ -755,6 +753,22 @@ void StandardMachine::step(size_t index) {
     end = std::exchange(end_, std::nullopt);
   }
   if (end) set_state(end->state, end->reason, std::move(end->message));
+  return done;
+}
+
+// False: the guest waits, or has ended.
+bool StandardMachine::step_cpu(Cpu& cpu) {
+  StepLimit limit(*cpu.vcpu);
+  for (;;) {
+    if (cpu.vcpu->run() != kvm::RunResult::kExit) {
+      if (limit.passed()) return false;
+      continue;
+    }
+    if (cpu.vcpu->run_page()->exit_reason == KVM_EXIT_DEBUG) return true;
+    if (!serve(cpu)) return false;
+    std::lock_guard lock(mutex_);
+    if (end_) return false;
+  }
 }
 
 void StandardMachine::set_registers(size_t index, const kvm_regs& regs) {

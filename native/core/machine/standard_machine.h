@@ -54,7 +54,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void read_memory(uint64_t address, std::span<uint8_t> into) const override;
   void write_memory(uint64_t address, std::span<const uint8_t> from) override;
   void set_debugging(bool on) override;
-  void step(size_t vcpu) override;
+  uint64_t step(size_t vcpu, uint64_t most, std::span<const uint64_t> until) override;
   void set_registers(size_t vcpu, const kvm_regs& regs) override;
   std::optional<uint64_t> translate(size_t vcpu, uint64_t linear) override;
   Counters counters() const override;
@@ -130,6 +130,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void run_cpu(Cpu& cpu);
   // False: the machine ends, or pauses.
   bool serve(Cpu& cpu);
+  bool step_cpu(Cpu& cpu);
   void serve_port(kvm::Vcpu& vcpu);
   void serve_mmio(kvm::Vcpu& vcpu);
   void end_from_inside(End end);
@@ -194,7 +195,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   bool kernel_clock_ = false;
   std::optional<kvm_clock_data> clock_;  // the guest's time while it stands still
   bool debugged_ = false;
-  bool resubmit_ = false;                // restored: requests in flight are to be submitted, queues looked at
+  bool resubmit_ = false;  // restored: requests in flight are to be submitted, queues looked at
 
   mutable std::mutex mutex_;  // guards the following
   std::condition_variable changed_;

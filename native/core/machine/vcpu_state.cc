@@ -144,8 +144,16 @@ VcpuState VcpuState::load(ByteReader& in) {
 void VcpuState::save_canonical(ByteWriter& out) const {
   VcpuState canonical = *this;
   canonical.xsave = canonical_xsave(xsave);
-  // Which flags of the events the kernel filled in is its own affair.
-  canonical.events.flags = 0;
+  // Which flags of the events the kernel filled in is its own affair, and so is which event it injected last
+  // (one that it had to inject again, since a page was in its way, is the last for some runs only).
+  kvm_vcpu_events& told = canonical.events;
+  told.flags = 0;
+  if (!told.interrupt.injected) told.interrupt.nr = told.interrupt.soft = 0;
+  if (!told.exception.injected && !told.exception.pending) {
+    told.exception = {};
+    told.exception_has_payload = 0;
+    told.exception_payload = 0;
+  }
   // AMD's KVM gives these back with 32 bits alone, which are all that such a CPU uses.
   for (auto& msr : canonical.msrs)
     if (msr.index == kSysenterEsp || msr.index == kSysenterEip) msr.data &= 0xffffffff;

@@ -106,9 +106,10 @@ class VirtualMachine {
   // ---- Debugging. All but set_debugging() throw Error("BAD_STATE") unless the machine stands still.
   // While it is on, an int3 of the guest pauses the machine, with kBreakpoint; the guest never sees it.
   virtual void set_debugging(bool on) = 0;
-  // Executes one instruction of that vCPU; the others and the time stand still. An instruction that waits for an
-  // interrupt is given up after a moment.
-  virtual void step(size_t vcpu) = 0;
+  // Executes instructions of that vCPU, at most `most`, until it is to execute one at an address of `until`;
+  // the others and the time stand still. An instruction that waits for an interrupt is given up after a
+  // moment, and ends this. How many it executed.
+  virtual uint64_t step(size_t vcpu, uint64_t most, std::span<const uint64_t> until) = 0;
   virtual void set_registers(size_t vcpu, const kvm_regs& regs) = 0;
   // The guest physical address of a linear one as that vCPU sees it; none where it is not mapped.
   virtual std::optional<uint64_t> translate(size_t vcpu, uint64_t linear) = 0;
