@@ -60,13 +60,20 @@ std::string describe_stop(const kvm::Vcpu& vcpu) {
   return text;
 }
 
-StepLimit::StepLimit(kvm::Vcpu& vcpu, std::chrono::milliseconds patience) {
-  thread_ = std::thread([this, &vcpu, patience] {
+StepLimit::StepLimit(kvm::Vcpu& vcpu) {
+  thread_ = std::thread([this, &vcpu] {
+    constexpr auto kMoment = std::chrono::milliseconds(200);
     std::unique_lock lock(mutex_);
-    if (over_.wait_for(lock, patience, [this] { return done_; })) return;
-    passed_ = true;
-    do vcpu.kick();
-    while (!over_.wait_for(lock, std::chrono::milliseconds(1), [this] { return done_; }));
+    for (uint64_t seen = step_;;) {
+      if (over_.wait_for(lock, kMoment, [this] { return done_; })) return;
+      const uint64_t now = step_;
+      while (now == seen && now == step_) {
+        passed_ = now;
+        vcpu.kick();
+        if (over_.wait_for(lock, std::chrono::milliseconds(1), [this] { return done_; })) return;
+      }
+      seen = now;
+    }
   });
 }
 
@@ -77,11 +84,6 @@ StepLimit::~StepLimit() {
   }
   over_.notify_all();
   thread_.join();
-}
-
-bool StepLimit::passed() {
-  std::lock_guard lock(mutex_);
-  return passed_;
 }
 
 }  // namespace hypertwin::machine

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -23,20 +25,23 @@ bool breakpoints_exit(const std::shared_ptr<kvm::System>& system);
 // "vCPU 1 at 0xffffffff81000000"
 std::string describe_stop(const kvm::Vcpu& vcpu);
 
-// Kicks the vCPU again and again after `patience`, until it goes.
+// Kicks the vCPU while one step lasts longer than a moment, until the next one begins or this goes.
 class StepLimit {
  public:
-  explicit StepLimit(kvm::Vcpu& vcpu, std::chrono::milliseconds patience = std::chrono::milliseconds(200));
+  explicit StepLimit(kvm::Vcpu& vcpu);
   ~StepLimit();
   StepLimit(const StepLimit&) = delete;
   StepLimit& operator=(const StepLimit&) = delete;
-  bool passed();
+  void begin() { step_.fetch_add(1, std::memory_order_relaxed); }
+  // The step that began last has lasted too long.
+  bool passed() const { return passed_.load() == step_.load(std::memory_order_relaxed); }
 
  private:
+  std::atomic<uint64_t> step_{0};
+  std::atomic<uint64_t> passed_{~uint64_t{0}};
   std::mutex mutex_;
   std::condition_variable over_;
   bool done_ = false;
-  bool passed_ = false;
   std::thread thread_;
 };
 

@@ -781,9 +781,9 @@ void Machine::set_debugging(bool on) {
 uint64_t Machine::step(size_t vcpu, uint64_t most, std::span<const uint64_t> until) {
   uint64_t done = 0;
   at_rest(vcpu, "step", [&] {
-    set_guest_debug(*vcpu_, Debugging::kStep);
     try {
-      while (done < most && step_here()) {
+      StepLimit limit(*vcpu_);
+      while (done < most && step_here(limit)) {
         ++done;
         if (state() != State::kPaused && state() != State::kCreated) break;
         if (!until.empty() && contains(until, vcpu_->get_regs().rip)) break;
@@ -797,13 +797,15 @@ uint64_t Machine::step(size_t vcpu, uint64_t most, std::span<const uint64_t> unt
 }
 
 // False: nothing was executed, since the guest waits.
-bool Machine::step_here() {
+bool Machine::step_here(StepLimit& limit) {
   if (at_boundary_) {
     if (!leave_boundary()) return false;
     at_boundary_ = false;
     halted_ = false;
   }
-  StepLimit limit(*vcpu_);
+  // Each time: KVM steps from where it was told to.
+  set_guest_debug(*vcpu_, Debugging::kStep);
+  limit.begin();
   while (vcpu_->run() != kvm::RunResult::kExit)
     if (limit.passed()) return false;
   on_exit();

@@ -47,6 +47,8 @@ enum class Backends : uint8_t {
   kStandby,   // both, but while it replays: disks take writes, nothing is read, and taps' packets are dropped
 };
 
+class StepLimit;
+
 enum class At {
   kAnywhere,  // between any two instructions
   kBoundary,  // where the inputs are applied
@@ -164,7 +166,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   void thread_main();
   void run_tasks();
   void run_once();
-  bool step_here();
+  bool step_here(StepLimit& limit);
   void on_exit();
   // On the vCPU's thread, standing still.
   void at_rest(size_t vcpu, const char* verb, const std::function<void()>& task);

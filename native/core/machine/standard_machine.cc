@@ -736,9 +736,9 @@ uint64_t StandardMachine::step(size_t index, uint64_t most, std::span<const uint
   if (state() != State::kPaused && state() != State::kCreated) bad_state(state(), "step");
   Cpu& cpu = *cpus_[index];
   uint64_t done = 0;
-  set_guest_debug(*cpu.vcpu, Debugging::kStep);
   try {
-    while (done < most && step_cpu(cpu)) {
+    StepLimit limit(*cpu.vcpu);
+    while (done < most && step_cpu(cpu, limit)) {
       ++done;
       if (!until.empty() && contains(until, cpu.vcpu->get_regs().rip)) break;
     }
@@ -757,8 +757,10 @@ uint64_t StandardMachine::step(size_t index, uint64_t most, std::span<const uint
 }
 
 // False: the guest waits, or has ended.
-bool StandardMachine::step_cpu(Cpu& cpu) {
-  StepLimit limit(*cpu.vcpu);
+bool StandardMachine::step_cpu(Cpu& cpu, StepLimit& limit) {
+  // Each time: KVM steps from where it was told to.
+  set_guest_debug(*cpu.vcpu, Debugging::kStep);
+  limit.begin();
   for (;;) {
     if (cpu.vcpu->run() != kvm::RunResult::kExit) {
       if (limit.passed()) return false;

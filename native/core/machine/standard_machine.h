@@ -26,6 +26,8 @@
 
 namespace hypertwin::machine {
 
+class StepLimit;
+
 class StandardMachine final : public VirtualMachine, private StandardHost {
  public:
   // Throws Error: BAD_CONFIG, BAD_KERNEL, NO_MEMORY, or a failed call.
@@ -130,7 +132,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void run_cpu(Cpu& cpu);
   // False: the machine ends, or pauses.
   bool serve(Cpu& cpu);
-  bool step_cpu(Cpu& cpu);
+  bool step_cpu(Cpu& cpu, StepLimit& limit);
   void serve_port(kvm::Vcpu& vcpu);
   void serve_mmio(kvm::Vcpu& vcpu);
   void end_from_inside(End end);
