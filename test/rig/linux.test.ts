@@ -55,4 +55,10 @@ t.test('Debian kernels', { skip, timeout: 900_000 }, async t => {
       name
     )
   }
+
+  const image = await guestImage()
+  const sample = [process.execPath, path.resolve('scripts/linux-hello.mjs'), image.kernel, image.initrd]
+  const { status, stdout, stderr } = await rig.exec(sample, { timeout: 120_000 })
+  t.equal(status, 0, stderr)
+  t.match(stdout, /a prompt after [^]*restored, and it answers, [^]*it ended by power-off\n/, 'the sample')
 })
