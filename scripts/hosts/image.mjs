@@ -5,8 +5,7 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Tree, cpio } from '../shared/cpio.mjs'
 import { fetchPackages, unpack } from '../shared/debian.mjs'
-import { ToolError } from '../shared/error.mjs'
-import { busyboxIn, cachedImage, elfOf, modulesBelow } from '../shared/image.mjs'
+import { busyboxIn, cachedImage, elfOf, modulesBelow, programFiles } from '../shared/image.mjs'
 import { must } from '../shared/process.mjs'
 import { cacheFolder } from './debian.mjs'
 
@@ -15,7 +14,8 @@ const here = path.dirname(fileURLToPath(import.meta.url))
 // In the order in which they can be loaded.
 const modules = [
   'virtio_ring', 'virtio', 'virtio_pci_legacy_dev', 'virtio_pci_modern_dev', 'virtio_pci', 'failover', 'net_failover',
-  'virtio_net', 'virtio_blk', 'virtio_console', 'virtio_balloon', 'virtio-rng', 'button', 'evdev'
+  'virtio_net', 'virtio_blk', 'virtio_console', 'virtio_balloon', 'virtio-rng', 'button', 'evdev',
+  'crc16', 'crc32c_generic', 'mbcache', 'jbd2', 'ext4'
 ]
 
 const scripts = {
@@ -33,16 +33,6 @@ const texts = {
   'etc/acpi/PWRF/00000080': '#!/bin/sh\npoweroff -f\n'
 }
 
-/** The agent and the machine's libraries that it needs, as [name in the guest, file]. */
-async function agentFiles(program) {
-  const linked = await must(['ldd', program])
-  const missing = linked.split('\n').filter(line => line.includes('not found'))
-  if (missing.length > 0) throw new ToolError(`the guest agent lacks libraries here: ${missing.join(', ').trim()}`)
-  const libraries = [...linked.matchAll(/(?:=> )?(\/\S+) \(0x/g)].map(([, file]) => file)
-  const nameOf = file => (file.includes('/ld-linux') ? file.slice(1) : `lib/${path.basename(file)}`)
-  return [['sbin/qemu-ga', program], ...libraries.map(file => [nameOf(file), file])]
-}
-
 async function makeInitrd(unpacked) {
   const tree = new Tree()
   for (const name of ['dev', 'proc', 'sys', 'run', 'tmp', 'var/log']) tree.folder(name)
@@ -55,7 +45,7 @@ async function makeInitrd(unpacked) {
   for (const [name, file] of Object.entries(scripts))
     tree.add({ name, data: readFileSync(path.join(here, 'guest', file)) })
   for (const [name, data] of Object.entries(texts)) tree.add({ name, data })
-  for (const [name, file] of await agentFiles(path.join(unpacked, 'usr/sbin/qemu-ga')))
+  for (const [name, file] of await programFiles('sbin/qemu-ga', path.join(unpacked, 'usr/sbin/qemu-ga')))
     tree.add({ name, data: readFileSync(file) })
   const found = modulesBelow(path.join(unpacked, 'lib/modules'))
   const loaded = modules.filter(name => found.has(name))
@@ -70,8 +60,7 @@ async function build(made, work, flavour) {
   const packages = await fetchPackages([kernels[flavour], 'busybox-static', 'qemu-guest-agent'], cacheFolder)
   try {
     const unpacked = path.join(work, 'unpacked')
-    const wanted = modules.map(name => `*/${name}.ko`)
-    await unpack(packages.files['kernel'], unpacked, './boot/vmlinuz-*', ...wanted)
+    await unpack(packages.files['kernel'], unpacked, './boot/vmlinuz-*', '*.ko')
     await unpack(packages.files['busybox-static'], unpacked, '*bin/busybox')
     await unpack(packages.files['qemu-guest-agent'], unpacked, '*bin/qemu-ga')
     const [kernel] = readdirSync(path.join(unpacked, 'boot'))

@@ -156,3 +156,9 @@ export interface GuestImage {
 
 /** Makes the guests' files, unless they are there. `flavour`: Debian's kernel for virtual machines (the default), or for any. */
 export function guestImage(flavour?: 'cloud' | 'generic'): Promise<GuestImage>
+
+/**
+ * Makes, unless it is there, the image of a disk with Debian's nginx: mounted at /mnt, `chroot /mnt /usr/sbin/nginx` serves
+ * `page` as /page.
+ */
+export function serviceImage(): Promise<{ disk: string; page: Buffer }>

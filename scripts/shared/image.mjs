@@ -3,7 +3,9 @@ import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import path from 'node:path'
+import { ToolError } from './error.mjs'
 import { locked } from './lock.mjs'
+import { must } from './process.mjs'
 
 /**
  * The folder `cache`/`name`-<hash of the sources and of the system's version>. Older ones are removed.
@@ -62,4 +64,15 @@ export function elfOf(image) {
     stdio: ['pipe', 'pipe', 'ignore']
   })
   return !error && stdout.subarray(0, 4).toString('latin1') === '\x7fELF' ? stdout : image
+}
+
+/** A program and this machine's libraries that it needs, as [name in the image, file]. */
+export async function programFiles(name, program) {
+  const linked = await must(['ldd', program])
+  const missing = linked.split('\n').filter(line => line.includes('not found'))
+  if (missing.length > 0)
+    throw new ToolError(`${path.basename(program)} lacks libraries here: ${missing.join(', ').trim()}`)
+  const libraries = [...linked.matchAll(/(?:=> )?(\/\S+) \(0x/g)].map(([, file]) => file)
+  const nameOf = file => (file.includes('/ld-linux') ? file.slice(1) : `lib/${path.basename(file)}`)
+  return [[name, program], ...libraries.map(file => [nameOf(file), file])]
 }

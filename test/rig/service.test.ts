@@ -1,0 +1,46 @@
+// A real service on both boards, in a rig: Debian's nginx from a disk image, fetched from over the network.
+import { createHash } from 'node:crypto'
+import path from 'node:path'
+import process from 'node:process'
+import t from 'tap'
+import { guestImage, serviceImage } from '../../scripts/hosts/index.mjs'
+import { rigsUp, whyNoRigs, type Rig } from '../../scripts/rig/index.mjs'
+
+const skip = await whyNoRigs()
+
+t.test('nginx', { skip, timeout: 900_000 }, async t => {
+  const { disk, page } = await serviceImage()
+  const rigs = await rigsUp(1, { memory: 1536 })
+  t.teardown(() => rigs.down())
+  const [rig] = rigs.rigs as [Rig]
+  const cases = [
+    { flavour: 'cloud', board: 'standard', vcpus: 2, commandLine: '' },
+    { flavour: 'generic', board: 'deterministic', vcpus: 1, commandLine: 'acpi=off nolapic reboot=t lpj=4000000' }
+  ] as const
+  for (const { flavour, board, vcpus, commandLine } of cases) {
+    const { elf, initrd } = await guestImage(flavour)
+    const given = JSON.stringify({ board, vcpus, kernel: elf, initrd, commandLine, disk })
+    const script = path.resolve('test/rig/service_machine.mjs')
+    const { stdout, stderr } = await rig.exec([process.execPath, script, given], { timeout: 300_000 })
+    t.comment(`${board}: ${stdout}`)
+    let seen: unknown
+    try {
+      seen = JSON.parse(stdout.trim().split('\n').at(-1) ?? '')
+    } catch {
+      t.fail(`${board}: no result`, { stdout, stderr })
+    }
+    t.match(
+      seen,
+      {
+        error: undefined,
+        started: true,
+        pages: 20,
+        underLoad: 30,
+        sameState: true,
+        restored: 10,
+        digests: [`200 ${createHash('sha256').update(page).digest('hex')}`]
+      },
+      board
+    )
+  }
+})
