@@ -163,15 +163,17 @@ class MailUsers {
   void use(std::shared_ptr<machine::VirtualMachine> machine) {
     {
       std::lock_guard lock(mutex_);
-      machine_ = std::move(machine);
+      machine_.swap(machine);
     }
     if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
   }
   void stop() {
     quit_ = true;
     if (thread_.joinable()) thread_.join();
+    // It may go with this, and call back meanwhile.
+    std::shared_ptr<machine::VirtualMachine> last;
     std::lock_guard lock(mutex_);
-    machine_.reset();
+    machine_.swap(last);
   }
   bool wait_answers(uint64_t more, std::chrono::seconds limit = 60s) {
     const uint64_t until = answers_ + more;

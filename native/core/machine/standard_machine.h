@@ -139,8 +139,8 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void io_main(StandardBoard::Function& function);
   void clock_main();
 
-  // Under control_: lets all run; parks all. halt() leaves the gate closed and says whether the guest or an
-  // error has ended the machine meanwhile.
+  // Under control_: lets all run; parks all, and leaves the gate closed. The guest or an error may have ended
+  // the machine meanwhile.
   void go();
   void halt();
   // Every vCPU is parked: so are the devices and the time.
