@@ -8,7 +8,7 @@
 #include "env.h"
 #include "errors.h"
 #include "kvm_args.h"
-#include "machine/guest_debug.h"
+#include "machine/quirks.h"
 #include "machine_convert.h"
 #include "machine_state.h"
 

@@ -9,6 +9,7 @@
 #include "boot/aml.h"
 #include "boot/kernel.h"
 #include "boot/layout.h"
+#include "code_of.h"
 #include "devices/acpi_pm.h"
 
 namespace hypertwin::boot {
@@ -49,15 +50,6 @@ std::vector<uint8_t> bzimage(size_t code = 100000) {
   set(0x258, uint64_t{16 * kMiB});
   set(0x260, uint32_t{4 * kMiB});
   return file;
-}
-
-std::string code_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  return "none";
 }
 
 TEST(BzImage, LiesWhereItsHeaderSays) {

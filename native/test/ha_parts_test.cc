@@ -24,7 +24,6 @@ namespace hypertwin::ha {
 namespace {
 
 using Bytes = std::vector<uint8_t>;
-using wire::code_of;
 using namespace std::chrono_literals;
 
 // ---- OutputGate

@@ -5,20 +5,11 @@
 
 #include "base/bytes.h"
 #include "base/digest.h"
+#include "code_of.h"
 #include "log_fixtures.h"
 
 namespace hypertwin::log {
 namespace {
-
-template <class F>
-std::string code_of(F&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  return "none";
-}
 
 TEST(Bytes, RoundTripOfEveryType) {
   ByteWriter out;

@@ -10,19 +10,11 @@
 #include <thread>
 
 #include "base/mapping.h"
+#include "code_of.h"
 #include "log_fixtures.h"
 
 namespace hypertwin::log {
 namespace {
-
-std::string code_of(auto&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  return "none";
-}
 
 // Fails, or blocks, when the test says so.
 struct Fault {

@@ -1,4 +1,5 @@
 // The machine's life cycle, snapshots and errors, with guests of ours on real KVM.
+#include "code_of.h"
 #include "machine_util.h"
 
 namespace hypertwin::machine {
@@ -25,16 +26,6 @@ std::unique_ptr<Machine> small_machine(std::shared_ptr<kvm::System> system,
   MachineConfig config;
   config.memory_size = 16u << 20;
   return Machine::create(system, config, guest_image("hello"), listener);
-}
-
-template <class F>
-std::string code_of(F call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  return "none";
 }
 
 TEST(Machine, EachStateAllowsWhatItShould) {

@@ -7,22 +7,13 @@
 #include <random>
 
 #include "base/error.h"
+#include "code_of.h"
 #include "migrate/payloads.h"
 
 namespace hypertwin::migrate {
 namespace {
 
 using Page = std::array<uint8_t, kPage>;
-
-template <class F>
-std::string code_of(F call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  return "none";
-}
 
 // Memory as a receiver has it.
 struct Memory {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "code_of.h"
 #include "machine_util.h"
 #include "mail_client.h"
 #include "migrate/migration.h"
@@ -21,17 +22,6 @@
 namespace hypertwin::migrate {
 
 using namespace std::chrono_literals;
-
-// The code of what `call` throws, or "none".
-template <class F>
-std::string code_of(F call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  return "none";
-}
 
 struct Ends {
   std::unique_ptr<wire::Channel> source, destination;

@@ -6,7 +6,6 @@
 namespace hypertwin::machine {
 namespace {
 
-using migrate::code_of;
 using migrate::MailUsers;
 
 MachineConfig standard(uint64_t memory = 16u << 20) {

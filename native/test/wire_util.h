@@ -11,22 +11,13 @@
 #include <vector>
 
 #include "base/error.h"
+#include "code_of.h"
 #include "wire/channel.h"
 #include "wire_certificates.h"
 
 namespace hypertwin::wire {
 
 using namespace std::chrono_literals;
-
-// The code of the error that `call` throws, or "none".
-std::string code_of(auto&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  return "none";
-}
 
 // "CODE: message", or empty.
 std::string text_of(auto&& call) {

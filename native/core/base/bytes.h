@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 namespace hypertwin {
@@ -57,6 +58,12 @@ class ByteWriter {
   void varint(uint64_t value);
   // As they are, without a length.
   void raw(std::span<const uint8_t> bytes) { data_.insert(data_.end(), bytes.begin(), bytes.end()); }
+  // The bytes of a trivially copyable object, as this machine has them.
+  template <class T>
+  void object(const T& value) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    raw({reinterpret_cast<const uint8_t*>(&value), sizeof(T)});
+  }
   // A varint length, then the bytes.
   void blob(std::span<const uint8_t> bytes);
   void text(std::string_view text);
@@ -92,6 +99,13 @@ class ByteReader {
     return long_varint();
   }
   std::span<const uint8_t> raw(uint64_t size) { return {need(size), static_cast<size_t>(size)}; }
+  template <class T>
+  T object() {
+    static_assert(std::is_trivially_copyable_v<T>);
+    T value;
+    std::memcpy(&value, need(sizeof(T)), sizeof(T));
+    return value;
+  }
   // At most `max` bytes, else CORRUPT.
   std::span<const uint8_t> blob(uint64_t max = UINT64_MAX);
   std::string_view text(uint64_t max = UINT64_MAX);

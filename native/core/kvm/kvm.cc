@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "base/error.h"
+#include "base/hex.h"
 #include "kvm/device.h"
 #include "kvm/flexible.h"
 #include "kvm/ioctl.h"
@@ -19,12 +20,6 @@ namespace {
 // A CPUID or MSR table of a size only the kernel knows: grows until it fits.
 constexpr size_t kFirstTable = 128;
 constexpr size_t kMaxTable = 16384;
-
-std::string hex(uint64_t value) {
-  char text[20];
-  std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
-  return text;
-}
 
 std::vector<kvm_cpuid_entry2> read_cpuid(int fd, unsigned long request, const char* name,
                                          std::string_view attempted) {

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/hex.h"
 #include "kvm/kvm.h"
 
 #ifndef MAP_HUGE_SHIFT
@@ -16,12 +17,6 @@
 
 namespace hypertwin::kvm {
 namespace {
-
-std::string hex(uint64_t value) {
-  char text[20];
-  std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
-  return text;
-}
 
 void check_page_multiple(uint64_t value, uint64_t unit, const char* what) {
   if (value % unit != 0)

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/hex.h"
 #include "kvm/device.h"
 #include "kvm/flexible.h"
 #include "kvm/ioctl.h"
@@ -20,12 +21,6 @@ namespace {
 
 constexpr size_t kFirstTable = 128;
 constexpr size_t kMaxTable = 16384;
-
-std::string hex(uint64_t value) {
-  char text[20];
-  std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
-  return text;
-}
 
 // Takes the highest real-time signal that nobody uses. The handler restarts other calls (SA_RESTART):
 // KVM_RUN returns EINTR regardless, and a late kick does not disturb a read or a write.

@@ -16,6 +16,14 @@ constexpr uint8_t kHasConsole = 1, kHasBalloon = 2, kHasVsock = 4;
 [[noreturn]] void bad(const std::string& message) { throw Error("BAD_CONFIG", message); }
 }  // namespace
 
+void DiskConfig::settle(uint64_t bytes) {
+  const uint64_t whole = bytes & ~uint64_t{511};
+  if (size == 0) size = whole;
+  if (size > whole)
+    bad("the disk image " + path + " has " + std::to_string(whole) + " bytes, less than the " +
+        std::to_string(size) + " the machine had");
+}
+
 void MachineConfig::save(ByteWriter& out) const {
   const bool standard = board == BoardKind::kStandard;
   out.u8(standard ? kStandardVersion : kVersion);

@@ -26,6 +26,10 @@ struct DiskConfig {
   std::string path;   // raw image
   uint64_t size = 0;  // bytes; read from the file when 0
   bool read_only = false;
+
+  // The image has `bytes`: the guest sees its whole sectors, or what was wanted of them. Throws
+  // Error("BAD_CONFIG") when that is more.
+  void settle(uint64_t bytes);
 };
 
 struct VsockConfig {

@@ -1,7 +1,6 @@
 #include "machine/full_vcpu.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.h"
 
@@ -66,7 +65,7 @@ void FullVcpu::give(kvm::Vcpu& vcpu) const {
 
 void FullVcpu::save(ByteWriter& out) const {
   basic.save(out);
-  out.raw({reinterpret_cast<const uint8_t*>(&lapic), sizeof(lapic)});
+  out.object(lapic);
   out.varint(msrs.size());
   for (const auto& msr : msrs) {
     out.u32(msr.index);
@@ -77,8 +76,7 @@ void FullVcpu::save(ByteWriter& out) const {
 FullVcpu FullVcpu::load(ByteReader& in) {
   FullVcpu state;
   state.basic = VcpuState::load(in);
-  const auto bytes = in.raw(sizeof(state.lapic));
-  std::memcpy(&state.lapic, bytes.data(), bytes.size());
+  state.lapic = in.object<kvm_lapic_state>();
   const uint64_t count = in.varint();
   if (count > kMaxMsrs) in.corrupt("the vCPU state lists too many MSRs");
   for (uint64_t i = 0; i < count; ++i) {

@@ -5,7 +5,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <span>
 #include <string>
@@ -15,28 +14,29 @@
 
 namespace hypertwin::machine {
 
-enum class Debugging { kOff, kOn, kStep };
-void set_guest_debug(kvm::Vcpu& vcpu, Debugging how);
+// Whether the guest's int3 comes out as KVM_EXIT_DEBUG, where KVM can do that (quirks.h).
+void set_debugged(kvm::Vcpu& vcpu, bool on);
 inline bool contains(std::span<const uint64_t> addresses, uint64_t address) {
   return std::find(addresses.begin(), addresses.end(), address) != addresses.end();
 }
-// Whether the guest's int3 comes out as KVM_EXIT_DEBUG; found out by doing, once a process.
-bool breakpoints_exit(const std::shared_ptr<kvm::System>& system);
 // "vCPU 1 at 0xffffffff81000000"
 std::string describe_stop(const kvm::Vcpu& vcpu);
 
-// Kicks the vCPU while one step lasts longer than a moment, until the next one begins or this goes.
-class StepLimit {
+// Steps of a vCPU: kicks it while one lasts longer than a moment, until the next one begins or this goes.
+class Stepper {
  public:
-  explicit StepLimit(kvm::Vcpu& vcpu);
-  ~StepLimit();
-  StepLimit(const StepLimit&) = delete;
-  StepLimit& operator=(const StepLimit&) = delete;
-  void begin() { step_.fetch_add(1, std::memory_order_relaxed); }
+  explicit Stepper(kvm::Vcpu& vcpu);
+  ~Stepper();
+  Stepper(const Stepper&) = delete;
+  Stepper& operator=(const Stepper&) = delete;
+  // The next KVM_RUN executes one instruction. Each time: KVM steps from where it was told to.
+  void begin();
   // The step that began last has lasted too long.
-  bool passed() const { return passed_.load() == step_.load(std::memory_order_relaxed); }
+  bool too_long() const { return passed_.load() == step_.load(std::memory_order_relaxed); }
 
  private:
+  kvm::Vcpu& vcpu_;
+  kvm_guest_debug step_debug_{};
   std::atomic<uint64_t> step_{0};
   std::atomic<uint64_t> passed_{~uint64_t{0}};
   std::mutex mutex_;

@@ -9,7 +9,9 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "base/hex.h"
 #include "machine/entry.h"
+#include "machine/exits.h"
 #include "machine/guest_debug.h"
 #include "machine/memory_scan.h"
 #include "machine/quirks.h"
@@ -28,16 +30,6 @@ constexpr auto kKickInterval = std::chrono::milliseconds(1);
 constexpr uint64_t kTagPacket = 0x100;
 constexpr uint64_t kTagConsole = 0x101;
 constexpr uint64_t kTagBlock = 0x102;
-
-void bump(std::atomic<uint64_t>& counter) {
-  counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-}
-
-std::string hex(uint64_t value) {
-  char text[24];
-  std::snprintf(text, sizeof(text), "0x%" PRIx64, value);
-  return text;
-}
 
 }  // namespace
 
@@ -82,12 +74,7 @@ Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config,
           else if (completion.err)
             replica_failed(i, completion.err);
         }));
-    uint64_t size = files_.back()->size() & ~uint64_t{511};
-    if (disk.size == 0) disk.size = size;
-    if (disk.size > size)
-      throw Error("BAD_CONFIG", "the disk image " + disk.path + " has " + std::to_string(size) +
-                                    " bytes, less than the " + std::to_string(disk.size) +
-                                    " the machine had");
+    disk.settle(files_.back()->size());
   }
 
   vm_ = system->create_vm();
@@ -488,19 +475,10 @@ void Machine::on_exit() {
       if (state() == State::kRunning) set_state(State::kPaused, Reason::kBreakpoint, describe_stop(*vcpu_));
       return;
     case KVM_EXIT_DIRTY_RING_FULL:
-      if (!vm_->handle_ring_full())
-        throw Error("RING_FULL", "the dirty ring is full and nobody harvests it: attach a tracker");
+      serve_ring_full(*vm_);
       return;
-    case KVM_EXIT_FAIL_ENTRY:
-      throw Error("FAIL_ENTRY", "the CPU refused the guest's state (hardware reason " +
-                                    hex(run.fail_entry.hardware_entry_failure_reason) + ")");
-    case KVM_EXIT_INTERNAL_ERROR:
-      throw Error("KVM_INTERNAL", "KVM could not go on with the guest near rip " +
-                                      hex(vcpu_->get_regs().rip) + " (KVM_EXIT_INTERNAL_ERROR suberror " +
-                                      std::to_string(run.internal.suberror) + ")");
     default:
-      throw Error("UNEXPECTED_EXIT", "KVM_RUN came back with exit reason " + std::to_string(run.exit_reason) +
-                                         ", which this board does not handle");
+      throw_fatal_exit(*vcpu_);
   }
   can_inject_ = run.ready_for_interrupt_injection;
   interrupts_on_ = run.if_flag;
@@ -510,9 +488,9 @@ void Machine::on_exit() {
   ordinal_.store(ordinal_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   source_->boundary(ordinal_.load(std::memory_order_relaxed), rolling_);
   if (run.exit_reason == KVM_EXIT_IO)
-    serve_port(run);
+    serve_port(*vcpu_, *board_);
   else if (run.exit_reason == KVM_EXIT_MMIO)
-    serve_mmio(run);
+    serve_mmio(*vcpu_, *board_);
 }
 
 void Machine::digest_exit(const kvm_run& run) {
@@ -522,10 +500,8 @@ void Machine::digest_exit(const kvm_run& run) {
     words[1] = uint64_t{run.io.port} | uint64_t{run.io.size} << 16 | uint64_t{run.io.direction} << 24 |
                uint64_t{run.io.count} << 32;
     if (run.io.direction == KVM_EXIT_IO_OUT) {
-      uint64_t bytes = uint64_t{run.io.size} * run.io.count;
-      if (run.io.data_offset + bytes > vcpu_->run_page_size())
-        throw Error("KVM_INTERNAL", "port data out of range");
-      const uint8_t* data = reinterpret_cast<const uint8_t*>(&run) + run.io.data_offset;
+      const uint64_t bytes = uint64_t{run.io.size} * run.io.count;
+      const uint8_t* data = port_data(*vcpu_);
       if (bytes <= sizeof(words[2]))
         std::memcpy(&words[2], data, bytes);
       else
@@ -539,35 +515,6 @@ void Machine::digest_exit(const kvm_run& run) {
   static_assert(sizeof(kvm_regs) == 18 * sizeof(uint64_t));
   std::memcpy(&words[3], &regs, sizeof(regs));
   rolling_.update(words);
-}
-
-void Machine::serve_port(kvm_run& run) {
-  const unsigned size = run.io.size;
-  uint8_t* data = reinterpret_cast<uint8_t*>(&run) + run.io.data_offset;
-  if (run.io.data_offset + uint64_t{size} * run.io.count > vcpu_->run_page_size())
-    throw Error("KVM_INTERNAL", "port data out of range");
-  for (uint32_t i = 0; i < run.io.count; ++i, data += size) {
-    uint32_t value = 0;
-    if (run.io.direction == KVM_EXIT_IO_OUT) {
-      std::memcpy(&value, data, size);
-      board_->port_write(run.io.port, size, value);
-    } else {
-      value = board_->port_read(run.io.port, size);
-      std::memcpy(data, &value, size);
-    }
-  }
-}
-
-void Machine::serve_mmio(kvm_run& run) {
-  uint64_t value = 0;
-  const unsigned size = std::min<uint32_t>(run.mmio.len, sizeof(value));
-  if (run.mmio.is_write) {
-    std::memcpy(&value, run.mmio.data, size);
-    board_->mmio_write(run.mmio.phys_addr, size, value);
-  } else {
-    value = board_->mmio_read(run.mmio.phys_addr, size);
-    std::memcpy(run.mmio.data, &value, size);
-  }
 }
 
 void Machine::settle() {
@@ -720,13 +667,7 @@ void Machine::power(devices::PowerEvent event) { power_event_ = event; }
 // ---- Inputs and state from outside
 
 bool Machine::send_packet(uint32_t device, std::span<const uint8_t> packet) {
-  if (device >= config_.nets.size())
-    throw Error("ERANGE", "network device " + std::to_string(device) + ": the machine has " +
-                              std::to_string(config_.nets.size()));
-  if (packet.size() < 14 || packet.size() > devices::VirtioNet::kMaxPacket)
-    throw Error("ERANGE", "a packet of " + std::to_string(packet.size()) +
-                              " bytes: an Ethernet frame has 14 to " +
-                              std::to_string(devices::VirtioNet::kMaxPacket));
+  check_packet(device, packet);
   Input input;
   input.kind = InputKind::kPacket;
   input.device = device;
@@ -736,33 +677,29 @@ bool Machine::send_packet(uint32_t device, std::span<const uint8_t> packet) {
 
 bool Machine::send_console(std::span<const uint8_t> bytes) {
   if (bytes.empty()) return true;
-  if (bytes.size() > devices::Serial::kMaxInput)
-    throw Error("ERANGE",
-                "console input of " + std::to_string(bytes.size()) + " bytes: at most 4096 at a time");
+  check_console(bytes);
   Input input;
   input.kind = InputKind::kConsole;
   input.bytes.assign(bytes.begin(), bytes.end());
   return live_.push(std::move(input));
 }
 
-void Machine::read_memory(uint64_t address, std::span<uint8_t> into) const {
-  if (!ram_->read(address, into))
-    throw Error("ERANGE", std::to_string(into.size()) + " bytes at " + hex(address) + " are not all RAM");
-}
-
 void Machine::write_memory(uint64_t address, std::span<const uint8_t> from) {
   if (recorded())
     throw Error("BAD_STATE", "no log holds what is written from outside: not while the machine is recorded");
-  if (!ram_->write(address, from))
-    throw Error("ERANGE", std::to_string(from.size()) + " bytes at " + hex(address) + " are not all RAM");
+  VirtualMachine::write_memory(address, from);
+}
+
+void Machine::refuse_recorded() const {
+  if (recorded())
+    throw Error("BAD_STATE",
+                "no log holds what a debugger does: not while the machine is recorded or replayed");
 }
 
 void Machine::at_rest(size_t vcpu, const char* verb, const std::function<void()>& task) {
   check_vcpu(vcpu);
   call(At::kAnywhere, [&] {
-    if (recorded())
-      throw Error("BAD_STATE",
-                  "no log holds what a debugger does: not while the machine is recorded or replayed");
+    refuse_recorded();
     if (state() != State::kPaused && state() != State::kCreated) bad_state(verb);
     task();
   });
@@ -770,11 +707,9 @@ void Machine::at_rest(size_t vcpu, const char* verb, const std::function<void()>
 
 void Machine::set_debugging(bool on) {
   call(At::kAnywhere, [&] {
-    if (on && recorded())
-      throw Error("BAD_STATE",
-                  "no log holds what a debugger does: not while the machine is recorded or replayed");
+    if (on) refuse_recorded();
     debugged_ = on;
-    set_guest_debug(*vcpu_, on ? Debugging::kOn : Debugging::kOff);
+    set_debugged(*vcpu_, on);
   });
 }
 
@@ -782,8 +717,8 @@ uint64_t Machine::step(size_t vcpu, uint64_t most, std::span<const uint64_t> unt
   uint64_t done = 0;
   at_rest(vcpu, "step", [&] {
     try {
-      StepLimit limit(*vcpu_);
-      while (done < most && step_here(limit)) {
+      Stepper stepper(*vcpu_);
+      while (done < most && step_here(stepper)) {
         ++done;
         if (state() != State::kPaused && state() != State::kCreated) break;
         if (!until.empty() && contains(until, vcpu_->get_regs().rip)) break;
@@ -791,23 +726,21 @@ uint64_t Machine::step(size_t vcpu, uint64_t most, std::span<const uint64_t> unt
     } catch (const std::exception& error) {
       fail(error);
     }
-    set_guest_debug(*vcpu_, debugged_ ? Debugging::kOn : Debugging::kOff);
+    set_debugged(*vcpu_, debugged_);
   });
   return done;
 }
 
 // False: nothing was executed, since the guest waits.
-bool Machine::step_here(StepLimit& limit) {
+bool Machine::step_here(Stepper& stepper) {
   if (at_boundary_) {
     if (!leave_boundary()) return false;
     at_boundary_ = false;
     halted_ = false;
   }
-  // Each time: KVM steps from where it was told to.
-  set_guest_debug(*vcpu_, Debugging::kStep);
-  limit.begin();
+  stepper.begin();
   while (vcpu_->run() != kvm::RunResult::kExit)
-    if (limit.passed()) return false;
+    if (stepper.too_long()) return false;
   on_exit();
   settle();
   return true;

@@ -47,7 +47,7 @@ enum class Backends : uint8_t {
   kStandby,   // both, but while it replays: disks take writes, nothing is read, and taps' packets are dropped
 };
 
-class StepLimit;
+class Stepper;
 
 enum class At {
   kAnywhere,  // between any two instructions
@@ -95,7 +95,6 @@ class Machine final : public VirtualMachine, private devices::Host {
   void snapshot(const std::string& path) override;
   StateDigest state_digest() override;
   VcpuState vcpu_state(size_t index = 0) override;
-  void read_memory(uint64_t address, std::span<uint8_t> into) const override;
   // Also throws Error("BAD_STATE") while another source than live_inputs() is used.
   void write_memory(uint64_t address, std::span<const uint8_t> from) override;
   // Also throws Error("BAD_STATE") while another source than live_inputs() is used.
@@ -166,14 +165,13 @@ class Machine final : public VirtualMachine, private devices::Host {
   void thread_main();
   void run_tasks();
   void run_once();
-  bool step_here(StepLimit& limit);
+  bool step_here(Stepper& stepper);
   void on_exit();
+  void refuse_recorded() const;
   // On the vCPU's thread, standing still.
   void at_rest(size_t vcpu, const char* verb, const std::function<void()>& task);
   void digest_exit(const kvm_run& run);
   void dispatch(kvm_run& run);
-  void serve_port(kvm_run& run);
-  void serve_mmio(kvm_run& run);
   // False: stay at this boundary (waiting was interrupted, or the state changed).
   bool leave_boundary();
   void apply(Input& input);

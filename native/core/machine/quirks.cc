@@ -1,10 +1,13 @@
 #include "machine/quirks.h"
 
+#include <algorithm>
 #include <mutex>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "base/error.h"
+#include "machine/guest_debug.h"
 
 namespace hypertwin::machine {
 
@@ -88,6 +91,28 @@ bool probe_exact_window(const std::shared_ptr<kvm::System>& system) {
 }
 
 }  // namespace
+
+bool breakpoints_exit(const std::shared_ptr<kvm::System>& system) {
+  static std::mutex mutex;
+  static std::optional<bool> known;
+  std::lock_guard lock(mutex);
+  if (known) return *known;
+  constexpr uint16_t kVectors = 0x10;  // in the code's page
+  // int3; hlt, where vector 3 points, too
+  std::vector<uint8_t> code(kVectors + 4 * 4);
+  code[0] = 0xcc;
+  code[1] = 0xf4;
+  const uint8_t handler[] = {kCode & 0xff, kCode >> 8, 0, 0};
+  std::copy(std::begin(handler), std::end(handler), code.begin() + kVectors + 4 * 3);
+  code[kVectors + 4 * 3] += 1;
+  TinyVm vm(system, code);
+  auto sregs = vm.vcpu().get_sregs();
+  sregs.idt.base = kCode + kVectors;
+  vm.vcpu().set_sregs(sregs);
+  set_debugged(vm.vcpu(), true);
+  known = vm.run() == KVM_EXIT_DEBUG;
+  return *known;
+}
 
 std::string Quirks::text() const {
   return std::string("rip-at-pio=") + (rip_past_port_io ? "past" : "at") +

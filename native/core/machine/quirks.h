@@ -20,6 +20,9 @@ struct Quirks {
   std::string text() const;
 };
 
+// Whether a debugger gets the guest's int3 (KVM_EXIT_DEBUG); else it stays with the guest.
+bool breakpoints_exit(const std::shared_ptr<kvm::System>& system);
+
 Quirks kvm_quirks(const std::shared_ptr<kvm::System>& system);
 
 }  // namespace hypertwin::machine

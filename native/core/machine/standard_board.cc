@@ -33,8 +33,6 @@ StandardBoard::Function::Function(StandardBoard& board, std::unique_ptr<devices:
   place_doorbells();
 }
 
-StandardBoard::Function::~Function() = default;
-
 void StandardBoard::Function::place_doorbells() {
   const auto base = pci_.window_base(devices::VirtioPci::kMemoryBar);
   if (base == placed_) return;

@@ -45,7 +45,6 @@ class StandardBoard {
   class Function {
    public:
     Function(StandardBoard& board, std::unique_ptr<devices::VirtioDevice> device, uint8_t irq);
-    ~Function();
     std::mutex& mutex() { return mutex_; }
     devices::VirtioDevice& device() { return *device_; }
     template <class D>

@@ -14,8 +14,10 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/hex.h"
 #include "boot/kernel.h"
 #include "machine/entry.h"
+#include "machine/exits.h"
 #include "machine/full_vcpu.h"
 #include "machine/guest_debug.h"
 #include "machine/memory_scan.h"
@@ -32,34 +34,11 @@ constexpr size_t kInboxPackets = 4096, kInboxBytes = 16u << 20;
 constexpr uint64_t kTssAddress = 0xfffbd000;
 constexpr uint32_t kMtrrDefault = 0x2ff, kMtrrWriteBack = 1 << 11 | 6;
 
-template <class T>
-void put(ByteWriter& out, const T& value) {
-  out.raw({reinterpret_cast<const uint8_t*>(&value), sizeof(T)});
-}
-
-template <class T>
-T get(ByteReader& in) {
-  T value;
-  const auto bytes = in.raw(sizeof(T));
-  std::memcpy(&value, bytes.data(), sizeof(T));
-  return value;
-}
-
-std::string hex(uint64_t value) {
-  char text[24];
-  std::snprintf(text, sizeof(text), "0x%" PRIx64, value);
-  return text;
-}
-
 // As if the guest had notified the queue.
 void ring(int doorbell) {
   const uint64_t one = 1;
   // Full only with 2^64 - 2 rings waiting.
   [[maybe_unused]] auto written = ::write(doorbell, &one, sizeof(one));
-}
-
-void bump(std::atomic<uint64_t>& counter) {
-  counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -119,12 +98,7 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
     files_.push_back(std::make_unique<backends::FileDisk>(
         disk.path, disk.read_only,
         [this, i](backends::FileDisk::Completion completion) { complete(i, std::move(completion)); }));
-    const uint64_t size = files_.back()->size() & ~uint64_t{511};
-    if (disk.size == 0) disk.size = size;
-    if (disk.size > size)
-      throw Error("BAD_CONFIG", "the disk image " + disk.path + " has " + std::to_string(size) +
-                                    " bytes, less than the " + std::to_string(disk.size) +
-                                    " the machine had");
+    disk.settle(files_.back()->size());
   }
 
   vm_ = system->create_vm();
@@ -441,9 +415,9 @@ void StandardMachine::run_cpu(Cpu& cpu) {
   while (vcpu.complete_io() == kvm::RunResult::kExit) {
     kvm_run& run = *vcpu.run_page();
     if (run.exit_reason == KVM_EXIT_IO)
-      serve_port(vcpu);
+      serve_port(vcpu, *board_);
     else if (run.exit_reason == KVM_EXIT_MMIO)
-      serve_mmio(vcpu);
+      serve_mmio(vcpu, *board_);
     else
       break;
   }
@@ -455,11 +429,11 @@ bool StandardMachine::serve(Cpu& cpu) {
   switch (run.exit_reason) {
     case KVM_EXIT_IO:
       bump(cpu.port_exits);
-      serve_port(vcpu);
+      serve_port(vcpu, *board_);
       break;
     case KVM_EXIT_MMIO:
       bump(cpu.mmio_exits);
-      serve_mmio(vcpu);
+      serve_mmio(vcpu, *board_);
       break;
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
@@ -474,52 +448,12 @@ bool StandardMachine::serve(Cpu& cpu) {
                            hex(vcpu.get_regs().rip)});
       return false;
     case KVM_EXIT_DIRTY_RING_FULL:
-      if (!vm_->handle_ring_full())
-        throw Error("RING_FULL", "the dirty ring is full and nobody harvests it: attach a tracker");
+      serve_ring_full(*vm_);
       break;
-    case KVM_EXIT_FAIL_ENTRY:
-      throw Error("FAIL_ENTRY", "the CPU refused the guest's state (hardware reason " +
-                                    hex(run.fail_entry.hardware_entry_failure_reason) + ")");
-    case KVM_EXIT_INTERNAL_ERROR:
-      throw Error("KVM_INTERNAL", "KVM could not go on with the guest near rip " + hex(vcpu.get_regs().rip) +
-                                      " (KVM_EXIT_INTERNAL_ERROR suberror " +
-                                      std::to_string(run.internal.suberror) + ")");
     default:
-      throw Error("UNEXPECTED_EXIT", "KVM_RUN came back with exit reason " + std::to_string(run.exit_reason) +
-                                         ", which this board does not handle");
+      throw_fatal_exit(vcpu);
   }
   return true;
-}
-
-void StandardMachine::serve_port(kvm::Vcpu& vcpu) {
-  kvm_run& run = *vcpu.run_page();
-  const unsigned size = run.io.size;
-  if (run.io.data_offset + uint64_t{size} * run.io.count > vcpu.run_page_size())
-    throw Error("KVM_INTERNAL", "port data out of range");
-  uint8_t* data = reinterpret_cast<uint8_t*>(&run) + run.io.data_offset;
-  for (uint32_t i = 0; i < run.io.count; ++i, data += size) {
-    uint32_t value = 0;
-    if (run.io.direction == KVM_EXIT_IO_OUT) {
-      std::memcpy(&value, data, size);
-      board_->port_write(run.io.port, size, value);
-    } else {
-      value = board_->port_read(run.io.port, size);
-      std::memcpy(data, &value, size);
-    }
-  }
-}
-
-void StandardMachine::serve_mmio(kvm::Vcpu& vcpu) {
-  kvm_run& run = *vcpu.run_page();
-  uint64_t value = 0;
-  const unsigned size = std::min<uint32_t>(run.mmio.len, sizeof(value));
-  if (run.mmio.is_write) {
-    std::memcpy(&value, run.mmio.data, size);
-    board_->mmio_write(run.mmio.phys_addr, size, value);
-  } else {
-    value = board_->mmio_read(run.mmio.phys_addr, size);
-    std::memcpy(run.mmio.data, &value, size);
-  }
 }
 
 // ---- The devices' threads
@@ -530,6 +464,10 @@ void StandardMachine::io_main(StandardBoard::Function& function) {
   fds.push_back({.fd = stop_io_.get(), .events = POLLIN, .revents = 0});
   for (size_t i = 0; i < function.queues(); ++i)
     fds.push_back({.fd = function.doorbell(i), .events = POLLIN, .revents = 0});
+  std::optional<size_t> net;
+  for (size_t i = 0; i < inboxes_.size(); ++i)
+    if (&function == &board_->net_function(i)) net = i;
+  const bool rng = &function == &board_->rng_function();
   for (;;) {
     if (::poll(fds.data(), fds.size(), -1) < 0) continue;  // EINTR alone is possible
     if (fds[0].revents) return;
@@ -540,9 +478,8 @@ void StandardMachine::io_main(StandardBoard::Function& function) {
       if (!fds[i + 1].revents || ::read(fds[i + 1].fd, &rings, sizeof(rings)) < 0) continue;
       std::lock_guard lock(function.mutex());
       function.device().notify(static_cast<unsigned>(i));
-      if (&function == &board_->rng_function()) give_entropy();
-      for (size_t net = 0; net < inboxes_.size(); ++net)
-        if (&function == &board_->net_function(net)) take_inbox(net);
+      if (rng) give_entropy();
+      if (net) take_inbox(*net);
     }
   }
 }
@@ -649,13 +586,7 @@ void StandardMachine::power(devices::PowerEvent event) {
 // ---- Inputs and state from outside
 
 bool StandardMachine::send_packet(uint32_t device, std::span<const uint8_t> packet) {
-  if (device >= config_.nets.size())
-    throw Error("ERANGE", "network device " + std::to_string(device) + ": the machine has " +
-                              std::to_string(config_.nets.size()));
-  if (packet.size() < 14 || packet.size() > devices::VirtioNet::kMaxPacket)
-    throw Error("ERANGE", "a packet of " + std::to_string(packet.size()) +
-                              " bytes: an Ethernet frame has 14 to " +
-                              std::to_string(devices::VirtioNet::kMaxPacket));
+  check_packet(device, packet);
   Inbox& inbox = *inboxes_[device];
   {
     std::lock_guard lock(inbox.mutex);
@@ -685,9 +616,7 @@ void StandardMachine::take_inbox(size_t net) {
 }
 
 bool StandardMachine::send_console(std::span<const uint8_t> bytes) {
-  if (bytes.size() > devices::Serial::kMaxInput)
-    throw Error("ERANGE",
-                "console input of " + std::to_string(bytes.size()) + " bytes: at most 4096 at a time");
+  check_console(bytes);
   if (auto* function = board_->console_function()) {
     const auto pass = gate_.try_enter();
     if (!pass) return false;
@@ -713,20 +642,10 @@ void StandardMachine::with_balloon(const std::function<void(devices::VirtioBallo
   use(function->as<devices::VirtioBalloon>());
 }
 
-void StandardMachine::read_memory(uint64_t address, std::span<uint8_t> into) const {
-  if (!ram_->read(address, into))
-    throw Error("ERANGE", std::to_string(into.size()) + " bytes at " + hex(address) + " are not all RAM");
-}
-
-void StandardMachine::write_memory(uint64_t address, std::span<const uint8_t> from) {
-  if (!ram_->write(address, from))
-    throw Error("ERANGE", std::to_string(from.size()) + " bytes at " + hex(address) + " are not all RAM");
-}
-
 void StandardMachine::set_debugging(bool on) {
   standing_still([&] {
     debugged_ = on;
-    for (auto& cpu : cpus_) set_guest_debug(*cpu->vcpu, on ? Debugging::kOn : Debugging::kOff);
+    for (auto& cpu : cpus_) set_debugged(*cpu->vcpu, on);
   });
 }
 
@@ -737,15 +656,15 @@ uint64_t StandardMachine::step(size_t index, uint64_t most, std::span<const uint
   Cpu& cpu = *cpus_[index];
   uint64_t done = 0;
   try {
-    StepLimit limit(*cpu.vcpu);
-    while (done < most && step_cpu(cpu, limit)) {
+    Stepper stepper(*cpu.vcpu);
+    while (done < most && step_cpu(cpu, stepper)) {
       ++done;
       if (!until.empty() && contains(until, cpu.vcpu->get_regs().rip)) break;
     }
   } catch (const std::exception& error) {
     end_from_inside({State::kFailed, Reason::kError, error.what()});
   }
-  set_guest_debug(*cpu.vcpu, debugged_ ? Debugging::kOn : Debugging::kOff);
+  set_debugged(*cpu.vcpu, debugged_);
   // The instruction may have ended the machine.
   std::optional<End> end;
   {
@@ -757,13 +676,11 @@ uint64_t StandardMachine::step(size_t index, uint64_t most, std::span<const uint
 }
 
 // False: the guest waits, or has ended.
-bool StandardMachine::step_cpu(Cpu& cpu, StepLimit& limit) {
-  // Each time: KVM steps from where it was told to.
-  set_guest_debug(*cpu.vcpu, Debugging::kStep);
-  limit.begin();
+bool StandardMachine::step_cpu(Cpu& cpu, Stepper& stepper) {
+  stepper.begin();
   for (;;) {
     if (cpu.vcpu->run() != kvm::RunResult::kExit) {
-      if (limit.passed()) return false;
+      if (stepper.too_long()) return false;
       continue;
     }
     if (cpu.vcpu->run_page()->exit_reason == KVM_EXIT_DEBUG) return true;
@@ -806,10 +723,10 @@ Counters StandardMachine::counters() const {
 
 void StandardMachine::save_state(ByteWriter& out) {
   out.u64(now());
-  put(out, clock_ ? clock_->clock : uint64_t{0});
+  out.u64(clock_ ? clock_->clock : 0);
   for (uint32_t chip : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC})
-    put(out, vm_->get_irqchip(chip));
-  put(out, vm_->get_pit2());
+    out.object(vm_->get_irqchip(chip));
+  out.object(vm_->get_pit2());
   for (const auto& cpu : cpus_) {
     ByteWriter vcpu;
     FullVcpu::take(*cpu->vcpu).save(vcpu);
@@ -822,16 +739,16 @@ void StandardMachine::save_state(ByteWriter& out) {
 
 void StandardMachine::load_state(ByteReader& in, const std::function<void()>& load_memory) {
   time_base_ = in.u64();
-  if (const uint64_t clock = get<uint64_t>(in); clock && kernel_clock_) {
+  if (const uint64_t clock = in.u64(); clock && kernel_clock_) {
     clock_.emplace();
     clock_->clock = clock;
   }
   for (uint32_t chip : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC}) {
-    const auto state = get<kvm_irqchip>(in);
+    const auto state = in.object<kvm_irqchip>();
     if (state.chip_id != chip) in.corrupt("another interrupt controller");
     vm_->set_irqchip(state);
   }
-  vm_->set_pit2(get<kvm_pit_state2>(in));
+  vm_->set_pit2(in.object<kvm_pit_state2>());
   for (auto& cpu : cpus_) {
     ByteReader vcpu(in.blob(2u << 20), "the state's vCPU");
     FullVcpu::load(vcpu).give(*cpu->vcpu);

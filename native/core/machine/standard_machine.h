@@ -26,7 +26,7 @@
 
 namespace hypertwin::machine {
 
-class StepLimit;
+class Stepper;
 
 class StandardMachine final : public VirtualMachine, private StandardHost {
  public:
@@ -53,8 +53,6 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void snapshot(const std::string& path) override;
   StateDigest state_digest() override;
   VcpuState vcpu_state(size_t index) override;
-  void read_memory(uint64_t address, std::span<uint8_t> into) const override;
-  void write_memory(uint64_t address, std::span<const uint8_t> from) override;
   void set_debugging(bool on) override;
   uint64_t step(size_t vcpu, uint64_t most, std::span<const uint64_t> until) override;
   void set_registers(size_t vcpu, const kvm_regs& regs) override;
@@ -132,9 +130,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void run_cpu(Cpu& cpu);
   // False: the machine ends, or pauses.
   bool serve(Cpu& cpu);
-  bool step_cpu(Cpu& cpu, StepLimit& limit);
-  void serve_port(kvm::Vcpu& vcpu);
-  void serve_mmio(kvm::Vcpu& vcpu);
+  bool step_cpu(Cpu& cpu, Stepper& stepper);
   void end_from_inside(End end);
   void io_main(StandardBoard::Function& function);
   void clock_main();

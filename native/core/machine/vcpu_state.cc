@@ -30,19 +30,6 @@ constexpr size_t kXsaveHeader = 512;
 constexpr size_t kXsaveExtended = 576;
 constexpr size_t kXsaveMax = 1u << 20;
 
-template <class T>
-void put(ByteWriter& out, const T& value) {
-  out.raw({reinterpret_cast<const uint8_t*>(&value), sizeof(T)});
-}
-
-template <class T>
-T get(ByteReader& in) {
-  T value;
-  auto bytes = in.raw(sizeof(T));
-  std::memcpy(&value, bytes.data(), sizeof(T));
-  return value;
-}
-
 // Components that the state does not hold are in their initial configuration; so are those that hold it.
 std::vector<uint8_t> canonical_xsave(std::vector<uint8_t> area) {
   if (area.size() < kXsaveExtended) return area;
@@ -103,12 +90,12 @@ void VcpuState::give(kvm::Vcpu& vcpu) const {
 
 void VcpuState::save(ByteWriter& out) const {
   out.u8(1);
-  put(out, regs);
-  put(out, sregs);
-  put(out, xcrs);
-  put(out, debugregs);
-  put(out, events);
-  put(out, mp_state);
+  out.object(regs);
+  out.object(sregs);
+  out.object(xcrs);
+  out.object(debugregs);
+  out.object(events);
+  out.object(mp_state);
   out.varint(msrs.size());
   for (const auto& msr : msrs) {
     out.u32(msr.index);
@@ -120,12 +107,12 @@ void VcpuState::save(ByteWriter& out) const {
 VcpuState VcpuState::load(ByteReader& in) {
   if (in.u8() != 1) throw Error("CORRUPT", "the vCPU state has an unknown version");
   VcpuState state;
-  state.regs = get<kvm_regs>(in);
-  state.sregs = get<kvm_sregs>(in);
-  state.xcrs = get<kvm_xcrs>(in);
-  state.debugregs = get<kvm_debugregs>(in);
-  state.events = get<kvm_vcpu_events>(in);
-  state.mp_state = get<kvm_mp_state>(in);
+  state.regs = in.object<kvm_regs>();
+  state.sregs = in.object<kvm_sregs>();
+  state.xcrs = in.object<kvm_xcrs>();
+  state.debugregs = in.object<kvm_debugregs>();
+  state.events = in.object<kvm_vcpu_events>();
+  state.mp_state = in.object<kvm_mp_state>();
   uint64_t count = in.varint();
   if (count > 256) throw Error("CORRUPT", "the vCPU state lists too many MSRs");
   for (uint64_t i = 0; i < count; ++i) {

@@ -2,6 +2,9 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/hex.h"
+#include "devices/serial.h"
+#include "devices/virtio_net.h"
 
 namespace hypertwin::machine {
 
@@ -81,6 +84,37 @@ Digest128 StateDigest::combined() const {
 void VirtualMachine::check_vcpu(size_t index) const {
   if (index >= vcpus())
     throw Error("ERANGE", "vCPU " + std::to_string(index) + ": the machine has " + std::to_string(vcpus()));
+}
+
+void VirtualMachine::check_packet(uint32_t device, std::span<const uint8_t> packet) const {
+  const size_t nets = config().nets.size();
+  if (device >= nets)
+    throw Error("ERANGE",
+                "network device " + std::to_string(device) + ": the machine has " + std::to_string(nets));
+  if (packet.size() < 14 || packet.size() > devices::VirtioNet::kMaxPacket)
+    throw Error("ERANGE", "a packet of " + std::to_string(packet.size()) +
+                              " bytes: an Ethernet frame has 14 to " +
+                              std::to_string(devices::VirtioNet::kMaxPacket));
+}
+
+void VirtualMachine::check_console(std::span<const uint8_t> bytes) {
+  if (bytes.size() > devices::Serial::kMaxInput)
+    throw Error("ERANGE",
+                "console input of " + std::to_string(bytes.size()) + " bytes: at most 4096 at a time");
+}
+
+namespace {
+[[noreturn]] void not_ram(uint64_t address, size_t size) {
+  throw Error("ERANGE", std::to_string(size) + " bytes at " + hex(address) + " are not all RAM");
+}
+}  // namespace
+
+void VirtualMachine::read_memory(uint64_t address, std::span<uint8_t> into) const {
+  if (!ram()->read(address, into)) not_ram(address, into.size());
+}
+
+void VirtualMachine::write_memory(uint64_t address, std::span<const uint8_t> from) {
+  if (!ram()->write(address, from)) not_ram(address, from.size());
 }
 
 void bad_state(State state, const char* verb) {

@@ -4,6 +4,7 @@
 //   any of these --stop or the guest's power-off--> stopped;  --error--> failed
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -62,6 +63,10 @@ struct Counters {
   uint64_t disk_requests = 0;
   uint64_t kicks = 0;  // returns that no instruction of the guest caused
 };
+// One that a single thread counts, and others read.
+inline void bump(std::atomic<uint64_t>& counter) {
+  counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+}
 
 // The digests of all that a machine is.
 struct StateDigest {
@@ -100,8 +105,8 @@ class VirtualMachine {
   // How many came; 0 on a board that has none.
   virtual uint64_t boundary() const { return 0; }
   // Copies; the machine need not be paused. Throw Error("ERANGE").
-  virtual void read_memory(uint64_t address, std::span<uint8_t> into) const = 0;
-  virtual void write_memory(uint64_t address, std::span<const uint8_t> from) = 0;
+  void read_memory(uint64_t address, std::span<uint8_t> into) const;
+  virtual void write_memory(uint64_t address, std::span<const uint8_t> from);
 
   // ---- Debugging. All but set_debugging() throw Error("BAD_STATE") unless the machine stands still.
   // While it is on, an int3 of the guest pauses the machine, with kBreakpoint; the guest never sees it.
@@ -123,8 +128,10 @@ class VirtualMachine {
   virtual const std::shared_ptr<kvm::GuestMemory>& memory() const = 0;
 
  protected:
-  // Throws Error("ERANGE").
+  // Throw Error("ERANGE").
   void check_vcpu(size_t index) const;
+  void check_packet(uint32_t device, std::span<const uint8_t> packet) const;
+  static void check_console(std::span<const uint8_t> bytes);
 };
 
 // Throws Error("BAD_STATE"): `verb` is not possible now.
