@@ -143,6 +143,8 @@ export class Debugger implements AsyncDisposable {
     this.#atRest()
     const bytes = Buffer.from(data)
     const pieces = await this.#pieces(address, bytes.length, vcpu)
+    // Throws, before anything is written, where there is no RAM.
+    for (const { physical, size } of pieces) this.machine.memory.read(physical, size)
     for (const [where, breakpoint] of this.#breakpoints) {
       const at = where - address
       if (at < 0n || at >= BigInt(bytes.length)) continue
@@ -275,8 +277,6 @@ export class Debugger implements AsyncDisposable {
       const linear = address + BigInt(at)
       const size = Math.min(length - at, Number(page - (linear % page)))
       const physical = await this.#translate(linear, vcpu)
-      // Throws where there is no RAM.
-      this.machine.memory.read(physical, size)
       pieces.push({ at, physical, size })
       at += size
     }

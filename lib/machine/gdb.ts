@@ -26,8 +26,7 @@ const longestPacket = 1 << 16
 const sigInt = 2
 const sigTrap = 5
 
-/** @internal */
-export const eflagsNumber = general.length
+const eflagsNumber = general.length
 const generalBytes = general.length * 8
 const eflagsAndSegments = 4 + segments.length * 4
 
@@ -115,6 +114,9 @@ export class GdbServer implements AsyncDisposable {
   }
 }
 
+/** Of a packet's body, as two digits. */
+const checksum = (body: string): string =>
+  (Buffer.from(body, 'latin1').reduce((sum, byte) => sum + byte, 0) & 0xff).toString(16).padStart(2, '0')
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
 const little = (value: bigint, size: number): string => {
   const bytes = Buffer.alloc(8)
@@ -200,9 +202,7 @@ class Session {
       if (!packet) break
       this.#input = this.#input.slice(packet[0].length)
       const [, body = '', sum = ''] = packet
-      let total = 0
-      for (const character of body) total = (total + character.charCodeAt(0)) & 0xff
-      if (total !== parseInt(sum, 16)) {
+      if (checksum(body) !== sum.toLowerCase()) {
         if (this.#acknowledge) this.#socket.write('-')
         continue
       }
@@ -213,9 +213,7 @@ class Session {
   }
 
   #send(body: string): void {
-    let total = 0
-    for (const character of body) total = (total + character.charCodeAt(0)) & 0xff
-    if (!this.#socket.destroyed) this.#socket.write(`$${body}#${total.toString(16).padStart(2, '0')}`)
+    if (!this.#socket.destroyed) this.#socket.write(`$${body}#${checksum(body)}`)
   }
 
   async #serve(body: string): Promise<void> {
