@@ -1,58 +1,25 @@
 // Runs in a rig: boots Debian's kernel in a machine of ours, uses its disk, network and console, saves and restores it.
 //   node linux_machine.mjs '{"board", "vcpus", "kernel", "initrd", "commandLine"}'
 // Prints one line of JSON: what was seen.
-import { execFileSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
-import { tmpdir } from 'node:os'
 import path from 'node:path'
-import process from 'node:process'
 import { createInterface } from 'node:readline'
 import { Machine } from '../../dist/machine/index.js'
+import { address, command as typeCommand, machineOptions, observe, untilPrompt } from './guest.mjs'
 
-const { board, vcpus, kernel, initrd, commandLine } = JSON.parse(process.argv[2])
-const address = '10.9.0.2'
-const folder = mkdtempSync(path.join(tmpdir(), 'linux-'))
-const seen = {}
-const prompt = 'guest# '
-
-try {
-  const ip = (...args) => execFileSync('ip', args)
-  ip('tuntap', 'add', 'guest0', 'mode', 'tap')
-  ip('address', 'add', '10.9.0.1/16', 'dev', 'guest0')
-  ip('link', 'set', 'guest0', 'up')
+await observe(async (folder, given, seen) => {
+  const { board } = given
   const disk = path.join(folder, 'disk.img')
   const content = randomBytes(4 << 20)
   writeFileSync(disk, content)
 
   const begun = performance.now()
-  let machine = await Machine.create({
-    board,
-    vcpus,
-    kernel,
-    initrd,
-    memory: '192MiB',
-    commandLine: `console=ttyS0 quiet guest.name=linux guest.address=${address} ${commandLine}`,
-    disks: [{ path: disk }],
-    nets: [{ backend: { tap: 'guest0' } }],
-    balloon: board === 'standard'
-  })
+  let machine = await Machine.create({ ...machineOptions(given, 'linux', disk), balloon: board === 'standard' })
   const signal = AbortSignal.timeout(200_000)
-  const end = async from => {
-    while (machine.console.text.indexOf(prompt, from) < 0) {
-      if (machine.state !== 'running') throw new Error(`it is ${machine.state}: ${machine.message}`)
-      signal.throwIfAborted()
-      await new Promise(resolve => setTimeout(resolve, 20))
-    }
-  }
-  const command = async text => {
-    const from = machine.console.text.length
-    machine.console.write(`${text}\n`)
-    await end(from)
-    return machine.console.text.slice(from).replace(/\r/g, '').split('\n').slice(1, -1).join('\n').trim()
-  }
+  const command = text => typeCommand(machine, text, signal)
   // One connection: a line out, its number and the line back.
   const service = async lines => {
     const socket = net.connect({ host: address, port: 7, signal })
@@ -68,7 +35,7 @@ try {
   }
 
   await machine.start()
-  await end(0)
+  await untilPrompt(machine, 0, signal)
   seen.seconds = (performance.now() - begun) / 1000
   seen.version = await command('uname -r')
   seen.cpus = Number(await command('grep -c ^processor /proc/cpuinfo'))
@@ -113,14 +80,4 @@ try {
   seen.reason = machine.reason
   seen.counters = machine.counters()
   await machine.close()
-} catch (error) {
-  seen.error = error.stack
-} finally {
-  try {
-    execFileSync('ip', ['link', 'delete', 'guest0'])
-  } catch {
-    // It was not made.
-  }
-  rmSync(folder, { recursive: true, force: true })
-}
-process.stdout.write(`${JSON.stringify(seen, (_, value) => (typeof value === 'bigint' ? Number(value) : value))}\n`)
+})

@@ -1,0 +1,69 @@
+// What the programs share that boot Debian's kernel in a machine of ours, in a rig.
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import process from 'node:process'
+
+/** The guest's. */
+export const address = '10.9.0.2'
+
+const tap = 'guest0'
+const prompt = 'guest# '
+
+/**
+ * Calls `work` with a folder, the test's JSON argument, and an object to note in what was seen; the guest's tap is there
+ * meanwhile. Prints what was seen, an error too, as one line of JSON.
+ */
+export async function observe(work) {
+  const folder = mkdtempSync(path.join(tmpdir(), 'guest-'))
+  const seen = {}
+  const ip = (...args) => execFileSync('ip', args)
+  try {
+    ip('tuntap', 'add', tap, 'mode', 'tap')
+    ip('address', 'add', '10.9.0.1/16', 'dev', tap)
+    ip('link', 'set', tap, 'up')
+    await work(folder, JSON.parse(process.argv[2]), seen)
+  } catch (error) {
+    seen.error = error.stack
+  } finally {
+    try {
+      ip('link', 'delete', tap)
+    } catch {
+      // It was not made.
+    }
+    rmSync(folder, { recursive: true, force: true })
+  }
+  process.stdout.write(`${JSON.stringify(seen, (_, value) => (typeof value === 'bigint' ? Number(value) : value))}\n`)
+}
+
+/** The options of the machine that the test has asked for. */
+export function machineOptions({ board, vcpus, kernel, initrd, commandLine }, name, disk) {
+  return {
+    board,
+    vcpus,
+    kernel,
+    initrd,
+    memory: '192MiB',
+    commandLine: `console=ttyS0 quiet guest.name=${name} guest.address=${address} ${commandLine}`,
+    disks: [{ path: disk }],
+    nets: [{ backend: { tap } }]
+  }
+}
+
+/** Waits for a prompt behind the first `from` characters of the console. */
+export async function untilPrompt(machine, from, signal) {
+  while (machine.console.text.indexOf(prompt, from) < 0) {
+    if (machine.state !== 'running') throw new Error(`it is ${machine.state}: ${machine.message}`)
+    signal.throwIfAborted()
+    await new Promise(resolve => setTimeout(resolve, 20))
+  }
+}
+
+/** Types a command; gives what it printed. */
+export async function command(machine, text, signal) {
+  const from = machine.console.text.length
+  machine.console.write(`${text}\n`)
+  await untilPrompt(machine, from, signal)
+  return machine.console.text.slice(from).replace(/\r/g, '').split('\n').slice(1, -1).join('\n').trim()
+}
