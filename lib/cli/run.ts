@@ -63,7 +63,7 @@ function make(options: RunOptions): Promise<Machine> {
     return Machine.restore(options.restore, {
       device,
       ...(options.disk === undefined ? {} : { disks: options.disk.map(text => disk(text).path) }),
-      ...(options.net === undefined ? {} : { nets: options.net.map(text => net(text).backend ?? 'queue') })
+      ...(options.net === undefined ? {} : { nets: options.net.map(text => ({ backend: 'queue' as const, ...net(text) })) })
     })
   return Machine.create({
     device,

@@ -1,7 +1,7 @@
 // The addon's machine part, as this layer uses it.
 import { native } from '../native.js'
 import type { StateDigest, NativeRegisters } from '../state.js'
-import type { MachineBoard, NativeAdjust, NativeConfig } from './options.js'
+import type { MachineBoard, NativeAdjust, NativeConfig, SnapshotInfo } from './options.js'
 
 /** State, reason, message, boundary; console bytes and how many were lost before; marker. @internal */
 export type NativeMachineEvent =
@@ -16,7 +16,7 @@ export interface NativeMachine {
   resume(): Promise<void>
   stop(): Promise<void>
   close(): Promise<void>
-  snapshot(path: string): Promise<void>
+  snapshot(path: string, incremental: boolean, track: boolean): Promise<SnapshotInfo>
   stateDigest(): Promise<StateDigest>
   registers(vcpu: number): Promise<NativeRegisters>
   /** State, reason, message: also after close(). */

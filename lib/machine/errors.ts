@@ -12,7 +12,7 @@ import { HypertwinError, withLayerErrors, type HypertwinErrorDetails } from '../
  * - `'NO_MEMORY'`: kernel, initial RAM disk and start-up tables do not fit into the memory
  * - `'NO_BOUNDARY'`: the guest reached no boundary in time
  * - `'ERANGE'`: an address, device number or length out of range
- * - `'CORRUPT'`, `'SNAPSHOT_VERSION'`: a snapshot that cannot be restored
+ * - `'CORRUPT'`, `'SNAPSHOT_VERSION'`, `'SNAPSHOT_PARENT'`: a snapshot that cannot be restored
  * - `'FINAL_STATE'`: the machine ended in another state than the one waited for
  *
  * @since 0.1.0

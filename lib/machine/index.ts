@@ -14,5 +14,14 @@ export {
   type MachineState
 } from './machine.js'
 export { NetPort } from './net.js'
-export type { DiskOptions, MachineBoard, MachineOptions, NetOptions, RestoreOptions, VsockOptions } from './options.js'
+export type {
+  DiskOptions,
+  MachineBoard,
+  MachineOptions,
+  NetOptions,
+  RestoreOptions,
+  SnapshotInfo,
+  SnapshotOptions,
+  VsockOptions
+} from './options.js'
 export type { MemoryView, Registers, StateDigest } from '../state.js'

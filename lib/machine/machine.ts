@@ -7,15 +7,19 @@ import { MachineError, invalid, machineErrors } from './errors.js'
 import { NetPort } from './net.js'
 import type { Size } from '../kvm/size.js'
 import {
+  boolean,
   bytesOf,
   describe,
   nativeAdjust,
   nativeConfig,
+  object,
   text,
   whole,
   type MachineBoard,
   type MachineOptions,
-  type RestoreOptions
+  type RestoreOptions,
+  type SnapshotInfo,
+  type SnapshotOptions
 } from './options.js'
 
 /**
@@ -269,11 +273,14 @@ export class Machine implements AsyncDisposable {
   }
 
   /**
-   * Makes a machine from a snapshot. It is paused, and continues identically with resume(), given the same
-   * inputs. The disks' contents are not in a snapshot: copy the image files while the machine is paused.
+   * Makes a machine from a snapshot. It is paused; a deterministic one continues identically with resume(), given
+   * the same inputs, while a standard one is told then that it is another (ACPI's generation identifier: Linux takes
+   * new entropy). Its memory is the file's, mapped copy on write: so it is there at once, and many go on from one
+   * file. The file may be removed or renamed meanwhile; a machine whose file is cut or fails to be read fails. The
+   * disks' contents are not in a snapshot: copy the image files while the machine is paused.
    *
    * @param path - a file that {@link snapshot} wrote
-   * @throws MachineError `CORRUPT`, `SNAPSHOT_VERSION`, and as {@link create}
+   * @throws MachineError `CORRUPT`, `SNAPSHOT_VERSION`, `SNAPSHOT_PARENT`, and as {@link create}
    */
   static async restore(path: string, options: RestoreOptions = {}): Promise<Machine> {
     text(path, 'path')
@@ -401,10 +408,18 @@ export class Machine implements AsyncDisposable {
    * machine waits meanwhile. Disks are not in it.
    *
    * @param path - replaced when it exists
-   * @throws MachineError with the errno of what failed, `CLOSED`
+   * @throws MachineError with the errno of what failed; `BAD_STATE` (incremental, without a base), `EINVAL` (in place
+   *   of one that it adds to), `DIRTY_BUSY` (`track` beside a DirtyTracker), `CLOSED`
    */
-  async snapshot(path: string): Promise<void> {
-    return machineErrors(() => this.#native.snapshot(text(path, 'path')))
+  async snapshot(path: string, options: SnapshotOptions = {}): Promise<SnapshotInfo> {
+    const { incremental, track } = object(options, 'the options')
+    return machineErrors(() =>
+      this.#native.snapshot(
+        text(path, 'path'),
+        boolean(incremental ?? false, 'incremental'),
+        boolean(track ?? false, 'track')
+      )
+    )
   }
 
   /**

@@ -111,14 +111,56 @@ export interface MachineOptions {
 export interface RestoreOptions {
   /** Image files to use instead, in the order of the devices; undefined keeps the snapshot's. */
   disks?: (string | undefined)[]
-  /** Backends to use instead, in the order of the devices; undefined keeps the snapshot's. */
-  nets?: (NonNullable<NetOptions['backend']> | undefined)[]
+  /**
+   * Backends and addresses to use instead, in the order of the devices; undefined keeps the snapshot's. A guest
+   * learns of a new address when its driver is bound anew.
+   */
+  nets?: (NetOptions | undefined)[]
   /** Another socket, or number, for the vsock device; where two go on from one snapshot each needs its own. */
   vsock?: VsockOptions
   /** See {@link MachineOptions.dirtyRing}. */
   dirtyRing?: boolean | number
+  /**
+   * When the file's memory is checked against its checksums: `'behind'` (default) while the machine runs already,
+   * which fails with the reason `'error'` when something is wrong; `'before'` reads all of it first. What an
+   * incremental snapshot adds is always checked before.
+   */
+  verify?: 'before' | 'behind'
   /** The KVM device. Default `/dev/kvm`. */
   device?: string
+}
+
+/**
+ * How a snapshot is written.
+ *
+ * @since 0.1.0
+ */
+export interface SnapshotOptions {
+  /**
+   * Writes only the memory that has changed since the base: the latest snapshot that was written with `track`, or
+   * else the full one that the machine was restored from. Restoring it needs the files that it adds to, with the
+   * names and in the folders that they have now, as seen from it. Default false.
+   */
+  incremental?: boolean
+  /**
+   * This snapshot is the base of the incremental ones that come. From now on KVM tells which pages the guest writes:
+   * a DirtyTracker of the machine is then refused; a migration ends it. Default false.
+   */
+  track?: boolean
+}
+
+/**
+ * What was written.
+ *
+ * @since 0.1.0
+ */
+export interface SnapshotInfo {
+  /** Pages of memory in the file, of 4 KiB each. */
+  pages: number
+  /** Bytes that were written; the file has holes, and looks larger. */
+  bytes: number
+  /** The snapshot that it adds to; undefined for a full one. */
+  parent: string | undefined
 }
 
 /** @internal */
@@ -144,8 +186,10 @@ export interface NativeAdjust {
   device: string
   dirtyRingEntries: number
   disks: (string | undefined)[]
-  nets: ({ tap: string | undefined } | undefined)[]
+  /** An empty tap: a queue. */
+  nets: ({ tap: string | undefined; mac: Uint8Array | undefined } | undefined)[]
   vsock: NativeConfig['vsock']
+  verifyBefore: boolean
 }
 
 /** @internal */
@@ -177,7 +221,7 @@ export function describe(value: unknown): string {
             : `a value of type ${typeof value}`
 }
 
-function boolean(value: unknown, what: string): boolean {
+export function boolean(value: unknown, what: string): boolean {
   if (typeof value !== 'boolean') throw invalid(`${what} must be true or false, not ${describe(value)}`)
   return value
 }
@@ -304,9 +348,15 @@ export function nativeAdjust(options: RestoreOptions): NativeAdjust {
     disks: list(given['disks'] ?? [], 'disks').map((path, i) =>
       path === undefined ? undefined : text(path, `disks[${i}]`)
     ),
-    nets: list(given['nets'] ?? [], 'nets').map((backend, i) =>
-      backend === undefined ? undefined : { tap: tapOf(backend, `nets[${i}]`) }
-    ),
-    vsock: vsockOf(given['vsock'])
+    nets: list(given['nets'] ?? [], 'nets').map((net, i) => {
+      if (net === undefined) return undefined
+      const { mac, backend } = object(net, `nets[${i}]`)
+      return {
+        tap: backend === undefined ? undefined : (tapOf(backend, `nets[${i}].backend`) ?? ''),
+        mac: mac === undefined ? undefined : macOf(mac, `nets[${i}].mac`)
+      }
+    }),
+    vsock: vsockOf(given['vsock']),
+    verifyBefore: oneOf(given['verify'] ?? 'behind', ['before', 'behind'], 'verify') === 'before'
   }
 }

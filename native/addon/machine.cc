@@ -122,8 +122,19 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
   }
   Napi::Value snapshot(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
-      return on_thread(info,
-                       [path = Args(info).text(0)](VirtualMachine& machine) { machine.snapshot(path); });
+      const Args args(info);
+      const machine::SnapshotOptions options{.incremental = args.boolean(1), .track = args.boolean(2)};
+      return on_thread<machine::SnapshotInfo>(
+          info,
+          [path = args.text(0), options](VirtualMachine& machine) { return machine.snapshot(path, options); },
+          [](Napi::Env env, machine::SnapshotInfo& done) -> Napi::Value {
+            Napi::Object out = Napi::Object::New(env);
+            out.Set("pages", Napi::Number::New(env, static_cast<double>(done.pages)));
+            out.Set("bytes", Napi::Number::New(env, static_cast<double>(done.bytes)));
+            out.Set("parent",
+                    done.parent.empty() ? env.Undefined() : Napi::Value(Napi::String::New(env, done.parent)));
+            return out;
+          });
     });
   }
   Napi::Value state_digest(const Napi::CallbackInfo& info) {
@@ -398,6 +409,14 @@ std::optional<machine::VsockConfig> vsock_of(const Napi::Object& options) {
   return machine::VsockConfig{size_of(from, "cid"), text_of(from.Get("path"), "vsock's path")};
 }
 
+std::array<uint8_t, 6> mac_of(const Napi::Value& value) {
+  std::array<uint8_t, 6> mac;
+  const auto bytes = bytes_of(value, "mac");
+  if (bytes.size() != mac.size()) throw Error("EINVAL", "a MAC address has 6 bytes");
+  std::copy(bytes.begin(), bytes.end(), mac.begin());
+  return mac;
+}
+
 MachineConfig read_config(const Napi::Object& options) {
   MachineConfig config;
   const std::string board = text_of(options.Get("board"), "board");
@@ -426,9 +445,7 @@ MachineConfig read_config(const Napi::Object& options) {
   for (uint32_t i = 0; i < nets.Length(); ++i) {
     auto from = object_of(nets.Get(i), "a network device");
     machine::NetConfig net;
-    auto mac = bytes_of(from.Get("mac"), "mac");
-    if (mac.size() != net.mac.size()) throw Error("EINVAL", "a MAC address has 6 bytes");
-    std::copy(mac.begin(), mac.end(), net.mac.begin());
+    net.mac = mac_of(from.Get("mac"));
     if (!from.Get("tap").IsUndefined()) {
       net.backend = machine::NetBackend::kTap;
       net.tap = text_of(from.Get("tap"), "tap");
@@ -483,7 +500,11 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     auto options = object_of(info[1], "the options");
     std::vector<std::optional<std::string>> disks;
-    std::vector<std::optional<std::string>> nets;  // a tap's name; empty for a queue
+    struct Net {
+      std::optional<std::string> tap;  // empty for a queue
+      std::optional<std::array<uint8_t, 6>> mac;
+    };
+    std::vector<Net> nets;
     auto given_disks = array_of(options, "disks");
     for (uint32_t i = 0; i < given_disks.Length(); ++i) {
       Napi::Value path = given_disks.Get(i);
@@ -491,13 +512,12 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
     }
     auto given_nets = array_of(options, "nets");
     for (uint32_t i = 0; i < given_nets.Length(); ++i) {
-      Napi::Value net = given_nets.Get(i);
-      if (net.IsUndefined()) {
-        nets.push_back(std::nullopt);
-        continue;
-      }
-      Napi::Value tap = object_of(net, "a network device").Get("tap");
-      nets.push_back(tap.IsUndefined() ? std::string() : text_of(tap, "tap"));
+      Net& net = nets.emplace_back();
+      Napi::Value given = given_nets.Get(i);
+      if (given.IsUndefined()) continue;
+      auto wanted = object_of(given, "a network device");
+      if (Napi::Value tap = wanted.Get("tap"); !tap.IsUndefined()) net.tap = text_of(tap, "tap");
+      if (Napi::Value mac = wanted.Get("mac"); !mac.IsUndefined()) net.mac = mac_of(mac);
     }
     const uint64_t ring = size_of(options, "dirtyRingEntries");
     auto adjust = [disks = std::move(disks), nets = std::move(nets), vsock = vsock_of(options),
@@ -509,9 +529,11 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
       for (size_t i = 0; i < disks.size(); ++i)
         if (disks[i]) config.disks[i].path = *disks[i];
       for (size_t i = 0; i < nets.size(); ++i) {
-        if (!nets[i]) continue;
-        config.nets[i].backend = nets[i]->empty() ? machine::NetBackend::kQueue : machine::NetBackend::kTap;
-        config.nets[i].tap = *nets[i];
+        if (nets[i].mac) config.nets[i].mac = *nets[i].mac;
+        if (!nets[i].tap) continue;
+        config.nets[i].backend =
+            nets[i].tap->empty() ? machine::NetBackend::kQueue : machine::NetBackend::kTap;
+        config.nets[i].tap = *nets[i].tap;
       }
       if (vsock && !config.vsock) throw Error("BAD_CONFIG", "the snapshot's machine has no vsock device");
       if (vsock) config.vsock = vsock;
@@ -519,14 +541,17 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
       if (ring) config.dirty_ring_entries = static_cast<uint32_t>(ring);
       config.check();
     };
+    machine::RestoreOptions how;
+    how.adjust = std::move(adjust);
+    how.verify =
+        options.Get("verifyBefore").ToBoolean() ? machine::Verify::kBefore : machine::Verify::kBehind;
     return make_machine(info, info[2], text_of(options.Get("device"), "device"),
-                        [path = Args(info).text(0), adjust = std::move(adjust)](
+                        [path = Args(info).text(0), how = std::move(how)](
                             std::shared_ptr<kvm::System> system,
                             std::shared_ptr<Mailbox> mailbox) -> std::unique_ptr<VirtualMachine> {
                           if (machine::snapshot_board(path) == machine::BoardKind::kStandard)
-                            return StandardMachine::restore(std::move(system), path, std::move(mailbox),
-                                                            adjust);
-                          return Machine::restore(std::move(system), path, std::move(mailbox), adjust);
+                            return StandardMachine::restore(std::move(system), path, std::move(mailbox), how);
+                          return Machine::restore(std::move(system), path, std::move(mailbox), how);
                         });
   });
 }

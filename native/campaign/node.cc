@@ -139,7 +139,7 @@ class Node {
       case NodeOptions::Begin::kRestore: {
         std::shared_ptr<Machine> machine =
             Machine::restore(kvm::System::open(), options_.snapshot, port_,
-                             [this](auto& config) { config.disks.at(0).path = options_.disk; });
+                             {.adjust = [this](auto& config) { config.disks.at(0).path = options_.disk; }});
         machine->resume();
         set_machine(std::move(machine));
         say("ready");

@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "machine/config.h"
-#include "machine/snapshot.h"
+#include "machine/machine_memory.h"
 #include "machine/vcpu_state.h"
 
 namespace {
@@ -46,10 +46,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (::ftruncate(file.get(), 0) != 0 || ::pwrite(file.get(), bytes.data(), bytes.size(), 0) < 0)
         return 0;
       tolerate([&] {
-        machine::SnapshotFile snapshot("/proc/self/fd/" + std::to_string(file.get()));
-        if (snapshot.memory_size() > (1u << 20) || snapshot.memory_size() == 0) return;
-        auto memory = kvm::GuestMemory::allocate(snapshot.memory_size(), {});
-        snapshot.load_memory(*memory);
+        auto chain = machine::open_snapshot("/proc/self/fd/" + std::to_string(file.get()));
+        if (chain.front()->memory_size() > (1u << 20)) return;
+        chain.back()->verify([] { return true; });
+        machine::MachineMemory(std::move(chain)).settle();
       });
       break;
     }

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#include "machine/memory_scan.h"
 #include "migrate/codec.h"
 #include "migrate/payloads.h"
 #include "migrate_util.h"
@@ -114,9 +113,9 @@ class Hostile : public testing::Test {
   }
   void send_memory(Channel& channel) {
     PageEncoder encoder({.features = hello_.features, .cache_bytes = 0, .page_count = 4096});
-    machine::for_each_run(*machine_->memory(), [&](uint64_t first, uint64_t count) {
+    machine_->memory().for_each_run([&](uint64_t first, uint64_t count) {
       for (uint64_t page = first; page < first + count; ++page)
-        encoder.add(page, std::span<const uint8_t, kPage>(machine_->memory()->data() + page * kPage, kPage));
+        encoder.add(page, std::span<const uint8_t, kPage>(machine_->memory().data() + page * kPage, kPage));
     });
     channel.send(FrameType::kPages, encoder.payload());
     const std::vector<uint8_t> zero_disk{0, 0, 0, 4};

@@ -127,7 +127,7 @@ TEST_F(Moves, EveryCodingAndModeArrives) {
 TEST_F(Moves, HolesStayHoles) {
   auto used = [](const Machine& machine) {
     struct stat status {};
-    EXPECT_EQ(::fstat(machine.memory()->fd(), &status), 0);
+    EXPECT_EQ(::fstat(machine.memory().guest()->fd(), &status), 0);
     return static_cast<uint64_t>(status.st_blocks) * 512;
   };
   ReceiveOptions paused;  // a guest that went on would use more

@@ -305,12 +305,12 @@ TEST(ReplayNegative, AGuestThatAsksOnlyWhatIsTheSameEveryTime) {
 // Where two machines' memories differ, for a failure's message.
 std::string memory_differences(const Machine& a, const Machine& b) {
   std::string text;
-  for (uint64_t at = 0, found = 0; at < a.memory()->size() && found < 16; at += 8)
-    if (std::memcmp(a.memory()->data() + at, b.memory()->data() + at, 8) != 0) {
+  for (uint64_t at = 0, found = 0; at < a.memory().size() && found < 16; at += 8)
+    if (std::memcmp(a.memory().data() + at, b.memory().data() + at, 8) != 0) {
       char line[96];
       std::snprintf(line, sizeof(line), "%llx: %016llx %016llx\n", static_cast<unsigned long long>(at),
-                    static_cast<unsigned long long>(get_le<uint64_t>(a.memory()->data() + at)),
-                    static_cast<unsigned long long>(get_le<uint64_t>(b.memory()->data() + at)));
+                    static_cast<unsigned long long>(get_le<uint64_t>(a.memory().data() + at)),
+                    static_cast<unsigned long long>(get_le<uint64_t>(b.memory().data() + at)));
       text += line;
       ++found;
     }

@@ -136,9 +136,9 @@ TEST(StandardMachine, ContinuesFromASnapshotTakenUnderLoad) {
   std::filesystem::copy_file(dir.file("mail.img"), dir.file("twin.img"));
   EXPECT_EQ(snapshot_board(dir.file("snap")), BoardKind::kStandard);
   auto there = users.side();
-  std::shared_ptr<StandardMachine> twin =
-      StandardMachine::restore(system_, dir.file("snap"), there,
-                               [&](MachineConfig& config) { config.disks[0].path = dir.file("twin.img"); });
+  std::shared_ptr<StandardMachine> twin = StandardMachine::restore(
+      system_, dir.file("snap"), there,
+      {.adjust = [&](auto& config) { config.disks[0].path = dir.file("twin.img"); }});
   EXPECT_EQ(twin->state(), State::kPaused);
   EXPECT_EQ(twin->state_digest(), digest);
   machine->stop();

@@ -18,7 +18,7 @@ using aml::Bytes;
 using devices::AcpiPm;
 using devices::PciRoot;
 
-constexpr uint64_t kEnd = 0x100000;
+constexpr uint64_t kEnd = kGenerationId;
 constexpr uint32_t kLocalApic = 0xfee00000, kIoApic = 0xfec00000;
 constexpr size_t kHeaderSize = 36;
 
@@ -80,12 +80,28 @@ Bytes dsdt(const AcpiBoard& board) {
       aml::name("_HID", aml::eisa_id("PNP0B00")),
       aml::name("_CRS", aml::resources({aml::io_port(0x70, 2), aml::irq(8)})),
   });
+  const Bytes compatible[] = {aml::string("VMGENCTR"), aml::string("VM_Gen_Counter")};
+  const Bytes where[] = {aml::integer(kGenerationId), aml::integer(0)};
+  const Bytes generation = aml::join({
+      aml::name("_HID", aml::string("HTWN0001")),
+      aml::name("_CID", aml::package(compatible)),
+      aml::name("_DDN", aml::string("VM_Gen_Counter")),
+      aml::name("ADDR", aml::package(where)),
+  });
+  // A generic event device: its interrupt is the notification of the one above.
+  const Bytes events = aml::join({
+      aml::name("_HID", aml::string("ACPI0013")),
+      aml::name("_UID", aml::integer(0)),
+      aml::name("_CRS", aml::resources({aml::interrupt(kGenerationIrq)})),
+      aml::method("_EVT", 1, aml::notify("\\_SB.VGEN", 0x80)),
+  });
   const Bytes off[] = {aml::integer(AcpiPm::kPowerOffType), aml::integer(0), aml::integer(0),
                        aml::integer(0)};
   Bytes table = header("DSDT", 2);
   const Bytes body = aml::join({
-      aml::scope("\\_SB", aml::join({aml::device("PCI0", pci), aml::device("COM1", serial),
-                                     aml::device("RTC0", clock)})),
+      aml::scope("\\_SB",
+                 aml::join({aml::device("PCI0", pci), aml::device("COM1", serial), aml::device("RTC0", clock),
+                            aml::device("VGEN", generation), aml::device("GED0", events)})),
       aml::name("\\_S5", aml::package(off)),
   });
   table.insert(table.end(), body.begin(), body.end());

@@ -9,7 +9,8 @@ namespace {
 
 constexpr uint8_t kZero = 0x00, kOne = 0x01, kName = 0x08, kByte = 0x0a, kWord = 0x0b, kDword = 0x0c,
                   kString = 0x0d, kQword = 0x0e, kScope = 0x10, kBuffer = 0x11, kPackage = 0x12,
-                  kDualName = 0x2e, kMultiName = 0x2f, kExtended = 0x5b, kDevice = 0x82;
+                  kMethod = 0x14, kNotify = 0x86, kDualName = 0x2e, kMultiName = 0x2f, kExtended = 0x5b,
+                  kDevice = 0x82;
 
 void append(Bytes& to, const Bytes& from) { to.insert(to.end(), from.begin(), from.end()); }
 
@@ -120,6 +121,15 @@ Bytes device(std::string_view device_name, const Bytes& content) {
   return join({{kExtended, kDevice}, with_length(join({path(device_name), content}))});
 }
 
+Bytes method(std::string_view method_name, uint8_t arguments, const Bytes& content) {
+  const auto flags = static_cast<uint8_t>(arguments | 0x08);
+  return join({{kMethod}, with_length(join({path(method_name), {flags}, content}))});
+}
+
+Bytes notify(std::string_view object, uint8_t value) {
+  return join({{kNotify}, path(object), integer(value)});
+}
+
 Bytes io_port(uint16_t first, uint8_t count) {
   Bytes out{0x47, 1};  // 16 bits decoded
   put(out, first, 2);
@@ -132,6 +142,12 @@ Bytes io_port(uint16_t first, uint8_t count) {
 Bytes irq(uint8_t line) {
   Bytes out{0x22};
   put(out, uint16_t{1} << line, 2);
+  return out;
+}
+
+Bytes interrupt(uint32_t pin) {
+  Bytes out{0x89, 6, 0, 0x03, 1};  // consumer, edge, one interrupt
+  put(out, pin, 4);
   return out;
 }
 

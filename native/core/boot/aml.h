@@ -25,10 +25,15 @@ Bytes buffer(const Bytes& content);
 Bytes name(std::string_view path_name, const Bytes& value);
 Bytes scope(std::string_view path_name, const Bytes& content);
 Bytes device(std::string_view name, const Bytes& content);
+// One at a time (serialized).
+Bytes method(std::string_view name, uint8_t arguments, const Bytes& content);
+Bytes notify(std::string_view object, uint8_t value);
 
 // Resource descriptors, for resources() alone.
 Bytes io_port(uint16_t first, uint8_t count);
 Bytes irq(uint8_t line);
+// A pin of the I/O APIC, edge-triggered, active high.
+Bytes interrupt(uint32_t pin);
 Bytes bus_range(uint16_t first, uint16_t last);
 Bytes io_window(uint16_t first, uint16_t last);
 Bytes memory_window(uint32_t first, uint32_t last);

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "base/bus_guard.h"
 #include "base/fd.h"
 #include "base/mapping.h"
 #include "kvm/linux_kvm.h"
@@ -36,13 +37,15 @@ class GuestMemory {
   // `size` in bytes, a multiple of the page size.
   static std::shared_ptr<GuestMemory> allocate(uint64_t size, const Options& options);
   // Maps an existing descriptor's bytes (a memfd of another process, a snapshot): shared, or private copy on
-  // write.
+  // write. Bytes that the file loses afterwards read as zeros; guard() tells.
   static std::shared_ptr<GuestMemory> from_fd(Fd fd, uint64_t offset, uint64_t size, bool private_copy);
 
   uint8_t* data() const { return mapping_.data(); }
   uint64_t size() const { return mapping_.size(); }
   // -1 for anonymous memory.
   int fd() const { return fd_.get(); }
+  // Of from_fd(): whether the file lost bytes under it. nullptr where nothing can be lost.
+  const BusGuard* guard() const { return guard_.get(); }
   // Bounds-checked copies; throw Error("ERANGE").
   void read(uint64_t offset, std::span<uint8_t> into) const;
   void write(uint64_t offset, std::span<const uint8_t> from);
@@ -51,6 +54,7 @@ class GuestMemory {
   GuestMemory(Mapping mapping, Fd fd) : mapping_(std::move(mapping)), fd_(std::move(fd)) {}
   Mapping mapping_;
   Fd fd_;
+  std::unique_ptr<BusGuard> guard_;
 };
 
 // /dev/kvm.

@@ -73,7 +73,9 @@ std::shared_ptr<GuestMemory> GuestMemory::from_fd(Fd fd, uint64_t offset, uint64
   Mapping mapping =
       Mapping::map(size, PROT_READ | PROT_WRITE, (private_copy ? MAP_PRIVATE : MAP_SHARED) | MAP_NORESERVE,
                    fd.get(), static_cast<off_t>(offset), "guest memory from a file");
-  return std::shared_ptr<GuestMemory>(new GuestMemory(std::move(mapping), std::move(fd)));
+  std::shared_ptr<GuestMemory> memory(new GuestMemory(std::move(mapping), std::move(fd)));
+  memory->guard_ = std::make_unique<BusGuard>(memory->data(), memory->size());
+  return memory;
 }
 
 namespace {

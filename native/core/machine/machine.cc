@@ -13,7 +13,7 @@
 #include "machine/entry.h"
 #include "machine/exits.h"
 #include "machine/guest_debug.h"
-#include "machine/memory_scan.h"
+#include "machine/machine_memory.h"
 #include "machine/quirks.h"
 #include "machine/snapshot.h"
 
@@ -46,7 +46,7 @@ struct Machine::Task {
 // ---- Construction
 
 Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config,
-                 std::shared_ptr<Listener> listener, Backends backends)
+                 std::shared_ptr<Listener> listener, Backends backends, std::unique_ptr<MachineMemory> memory)
     : config_(std::move(config)),
       listener_(std::move(listener)),
       backends_(backends),
@@ -80,12 +80,13 @@ Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config,
   vm_ = system->create_vm();
   if (config_.dirty_ring)
     vm_->enable_cap(KVM_CAP_DIRTY_LOG_RING, uint64_t{config_.dirty_ring_entries} * sizeof(kvm_dirty_gfn));
-  memory_ = kvm::GuestMemory::allocate(config_.memory_size, {.backing = kvm::GuestMemory::Backing::kMemfd});
+  memory_ = memory ? std::move(memory) : std::make_unique<MachineMemory>(config_.memory_size);
   vm_->set_user_memory_region(
-      {.slot = kRamSlot, .guest_address = 0, .size = config_.memory_size, .memory = memory_});
+      {.slot = kRamSlot, .guest_address = 0, .size = config_.memory_size, .memory = memory_->guest()});
   ram_ = std::make_shared<devices::GuestRam>(std::vector<devices::GuestRam::Region>{
       {.guest_address = 0, .size = config_.memory_size, .host = memory_->data(), .slot = kRamSlot}});
   vcpu_ = vm_->create_vcpu(0);
+  snapshots_ = std::make_unique<Snapshots>(*memory_, dirty::Target{vm_, {vcpu_}, ram_});
   cpuid_ = deterministic_cpuid(system->supported_cpuid());
   vcpu_->set_cpuid2(cpuid_);
   sync_regs_ = (system->check_extension(KVM_CAP_SYNC_REGS) & KVM_SYNC_X86_REGS) != 0;
@@ -121,21 +122,26 @@ std::unique_ptr<Machine> Machine::create(std::shared_ptr<kvm::System> system, Ma
 }
 
 std::unique_ptr<Machine> Machine::restore(std::shared_ptr<kvm::System> system, const std::string& path,
-                                          std::shared_ptr<Listener> listener,
-                                          const std::function<void(MachineConfig&)>& adjust,
+                                          std::shared_ptr<Listener> listener, const RestoreOptions& options,
                                           Backends backends) {
-  SnapshotFile file(path);
-  ByteReader in(file.state(), "the snapshot's state");
+  SnapshotChain chain = open_snapshot(path);
+  const std::shared_ptr<const SnapshotFile> file = chain.front();
+  ByteReader in(file->state(), "the snapshot's state");
   if (in.u8() != kStateVersion) in.corrupt("an unknown version of the machine's state");
   ByteReader config_bytes(in.blob(1u << 20), "the snapshot's configuration");
   MachineConfig config = MachineConfig::load(config_bytes);
-  if (adjust) adjust(config);
-  if (config.memory_size != file.memory_size()) in.corrupt("memory of another size than the configuration's");
+  if (options.adjust) options.adjust(config);
+  if (config.memory_size != file->memory_size())
+    in.corrupt("memory of another size than the configuration's");
+  if (options.verify == Verify::kBefore) chain.back()->verify([] { return true; });
 
-  std::unique_ptr<Machine> machine(
-      new Machine(std::move(system), std::move(config), std::move(listener), backends));
-  file.load_memory(*machine->memory_);
+  std::unique_ptr<Machine> machine(new Machine(std::move(system), std::move(config), std::move(listener),
+                                               backends, std::make_unique<MachineMemory>(std::move(chain))));
+  machine->memory_->settle();
   machine->load_state(in);
+  machine->watch_ =
+      std::make_unique<OriginWatch>(*machine->memory_, options.verify == Verify::kBehind,
+                                    [own = machine.get()](const Error& error) { own->lost(error); });
   return machine;
 }
 
@@ -184,6 +190,7 @@ void Machine::launch() {
 }
 
 Machine::~Machine() {
+  watch_.reset();
   {
     std::lock_guard lock(mutex_);
     quit_.store(true);
@@ -307,6 +314,17 @@ void Machine::set_state(State state, Reason reason, std::string message) {
   reason_.store(reason, std::memory_order_release);
   state_.store(state, std::memory_order_release);
   if (listener_) listener_->on_state(state, reason, message);
+}
+
+// On the watch's thread.
+void Machine::lost(const Error& error) {
+  try {
+    call(At::kAnywhere, [&] {
+      if (state() == State::kRunning || state() == State::kPaused) fail(error);
+    });
+  } catch (const std::exception&) {
+    // Closed meanwhile.
+  }
 }
 
 void Machine::fail(const std::exception& error) { set_state(State::kFailed, Reason::kError, error.what()); }
@@ -780,7 +798,7 @@ StateDigest Machine::digest_here(bool memory) {
   digest.boundary = ordinal_.load(std::memory_order_relaxed);
   digest.vcpu = VcpuState::take(*vcpu_).digest();
   digest.devices = board_->digest();
-  if (memory) digest.memory = memory_digest(*memory_);
+  if (memory) digest.memory = memory_->digest();
   return digest;
 }
 
@@ -816,18 +834,24 @@ void Machine::save_state(ByteWriter& out) {
 }
 
 StateDigest Machine::write_snapshot(const std::string& path) {
+  save_snapshot(path, {});
+  return digest_here();
+}
+
+SnapshotInfo Machine::save_snapshot(const std::string& path, const SnapshotOptions& options) {
   ByteWriter state;
   state.u8(kStateVersion);
   ByteWriter config;
   config_.save(config);
   state.blob(config.data());
   save_state(state);
-  write_snapshot_file(path, state.data(), *memory_);
-  return digest_here();
+  return snapshots_->write(path, state.data(), options);
 }
 
-void Machine::snapshot(const std::string& path) {
-  call(At::kAnywhere, [&] { write_snapshot(path); });
+SnapshotInfo Machine::snapshot(const std::string& path, const SnapshotOptions& options) {
+  SnapshotInfo info;
+  call(At::kAnywhere, [&] { info = save_snapshot(path, options); });
+  return info;
 }
 
 }  // namespace hypertwin::machine

@@ -60,11 +60,11 @@ class Machine final : public VirtualMachine, private devices::Host {
   // Throws Error: BAD_CONFIG, BAD_KERNEL, NO_MEMORY, or a failed call.
   static std::unique_ptr<Machine> create(std::shared_ptr<kvm::System> system, MachineConfig config,
                                          const Image& image, std::shared_ptr<Listener> listener);
-  // A paused machine that continues where the snapshot's was. `adjust` may change backends: disks' paths,
-  // taps; with `detached` there are none at all, for a replay.
+  // A paused machine that continues where the snapshot's was; its memory is the file's, copied where it is
+  // written. With Backends::kDetached it has no disks and taps, for a replay.
   static std::unique_ptr<Machine> restore(std::shared_ptr<kvm::System> system, const std::string& path,
                                           std::shared_ptr<Listener> listener,
-                                          const std::function<void(MachineConfig&)>& adjust = {},
+                                          const RestoreOptions& options = {},
                                           Backends backends = Backends::kAttached);
   // A machine whose memory and disks are filled from outside, by memory() and disk(); it has no thread and
   // knows only close until arrive() has given it the rest. `config`: as the source's, with other backends.
@@ -92,7 +92,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   void call(At at, std::function<void()> task,
             std::chrono::milliseconds patience = std::chrono::milliseconds(1000));
 
-  void snapshot(const std::string& path) override;
+  SnapshotInfo snapshot(const std::string& path, const SnapshotOptions& options = {}) override;
   StateDigest state_digest() override;
   VcpuState vcpu_state(size_t index = 0) override;
   // Also throws Error("BAD_STATE") while another source than live_inputs() is used.
@@ -114,7 +114,8 @@ class Machine final : public VirtualMachine, private devices::Host {
   const std::shared_ptr<kvm::Vcpu>& vcpu(size_t /*i*/) const override { return vcpu_; }
   const std::shared_ptr<kvm::Vcpu>& vcpu() const { return vcpu_; }
   const std::shared_ptr<devices::GuestRam>& ram() const override { return ram_; }
-  const std::shared_ptr<kvm::GuestMemory>& memory() const override { return memory_; }
+  const MachineMemory& memory() const override { return *memory_; }
+  Snapshots& snapshots() override { return *snapshots_; }
   // nullptr when detached.
   const std::unique_ptr<backends::FileDisk>& disk(size_t i) const { return files_.at(i); }
   // The table that the guest sees.
@@ -157,7 +158,7 @@ class Machine final : public VirtualMachine, private devices::Host {
  private:
   struct Task;
   Machine(std::shared_ptr<kvm::System> system, MachineConfig config, std::shared_ptr<Listener> listener,
-          Backends backends);
+          Backends backends, std::unique_ptr<MachineMemory> memory = nullptr);
   void load_state(ByteReader& in);
   void boot(const Image& image);
   void launch();
@@ -180,6 +181,8 @@ class Machine final : public VirtualMachine, private devices::Host {
   bool takes(const devices::BlockRequest& request) const;
   void replica_failed(size_t disk, int err);
   void fail(const std::exception& error);
+  void lost(const Error& error);
+  SnapshotInfo save_snapshot(const std::string& path, const SnapshotOptions& options);
   void set_state(State state, Reason reason, std::string message = {});
   [[noreturn]] void bad_state(const char* verb) const { machine::bad_state(state(), verb); }
   const kvm_regs& exit_regs();
@@ -198,9 +201,10 @@ class Machine final : public VirtualMachine, private devices::Host {
   std::shared_ptr<Listener> listener_;
   const Backends backends_;
   std::shared_ptr<kvm::Vm> vm_;
-  std::shared_ptr<kvm::GuestMemory> memory_;
+  std::unique_ptr<MachineMemory> memory_;
   std::shared_ptr<devices::GuestRam> ram_;
   std::shared_ptr<kvm::Vcpu> vcpu_;
+  std::unique_ptr<Snapshots> snapshots_;
   std::vector<kvm_cpuid_entry2> cpuid_;
   std::unique_ptr<Board> board_;
   LiveInputs live_{LiveInputs::Limits{}};
@@ -244,6 +248,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   std::optional<Error> replica_failure_;
   std::atomic<bool> control_{false};
   std::thread thread_;
+  std::unique_ptr<OriginWatch> watch_;  // of a restored machine
 };
 
 }  // namespace hypertwin::machine

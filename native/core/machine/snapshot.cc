@@ -7,21 +7,23 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "base/bytes.h"
 #include "base/error.h"
-#include "machine/memory_scan.h"
+#include "machine/machine_memory.h"
 
 namespace hypertwin::machine {
 
 namespace {
 
 constexpr uint8_t kMagic[8] = {'H', 'T', 'S', 'N', 'A', 'P', 0, 0};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr uint64_t kPage = devices::kPageSize;
 constexpr size_t kHeaderBytes = 64;
 constexpr uint64_t kMaxMeta = 256u << 20;
 constexpr uint64_t kMaxMemory = uint64_t{1} << 46;
+constexpr size_t kMaxChain = 256;
 
 void write_all(int fd, std::span<const uint8_t> bytes, uint64_t offset, const std::string& path) {
   while (!bytes.empty()) {
@@ -61,41 +63,61 @@ class Unlinker {
 
 }  // namespace
 
-void write_snapshot_file(const std::string& path, std::span<const uint8_t> state,
-                         const kvm::GuestMemory& memory) {
+SnapshotInfo write_snapshot_file(const std::string& path, std::span<const uint8_t> state,
+                                 const MachineMemory& memory, const SnapshotParent* parent,
+                                 std::span<const uint64_t> changed) {
   const std::string partial = path + ".partial";
   Fd fd(::open(partial.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));
   if (!fd) throw_errno("open", "creating the snapshot " + partial);
   Unlinker unlinker(partial);
 
-  // Page-aligned, so that a reader may map it.
-  uint64_t offset = kPage;
-  uint64_t checksum = 0;
+  SnapshotInfo info;
   ByteWriter runs;
-  uint64_t count = 0;
-  for_each_run(memory, [&](uint64_t first, uint64_t pages) {
-    std::span<const uint8_t> bytes(memory.data() + first * kPage, pages * kPage);
-    write_all(fd.get(), bytes, offset, partial);
-    checksum = checksum64(bytes, checksum);
-    offset += bytes.size();
-    runs.varint(first);
-    runs.varint(pages);
-    ++count;
-  });
+  uint64_t count = 0, next = 0;
+  auto write_run = [&](uint64_t first, uint64_t pages, bool zero) {
+    for (; pages > 0; ++count) {
+      const uint64_t part = std::min(pages, SnapshotFile::kMaxRun);
+      runs.varint(first - next);
+      runs.varint(part << 1 | (zero ? 1 : 0));
+      if (!zero) {
+        const std::span<const uint8_t> bytes(memory.data() + first * kPage, part * kPage);
+        write_all(fd.get(), bytes, SnapshotFile::kMemoryOffset + first * kPage, partial);
+        runs.u64(checksum64(bytes));
+        info.pages += part;
+      }
+      first += part;
+      pages -= part;
+      next = first;
+    }
+  };
+  if (parent)
+    memory.for_each_run_of(changed, write_run);
+  else
+    memory.for_each_run([&](uint64_t first, uint64_t pages) { write_run(first, pages, false); });
 
   ByteWriter meta;
   meta.blob(state);
   meta.u64(memory.size());
-  meta.u64(checksum);
+  meta.u8(parent ? 1 : 0);
+  if (parent) {
+    namespace fs = std::filesystem;
+    const fs::path there = fs::absolute(parent->path).lexically_normal();
+    const bool beside = there.parent_path() == fs::absolute(path).lexically_normal().parent_path();
+    meta.u64(parent->identity.lo);
+    meta.u64(parent->identity.hi);
+    meta.text((beside ? there.filename() : there).string());
+    info.parent = parent->path;
+  }
   meta.varint(count);
   meta.raw(runs.data());
-  write_all(fd.get(), meta.data(), offset, partial);
+  const uint64_t meta_offset = SnapshotFile::kMemoryOffset + memory.size();
+  write_all(fd.get(), meta.data(), meta_offset, partial);
 
   ByteWriter header;
   header.raw(kMagic);
   header.u32(kVersion);
   header.u32(static_cast<uint32_t>(kPage));
-  header.u64(offset);
+  header.u64(meta_offset);
   header.u64(meta.size());
   header.u64(checksum64(meta.data()));
   header.u64(0);
@@ -111,6 +133,9 @@ void write_snapshot_file(const std::string& path, std::span<const uint8_t> state
   Fd directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!directory || ::fsync(directory.get()) != 0)
     throw_errno("fsync", "keeping the name of the snapshot " + path);
+  info.bytes = info.pages * kPage + kHeaderBytes + meta.size();
+  info.identity = digest128(meta.data());
+  return info;
 }
 
 void SnapshotFile::corrupt(const std::string& what) const {
@@ -118,10 +143,11 @@ void SnapshotFile::corrupt(const std::string& what) const {
 }
 
 SnapshotFile::SnapshotFile(const std::string& path) : path_(path) {
-  fd_ = Fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  fd_ = Fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd_) throw_errno("open", "opening the snapshot " + path);
   struct stat info {};
   if (::fstat(fd_.get(), &info) != 0) throw_errno("fstat", "looking at the snapshot " + path);
+  if (!S_ISREG(info.st_mode)) corrupt("it is no regular file");
   const uint64_t file_size = static_cast<uint64_t>(info.st_size);
 
   uint8_t header[kHeaderBytes];
@@ -140,47 +166,105 @@ SnapshotFile::SnapshotFile(const std::string& path) : path_(path) {
   if (get_le<uint64_t>(header + kHeaderBytes - 8) != checksum64({header, kHeaderBytes - 8}))
     corrupt("its header's checksum is wrong");
   if (page != kPage) corrupt("its page size is not 4096");
-  if (meta_size > kMaxMeta || meta_offset < kPage || meta_offset > file_size ||
+  if (meta_size > kMaxMeta || meta_offset < kMemoryOffset || meta_offset > file_size ||
       meta_size > file_size - meta_offset)
     corrupt("it is cut short");
 
   std::vector<uint8_t> meta(meta_size);
   if (!read_all(fd_.get(), meta, meta_offset, path)) corrupt("it is cut short");
   if (checksum64(meta) != meta_checksum) corrupt("its state's checksum is wrong");
+  identity_ = digest128(meta);
   ByteReader body(meta, "the snapshot's state");
   auto state = body.blob();
   state_.assign(state.begin(), state.end());
   memory_size_ = body.u64();
-  memory_checksum_ = body.u64();
-  if (memory_size_ % kPage || memory_size_ > kMaxMemory) corrupt("its memory has an impossible size");
+  if (memory_size_ == 0 || memory_size_ % kPage || memory_size_ > kMaxMemory ||
+      meta_offset - kMemoryOffset != memory_size_)
+    corrupt("its memory has an impossible size");
+  if (body.u8() != 0) {
+    SnapshotParent parent;
+    parent.identity.lo = body.u64();
+    parent.identity.hi = body.u64();
+    const std::string name(body.text(4096));
+    if (name.find('\0') != std::string::npos) corrupt("its parent has an impossible name");
+    parent.path = (std::filesystem::path(path).parent_path() / name).string();
+    parent_ = std::move(parent);
+  }
   uint64_t count = body.varint();
   if (count > body.remaining() / 2) corrupt("it lists more pages than it can hold");
+  runs_.reserve(count);
+  const uint64_t all = memory_size_ / kPage;
   uint64_t next = 0;
-  uint64_t total = 0;
   for (uint64_t i = 0; i < count; ++i) {
-    Run run{body.varint(), body.varint()};
-    if (run.first_page < next || run.pages == 0 || run.first_page >= memory_size_ / kPage ||
-        run.pages > memory_size_ / kPage - run.first_page)
+    const uint64_t gap = body.varint(), size = body.varint();
+    Run run{.first_page = next + gap, .pages = size >> 1, .zero = (size & 1) != 0};
+    if (gap > all - next || run.pages == 0 || run.pages > kMaxRun || run.pages > all - run.first_page)
       corrupt("a run of pages lies outside its memory");
+    if (run.zero && !parent_) corrupt("it has pages that only an incremental one has");
+    if (!run.zero) run.checksum = body.u64();
     next = run.first_page + run.pages;
-    total += run.pages;
     runs_.push_back(run);
   }
   body.expect_done();
-  if (total * kPage != meta_offset - kPage) corrupt("its pages are not all there");
 }
 
-void SnapshotFile::load_memory(kvm::GuestMemory& memory) const {
-  if (memory.size() != memory_size_) corrupt("its memory has another size than the machine's");
-  uint64_t offset = kPage;
-  uint64_t checksum = 0;
+void SnapshotFile::read(const Run& run, std::span<uint8_t> into) const {
+  if (!read_all(fd_.get(), into, kMemoryOffset + run.first_page * kPage, path_)) corrupt("it is cut short");
+  if (checksum64(into) != run.checksum)
+    corrupt("the checksum of its memory from page " + std::to_string(run.first_page) + " on is wrong");
+}
+
+bool SnapshotFile::verify(const std::function<bool()>& go_on) const {
+  std::vector<uint8_t> bytes(kMaxRun * kPage);
+  // What no run tells of is mapped as well: it must be zero. Mostly it is a hole.
+  auto check_gap = [&](uint64_t from, uint64_t end) {
+    while (from < end) {
+      if (!go_on()) return false;
+      const off_t data = ::lseek(fd_.get(), static_cast<off_t>(from), SEEK_DATA);
+      if (data < 0 && errno == ENXIO) break;
+      if (data >= 0) from = std::max(from, static_cast<uint64_t>(data));
+      if (from >= end) break;
+      const auto part = std::span(bytes).first(std::min<uint64_t>(bytes.size(), end - from));
+      if (!read_all(fd_.get(), part, from, path_)) corrupt("it is cut short");
+      if (std::any_of(part.begin(), part.end(), [](uint8_t byte) { return byte != 0; }))
+        corrupt("its memory has bytes near page " + std::to_string((from - kMemoryOffset) / kPage) +
+                " that it does not know of");
+      from += part.size();
+    }
+    return true;
+  };
+  uint64_t next = 0;
   for (const Run& run : runs_) {
-    std::span<uint8_t> bytes(memory.data() + run.first_page * kPage, run.pages * kPage);
-    if (!read_all(fd_.get(), bytes, offset, path_)) corrupt("it is cut short");
-    checksum = checksum64(bytes, checksum);
-    offset += bytes.size();
+    if (!go_on()) return false;
+    if (!check_gap(kMemoryOffset + next * kPage, kMemoryOffset + run.first_page * kPage)) return false;
+    if (!run.zero) read(run, std::span(bytes).first(run.pages * kPage));
+    next = run.first_page + run.pages;
   }
-  if (checksum != memory_checksum_) corrupt("its memory's checksum is wrong");
+  return check_gap(kMemoryOffset + next * kPage, kMemoryOffset + memory_size_);
+}
+
+SnapshotChain open_snapshot(const std::string& path) {
+  SnapshotChain chain{std::make_shared<SnapshotFile>(path)};
+  while (const auto& parent = chain.back()->parent()) {
+    if (chain.size() == kMaxChain)
+      throw Error("SNAPSHOT_PARENT",
+                  "the snapshot " + path + " adds to more than " + std::to_string(kMaxChain) + " others");
+    std::shared_ptr<const SnapshotFile> next;
+    try {
+      next = std::make_shared<SnapshotFile>(parent->path);
+    } catch (const Error& error) {
+      throw Error("SNAPSHOT_PARENT", "the snapshot " + chain.back()->path() +
+                                         " needs the one that it adds to, " + parent->path + ": " +
+                                         error.what());
+    }
+    if (next->identity() != parent->identity)
+      throw Error("SNAPSHOT_PARENT", parent->path + " is not the snapshot that " + chain.back()->path() +
+                                         " adds to: it was written anew since");
+    if (next->memory_size() != chain.front()->memory_size())
+      throw Error("SNAPSHOT_PARENT", parent->path + " holds memory of another size than " + path);
+    chain.push_back(std::move(next));
+  }
+  return chain;
 }
 
 }  // namespace hypertwin::machine

@@ -60,6 +60,7 @@ StandardBoard::StandardBoard(std::shared_ptr<kvm::Vm> vm, StandardHost& host, de
       serial_(host, kSerialConsole, pins_.new_source(kSerialIrq)),
       power_(host),
       acpi_(host, pins_.new_source(boot::kAcpiIrq)),
+      generation_(pins_.new_source(boot::kGenerationIrq)),
       debug_(std::move(on_marker)),
       nets_(config.nets.size()),
       ports_(pci_) {
@@ -125,6 +126,12 @@ uint64_t StandardBoard::mmio_read(uint64_t address, unsigned size) {
 void StandardBoard::mmio_write(uint64_t address, unsigned size, uint64_t value) {
   std::lock_guard lock(mutex_);
   pci_.mmio_access(address, size, true, value);
+}
+
+void StandardBoard::generation_changed() {
+  std::lock_guard lock(mutex_);
+  generation_.set(true);
+  generation_.set(false);
 }
 
 uint64_t StandardBoard::write_acpi(devices::GuestRam& ram, uint32_t vcpus) const {

@@ -94,6 +94,8 @@ class StandardBoard {
   Function* balloon_function() { return balloon_; }
   Function* vsock_function() { return vsock_; }
   uint64_t interrupts() const { return routes_.signalled(); }
+  // A pulse on the pin of the generation's identifier.
+  void generation_changed();
 
   // Writes the tables; gives the RSDP's address.
   uint64_t write_acpi(devices::GuestRam& ram, uint32_t vcpus) const;
@@ -113,6 +115,7 @@ class StandardBoard {
   devices::Serial serial_;
   devices::PowerPort power_;
   devices::AcpiPm acpi_;
+  devices::IrqLine& generation_;
   devices::DebugPort debug_;
   devices::PciRoot pci_;
   size_t nets_;

@@ -15,12 +15,13 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/hex.h"
+#include "boot/acpi.h"
 #include "boot/kernel.h"
 #include "machine/entry.h"
 #include "machine/exits.h"
 #include "machine/full_vcpu.h"
 #include "machine/guest_debug.h"
-#include "machine/memory_scan.h"
+#include "machine/machine_memory.h"
 #include "machine/snapshot.h"
 #include "machine/standard_cpuid.h"
 
@@ -28,7 +29,7 @@ namespace hypertwin::machine {
 
 namespace {
 
-constexpr uint8_t kStateVersion = 2;
+constexpr uint8_t kStateVersion = 3;
 constexpr auto kKickInterval = std::chrono::milliseconds(1);
 constexpr size_t kInboxPackets = 4096, kInboxBytes = 16u << 20;
 constexpr uint64_t kTssAddress = 0xfffbd000;
@@ -39,6 +40,14 @@ void ring(int doorbell) {
   const uint64_t one = 1;
   // Full only with 2^64 - 2 rings waiting.
   [[maybe_unused]] auto written = ::write(doorbell, &one, sizeof(one));
+}
+
+void get_random(std::span<uint8_t> bytes, const char* what) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::getrandom(bytes.data(), bytes.size(), 0);
+    if (n < 0 && errno != EINTR) throw_errno("getrandom", what);
+    if (n > 0) bytes = bytes.subspan(static_cast<size_t>(n));
+  }
 }
 
 }  // namespace
@@ -86,7 +95,7 @@ void StandardMachine::Gate::abandon() {
 // ---- Construction
 
 StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineConfig config,
-                                 std::shared_ptr<Listener> listener)
+                                 std::shared_ptr<Listener> listener, std::unique_ptr<MachineMemory> memory)
     : config_(std::move(config)), listener_(std::move(listener)) {
   config_.check();
   if (config_.wall_clock == 0) config_.wall_clock = static_cast<uint64_t>(::time(nullptr));
@@ -107,7 +116,7 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
                                   std::to_string(most));
   if (config_.dirty_ring)
     vm_->enable_cap(KVM_CAP_DIRTY_LOG_RING, uint64_t{config_.dirty_ring_entries} * sizeof(kvm_dirty_gfn));
-  memory_ = kvm::GuestMemory::allocate(config_.memory_size, {.backing = kvm::GuestMemory::Backing::kMemfd});
+  memory_ = memory ? std::move(memory) : std::make_unique<MachineMemory>(config_.memory_size);
   std::vector<devices::GuestRam::Region> regions;
   const uint64_t low = std::min(config_.memory_size, kLowRamEnd);
   regions.push_back({.guest_address = 0, .size = low, .host = memory_->data(), .slot = 0});
@@ -121,7 +130,7 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
                                  .guest_address = region.guest_address,
                                  .size = region.size,
                                  .offset = static_cast<uint64_t>(region.host - memory_->data()),
-                                 .memory = memory_});
+                                 .memory = memory_->guest()});
   ram_ = std::make_shared<devices::GuestRam>(std::move(regions));
 
   if (vm_->check_extension(KVM_CAP_SET_TSS_ADDR)) vm_->set_tss_addr(kTssAddress);
@@ -140,6 +149,9 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
     cpu->vcpu->set_cpuid2(standard_cpuid(supported, id, config_.vcpus, tsc_deadline));
     cpus_.push_back(std::move(cpu));
   }
+  dirty::Target target{vm_, {}, ram_};
+  for (const auto& cpu : cpus_) target.vcpus.push_back(cpu->vcpu);
+  snapshots_ = std::make_unique<Snapshots>(*memory_, std::move(target));
 
   for (size_t i = 0; i < config_.nets.size(); ++i) inboxes_.push_back(std::make_unique<Inbox>());
   for (size_t i = 0; i < config_.nets.size(); ++i)
@@ -164,6 +176,7 @@ std::unique_ptr<StandardMachine> StandardMachine::create(std::shared_ptr<kvm::Sy
   std::unique_ptr<StandardMachine> machine(
       new StandardMachine(std::move(system), std::move(config), std::move(listener)));
   const uint64_t rsdp = machine->board_->write_acpi(*machine->ram_, machine->config_.vcpus);
+  machine->new_generation();
   const boot::Entry entry =
       boot::load_kernel(*machine->ram_, {image.kernel, image.initrd, machine->config_.command_line, rsdp});
   const auto& first = machine->cpus_.front()->vcpu;
@@ -179,18 +192,25 @@ std::unique_ptr<StandardMachine> StandardMachine::create(std::shared_ptr<kvm::Sy
 std::unique_ptr<StandardMachine> StandardMachine::restore(std::shared_ptr<kvm::System> system,
                                                           const std::string& path,
                                                           std::shared_ptr<Listener> listener,
-                                                          const std::function<void(MachineConfig&)>& adjust) {
-  SnapshotFile file(path);
-  ByteReader in(file.state(), "the snapshot's state");
+                                                          const RestoreOptions& options) {
+  SnapshotChain chain = open_snapshot(path);
+  const std::shared_ptr<const SnapshotFile> file = chain.front();
+  ByteReader in(file->state(), "the snapshot's state");
   if (in.u8() != kStateVersion) in.corrupt("a machine of another board, or of an unknown version");
   ByteReader config_bytes(in.blob(1u << 20), "the snapshot's configuration");
   MachineConfig config = MachineConfig::load(config_bytes);
-  if (adjust) adjust(config);
-  if (config.memory_size != file.memory_size()) in.corrupt("memory of another size than the configuration's");
+  if (options.adjust) options.adjust(config);
+  if (config.memory_size != file->memory_size())
+    in.corrupt("memory of another size than the configuration's");
+  if (options.verify == Verify::kBefore) chain.back()->verify([] { return true; });
   std::unique_ptr<StandardMachine> machine(
-      new StandardMachine(std::move(system), std::move(config), std::move(listener)));
-  machine->load_state(in, [&] { file.load_memory(*machine->memory_); });
+      new StandardMachine(std::move(system), std::move(config), std::move(listener),
+                          std::make_unique<MachineMemory>(std::move(chain))));
+  machine->load_state(in);
   machine->launch();
+  machine->watch_ =
+      std::make_unique<OriginWatch>(*machine->memory_, options.verify == Verify::kBehind,
+                                    [own = machine.get()](const Error& error) { own->lost(error); });
   return machine;
 }
 
@@ -202,6 +222,7 @@ void StandardMachine::launch() {
 }
 
 StandardMachine::~StandardMachine() {
+  watch_.reset();
   {
     std::lock_guard lock(mutex_);
     run_ = false;
@@ -265,6 +286,9 @@ void StandardMachine::go() {
       std::lock_guard lock(vsock->mutex());
       vsock->as<devices::VirtioVsock>().transport_reset(config_.vsock->cid);
     }
+    // Others may have gone on from where this one does.
+    new_generation();
+    board_->generation_changed();
     // What the guest notified before the snapshot was taken.
     for (auto& function : board_->functions())
       for (size_t queue = 0; queue < function->queues(); ++queue) ring(function->doorbell(queue));
@@ -395,6 +419,15 @@ void StandardMachine::end_from_inside(End end) {
     run_ = false;
   }
   for (auto& cpu : cpus_) cpu->vcpu->kick();
+}
+
+// On the watch's thread.
+void StandardMachine::lost(const Error& error) {
+  std::lock_guard control(control_);
+  if (state() == State::kRunning)
+    end_from_inside({State::kFailed, Reason::kError, error.what()});
+  else if (state() == State::kPaused)
+    set_state(State::kFailed, Reason::kError, error.what());
 }
 
 void StandardMachine::run_cpu(Cpu& cpu) {
@@ -545,6 +578,15 @@ void StandardMachine::block_submit(uint32_t device, devices::BlockRequest reques
 
 void StandardMachine::entropy_wanted(uint32_t, devices::EntropyRequest request) {
   entropy_.push_back(request);
+  // For the device's thread, whoever took the guest's notification.
+  ring(board_->rng_function().doorbell(0));
+}
+
+void StandardMachine::new_generation() {
+  uint8_t id[boot::kGenerationIdSize];
+  get_random(id, "for the guest's generation");
+  // A guest of less than 1 MiB has no room for it, and no tables.
+  [[maybe_unused]] const bool written = ram_->write(boot::kGenerationId, id);
 }
 
 // The rng's mutex is held.
@@ -554,12 +596,7 @@ void StandardMachine::give_entropy() {
     const auto request = entropy_.front();
     entropy_.pop_front();
     bytes.resize(request.size);
-    size_t got = 0;
-    while (got < bytes.size()) {
-      const ssize_t n = ::getrandom(bytes.data() + got, bytes.size() - got, 0);
-      if (n < 0 && errno != EINTR) throw_errno("getrandom", "for the guest's entropy device");
-      if (n > 0) got += static_cast<size_t>(n);
-    }
+    get_random(bytes, "for the guest's entropy device");
     board_->rng_function().as<devices::VirtioRng>().complete(request.ordinal, bytes);
   }
 }
@@ -568,11 +605,8 @@ void StandardMachine::give_entropy() {
 void StandardMachine::discard(uint32_t, uint64_t address, uint64_t size) {
   uint8_t* host = ram_->translate(address, size);
   if (!host) return;
+  memory_->discard(static_cast<uint64_t>(host - memory_->data()), size);
   ram_->mark_written(address, size);
-  const auto offset = static_cast<off_t>(host - memory_->data());
-  // Where the host cannot, the pages merely stay.
-  [[maybe_unused]] const int result = ::fallocate(memory_->fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                                  offset, static_cast<off_t>(size));
 }
 
 void StandardMachine::vsock_event(uint32_t, devices::VsockEvent event) { vsock_->submit(std::move(event)); }
@@ -737,7 +771,7 @@ void StandardMachine::save_state(ByteWriter& out) {
   out.blob(board.data());
 }
 
-void StandardMachine::load_state(ByteReader& in, const std::function<void()>& load_memory) {
+void StandardMachine::load_state(ByteReader& in) {
   time_base_ = in.u64();
   if (const uint64_t clock = in.u64(); clock && kernel_clock_) {
     clock_.emplace();
@@ -755,7 +789,7 @@ void StandardMachine::load_state(ByteReader& in, const std::function<void()>& lo
     vcpu.expect_done();
   }
   // After the vCPUs: KVM writes to a paravirtual guest's memory when it is told where the guest's clock lies.
-  load_memory();
+  memory_->settle();
   ByteReader board(in.blob(), "the state's devices");
   board_->load(board);
   board.expect_done();
@@ -773,7 +807,7 @@ StateDigest StandardMachine::state_digest() {
     digest.vcpu = digest128(vcpus.data());
     board_->save(devices);
     digest.devices = digest128(devices.data());
-    digest.memory = memory_digest(*memory_);
+    digest.memory = memory_->digest();
   });
   return digest;
 }
@@ -785,7 +819,8 @@ VcpuState StandardMachine::vcpu_state(size_t index) {
   return state;
 }
 
-void StandardMachine::snapshot(const std::string& path) {
+SnapshotInfo StandardMachine::snapshot(const std::string& path, const SnapshotOptions& options) {
+  SnapshotInfo info;
   standing_still([&] {
     ByteWriter state;
     state.u8(kStateVersion);
@@ -793,8 +828,9 @@ void StandardMachine::snapshot(const std::string& path) {
     config_.save(config);
     state.blob(config.data());
     save_state(state);
-    write_snapshot_file(path, state.data(), *memory_);
+    info = snapshots_->write(path, state.data(), options);
   });
+  return info;
 }
 
 BoardKind snapshot_board(const std::string& path) {

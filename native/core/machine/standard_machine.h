@@ -33,10 +33,11 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   // Throws Error: BAD_CONFIG, BAD_KERNEL, NO_MEMORY, or a failed call.
   static std::unique_ptr<StandardMachine> create(std::shared_ptr<kvm::System> system, MachineConfig config,
                                                  const Image& image, std::shared_ptr<Listener> listener);
-  // A paused machine that continues where the snapshot's was. `adjust` may change disks' paths and taps.
+  // A paused machine that continues where the snapshot's was; its memory is the file's, copied where it is
+  // written.
   static std::unique_ptr<StandardMachine> restore(std::shared_ptr<kvm::System> system,
                                                   const std::string& path, std::shared_ptr<Listener> listener,
-                                                  const std::function<void(MachineConfig&)>& adjust = {});
+                                                  const RestoreOptions& options = {});
   ~StandardMachine() override;
   StandardMachine(const StandardMachine&) = delete;
   StandardMachine& operator=(const StandardMachine&) = delete;
@@ -50,7 +51,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   std::string message() const override;
   bool send_packet(uint32_t device, std::span<const uint8_t> packet) override;
   bool send_console(std::span<const uint8_t> bytes) override;
-  void snapshot(const std::string& path) override;
+  SnapshotInfo snapshot(const std::string& path, const SnapshotOptions& options = {}) override;
   StateDigest state_digest() override;
   VcpuState vcpu_state(size_t index) override;
   void set_debugging(bool on) override;
@@ -63,7 +64,8 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   size_t vcpus() const override { return cpus_.size(); }
   const std::shared_ptr<kvm::Vcpu>& vcpu(size_t i) const override { return cpus_.at(i)->vcpu; }
   const std::shared_ptr<devices::GuestRam>& ram() const override { return ram_; }
-  const std::shared_ptr<kvm::GuestMemory>& memory() const override { return memory_; }
+  const MachineMemory& memory() const override { return *memory_; }
+  Snapshots& snapshots() override { return *snapshots_; }
 
   // Presses ACPI's power button, as a wish to the guest. False when the guest does not listen to it.
   bool press_power_button();
@@ -121,9 +123,10 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   };
 
   StandardMachine(std::shared_ptr<kvm::System> system, MachineConfig config,
-                  std::shared_ptr<Listener> listener);
+                  std::shared_ptr<Listener> listener, std::unique_ptr<MachineMemory> memory = nullptr);
   void launch();
-  void load_state(ByteReader& in, const std::function<void()>& load_memory);
+  void load_state(ByteReader& in);
+  void lost(const Error& error);
   void save_state(ByteWriter& out);
 
   void cpu_main(Cpu& cpu);
@@ -158,6 +161,8 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void balloon_stats(uint32_t) override {}
   void vsock_event(uint32_t device, devices::VsockEvent event) override;
   void give_entropy();
+  // Tells the guest that its random numbers must not be those of another machine.
+  void new_generation();
   // Its mutex is held.
   void take_inbox(size_t net);
 
@@ -165,10 +170,11 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   MachineConfig config_;
   std::shared_ptr<Listener> listener_;
   std::shared_ptr<kvm::Vm> vm_;
-  std::shared_ptr<kvm::GuestMemory> memory_;
+  std::unique_ptr<MachineMemory> memory_;
   std::shared_ptr<devices::GuestRam> ram_;
   std::unique_ptr<StandardBoard> board_;
   std::vector<std::unique_ptr<Cpu>> cpus_;
+  std::unique_ptr<Snapshots> snapshots_;
   Gate gate_;
   std::vector<std::unique_ptr<backends::Tap>> taps_;  // by net; empty where none
   std::vector<std::unique_ptr<backends::FileDisk>> files_;
@@ -207,6 +213,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   std::atomic<uint64_t> time_base_{0}, time_since_{0};
   std::condition_variable clock_changed_;  // with the board's mutex
   bool clock_quit_ = false;
+  std::unique_ptr<OriginWatch> watch_;  // of a restored machine
 };
 
 // Of which board a snapshot's machine is. Throws as the reading of it does.

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -15,6 +16,8 @@
 #include "devices/guest_ram.h"
 #include "kvm/kvm.h"
 #include "machine/config.h"
+#include "machine/machine_memory.h"
+#include "machine/snapshots.h"
 #include "machine/vcpu_state.h"
 
 namespace hypertwin::machine {
@@ -68,6 +71,18 @@ inline void bump(std::atomic<uint64_t>& counter) {
   counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
 
+// When the file is checked that a machine is restored from.
+enum class Verify : uint8_t {
+  kBefore,  // first: the machine exists only if all is right
+  kBehind,  // while the machine runs already; it fails when something is wrong
+};
+
+struct RestoreOptions {
+  // May change backends, and addresses of network devices.
+  std::function<void(MachineConfig&)> adjust{};
+  Verify verify = Verify::kBefore;
+};
+
 // The digests of all that a machine is.
 struct StateDigest {
   uint64_t boundary = 0;
@@ -96,8 +111,8 @@ class VirtualMachine {
   virtual bool send_packet(uint32_t device, std::span<const uint8_t> packet) = 0;
   virtual bool send_console(std::span<const uint8_t> bytes) = 0;
 
-  // Written whole or not at all. The machine waits meanwhile.
-  virtual void snapshot(const std::string& path) = 0;
+  // Written whole or not at all. The machine waits meanwhile. Throws as Snapshots::write().
+  virtual SnapshotInfo snapshot(const std::string& path, const SnapshotOptions& options = {}) = 0;
   // Of the machine as it would be in a snapshot, which waits meanwhile.
   virtual StateDigest state_digest() = 0;
   // Throws Error("ERANGE").
@@ -125,7 +140,8 @@ class VirtualMachine {
   virtual size_t vcpus() const = 0;
   virtual const std::shared_ptr<kvm::Vcpu>& vcpu(size_t i) const = 0;
   virtual const std::shared_ptr<devices::GuestRam>& ram() const = 0;
-  virtual const std::shared_ptr<kvm::GuestMemory>& memory() const = 0;
+  virtual const MachineMemory& memory() const = 0;
+  virtual Snapshots& snapshots() = 0;
 
  protected:
   // Throw Error("ERANGE").

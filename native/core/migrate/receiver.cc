@@ -11,7 +11,6 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "machine/cpuid.h"
-#include "machine/memory_scan.h"
 #include "migrate/codec.h"
 #include "migrate/migrate.h"
 #include "migrate/payloads.h"
@@ -220,7 +219,7 @@ struct Receiver::Impl {
     while (reader.next(entry)) {
       for (uint64_t page = entry.first; page < entry.first + entry.count; ++page) {
         const bool had = received[page / 64] >> (page % 64) & 1;
-        std::span<uint8_t> bytes(machine->memory()->data() + page * kPage, kPage);
+        std::span<uint8_t> bytes(machine->memory().data() + page * kPage, kPage);
         if (entry.coding == Coding::kZero) {
           // What was never written is zero: it stays a hole.
           if (had) decode(entry, bytes);
@@ -324,7 +323,7 @@ struct Receiver::Impl {
         });
         settle_disks();
         if (final)
-          memory = machine::memory_digest(*machine->memory());
+          memory = machine->memory().digest();
         else
           peer.send(FrameType::kRoundEnd, encode_round_end(end), kAborted);
         report(true);

@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "base/clock.h"
-#include "machine/memory_scan.h"
 #include "migrate/codec.h"
 #include "migrate/migrate.h"
 #include "migrate/payloads.h"
@@ -191,7 +190,7 @@ struct Sender::Impl {
     alignas(64) std::array<uint8_t, kPage> copy;
     for (uint64_t page = first; page < first + count; ++page) {
       if (round == options.plant_skipped_page && !std::exchange(planted, true)) continue;
-      copy_live(copy, machine->memory()->data() + page * kPage);
+      copy_live(copy, machine->memory().data() + page * kPage);
       encoder->add(page, copy);
       ++round_pages;
       if (encoder->size() >= batch()) {
@@ -339,6 +338,7 @@ struct Sender::Impl {
   }
 
   void first_round() {
+    machine->snapshots().stop_tracking();
     tracker =
         std::make_unique<dirty::Tracker>(dirty::Target{machine->vm(), {machine->vcpu()}, machine->ram()},
                                          dirty::Tracker::Options{.mode = options.mode});
@@ -360,7 +360,7 @@ struct Sender::Impl {
     begin_round();
     // What is zero is zero there already, and stays a hole here: tracking tells of what is written from now.
     uint64_t next = 0;
-    machine::for_each_run(*machine->memory(), [&](uint64_t first, uint64_t count) {
+    machine->memory().for_each_run([&](uint64_t first, uint64_t count) {
       skipped_zero += first - next;
       update([&](Progress& p) { p.remaining_pages -= std::min(p.remaining_pages, first - next); });
       next = first + count;

@@ -1,0 +1,213 @@
+#include "machine/machine_memory.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/bytes.h"
+#include "dirty/bitmap.h"
+
+namespace hypertwin::machine {
+
+namespace {
+
+constexpr uint64_t kPage = devices::kPageSize;
+
+// The first word decides nearly always. The guest may be writing meanwhile: who scans a running one's memory
+// looks again at what it wrote.
+__attribute__((no_sanitize("thread"))) bool is_zero(const uint8_t* page) {
+  const auto* words = reinterpret_cast<const volatile uint64_t*>(page);
+  for (uint64_t i = 0; i < kPage / sizeof(uint64_t); ++i)
+    if (words[i] != 0) return false;
+  return true;
+}
+
+// [begin, end) of the next stretch that the kernel has pages for, from `from` on; false when none is left.
+bool next_data(const kvm::GuestMemory& memory, uint64_t from, uint64_t& begin, uint64_t& end) {
+  if (from >= memory.size()) return false;
+  begin = from;
+  end = memory.size();
+  off_t data = ::lseek(memory.fd(), static_cast<off_t>(from), SEEK_DATA);
+  if (data < 0) return errno != ENXIO;  // ENXIO: nothing more; else: cannot tell, look at all
+  begin = static_cast<uint64_t>(data) & ~(kPage - 1);
+  if (begin >= memory.size()) return false;
+  off_t hole = ::lseek(memory.fd(), data, SEEK_HOLE);
+  if (hole >= 0) end = std::min(memory.size(), (static_cast<uint64_t>(hole) + kPage - 1) & ~(kPage - 1));
+  return true;
+}
+
+void set_bits(std::span<uint64_t> bitmap, uint64_t first, uint64_t pages) {
+  for (uint64_t page = first; page < first + pages; ++page) bitmap[page / 64] |= uint64_t{1} << (page % 64);
+}
+
+}  // namespace
+
+MachineMemory::MachineMemory(uint64_t size)
+    : guest_(kvm::GuestMemory::allocate(size, {.backing = kvm::GuestMemory::Backing::kMemfd})) {}
+
+MachineMemory::MachineMemory(SnapshotChain chain) : chain_(std::move(chain)) {
+  const SnapshotFile& full = *chain_.back();
+  Fd fd(::fcntl(full.fd(), F_DUPFD_CLOEXEC, 0));
+  if (!fd) throw_errno("fcntl", "for mapping the snapshot " + full.path());
+  guest_ = kvm::GuestMemory::from_fd(std::move(fd), SnapshotFile::kMemoryOffset, full.memory_size(), true);
+  const uint64_t words = dirty::words_for(size() / kPage);
+  in_file_.resize(words);
+  for (const auto& run : full.runs()) set_bits(in_file_, run.first_page, run.pages);
+  discarded_ = std::make_unique<std::atomic<uint64_t>[]>(words);
+}
+
+void MachineMemory::settle() {
+  if (chain_.empty()) return;
+  // Copies of the file's pages go, and with them what was written.
+  if (::madvise(data(), size(), MADV_DONTNEED) != 0) throw_errno("madvise", "for the guest's memory");
+  for (auto file = std::next(chain_.rbegin()); file != chain_.rend(); ++file)
+    for (const auto& run : (*file)->runs()) {
+      const std::span<uint8_t> bytes(data() + run.first_page * kPage, run.pages * kPage);
+      if (run.zero)
+        std::memset(bytes.data(), 0, bytes.size());
+      else
+        (*file)->read(run, bytes);
+    }
+}
+
+void MachineMemory::for_each_candidate(const Candidates& candidates) const {
+  if (chain_.empty()) {
+    uint64_t begin = 0, end = 0;
+    for (uint64_t from = 0; next_data(*guest_, from, begin, end); from = end)
+      candidates(begin / kPage, end / kPage);
+    return;
+  }
+  std::vector<uint64_t> bitmap = changed();
+  dirty::merge(bitmap, in_file_);
+  for (auto [first, count] : dirty::Ranges(bitmap)) candidates(first, first + count);
+}
+
+void MachineMemory::for_each_run(const std::function<void(uint64_t, uint64_t)>& run) const {
+  for_each_candidate([&](uint64_t first, uint64_t last) {
+    while (first < last) {
+      if (is_zero(data() + first * kPage)) {
+        ++first;
+        continue;
+      }
+      uint64_t stop = first + 1;
+      while (stop < last && !is_zero(data() + stop * kPage)) ++stop;
+      run(first, stop - first);
+      first = stop;
+    }
+  });
+}
+
+void MachineMemory::for_each_run_of(std::span<const uint64_t> bitmap,
+                                    const std::function<void(uint64_t, uint64_t, bool)>& run) const {
+  for (auto [first, count] : dirty::Ranges(bitmap))
+    for (const uint64_t last = first + count; first < last;) {
+      const bool zero = is_zero(data() + first * kPage);
+      uint64_t stop = first + 1;
+      while (stop < last && is_zero(data() + stop * kPage) == zero) ++stop;
+      run(first, stop - first, zero);
+      first = stop;
+    }
+}
+
+Digest128 MachineMemory::digest() const {
+  Hasher hasher;
+  for_each_run([&](uint64_t first, uint64_t pages) {
+    for (uint64_t page = first; page < first + pages; ++page) {
+      uint8_t number[8];
+      put_le(number, page);
+      hasher.update(number);
+      hasher.update({data() + page * kPage, kPage});
+    }
+  });
+  return hasher.digest();
+}
+
+// /proc/<pid>/pagemap, 8 bytes a page: a copy of ours is there (in memory or in swap), and is not the file's.
+std::vector<uint64_t> MachineMemory::changed() const {
+  constexpr uint64_t kPresent = uint64_t{1} << 63, kSwapped = uint64_t{1} << 62, kOfFile = uint64_t{1} << 61;
+  const uint64_t pages = size() / kPage;
+  std::vector<uint64_t> bitmap(dirty::words_for(pages));
+  for (size_t i = 0; i < bitmap.size(); ++i) bitmap[i] = discarded_[i].load(std::memory_order_acquire);
+  Fd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  std::vector<uint64_t> entries(std::min<uint64_t>(pages, 64 * 1024));
+  for (uint64_t page = 0; page < pages;) {
+    const uint64_t part = std::min<uint64_t>(entries.size(), pages - page);
+    const uint64_t at = (reinterpret_cast<uintptr_t>(data()) / kPage + page) * sizeof(uint64_t);
+    const ssize_t n =
+        pagemap ? ::pread(pagemap.get(), entries.data(), part * sizeof(uint64_t), static_cast<off_t>(at))
+                : -1;
+    if (n < static_cast<ssize_t>(sizeof(uint64_t))) {
+      // This kernel does not tell: any can.
+      set_bits(bitmap, page, pages - page);
+      break;
+    }
+    const uint64_t got = static_cast<uint64_t>(n) / sizeof(uint64_t);
+    for (uint64_t i = 0; i < got; ++i)
+      if ((entries[i] & (kPresent | kSwapped)) && !(entries[i] & kOfFile)) set_bits(bitmap, page + i, 1);
+    page += got;
+  }
+  return bitmap;
+}
+
+void MachineMemory::discard(uint64_t offset, uint64_t size) {
+  if (chain_.empty()) {
+    // Where the host cannot, the pages merely stay.
+    [[maybe_unused]] const int result = ::fallocate(guest_->fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                                    static_cast<off_t>(offset), static_cast<off_t>(size));
+    return;
+  }
+  // Not less, since each such hole costs the host a mapping, and a process has some 65,000.
+  constexpr uint64_t kLeast = 1u << 20;
+  for (uint64_t page = offset / kPage; page < (offset + size) / kPage; ++page)
+    discarded_[page / 64].fetch_or(uint64_t{1} << (page % 64), std::memory_order_release);
+  if (size < kLeast || ::mmap(data() + offset, size, PROT_READ | PROT_WRITE,
+                              MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED)
+    std::memset(data() + offset, 0, size);
+}
+
+OriginWatch::OriginWatch(const MachineMemory& memory, bool verify, std::function<void(const Error&)> on_loss)
+    : chain_(memory.chain()),
+      guest_(memory.guest()),
+      verify_(verify),
+      quit_event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  if (!quit_event_) throw_errno("eventfd", "for watching a snapshot's file");
+  thread_ = std::thread([this, on_loss = std::move(on_loss)] { main(on_loss); });
+}
+
+OriginWatch::~OriginWatch() {
+  quit_ = true;
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t n = ::write(quit_event_.get(), &one, sizeof(one));
+  thread_.join();
+}
+
+void OriginWatch::main(const std::function<void(const Error&)>& on_loss) {
+  pthread_setname_np(pthread_self(), "ht-origin");
+  // Behind the machine, not in its way.
+  ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), 19);
+  const SnapshotFile& full = *chain_.back();
+  try {
+    if (verify_ && !full.verify([this] { return !quit_ && !guest_->guard()->hit(); }) && quit_) return;
+    pollfd fds[] = {{.fd = guest_->guard()->event(), .events = POLLIN, .revents = 0},
+                    {.fd = quit_event_.get(), .events = POLLIN, .revents = 0}};
+    while (::poll(fds, 2, -1) < 0 && errno == EINTR) {
+    }
+    if (quit_) return;
+    throw Error("CORRUPT", "the snapshot " + full.path() +
+                               " lost bytes while the machine ran from it: it was cut, or its disk failed");
+  } catch (const Error& error) {
+    on_loss(error);
+  } catch (const std::exception& error) {
+    on_loss(Error("CORRUPT", "the snapshot " + full.path() + " cannot be checked: " + error.what()));
+  }
+}
+
+}  // namespace hypertwin::machine

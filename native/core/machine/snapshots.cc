@@ -1,0 +1,88 @@
+#include "machine/snapshots.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/error.h"
+
+namespace hypertwin::machine {
+
+namespace {
+
+bool same_file(const std::string& a, const std::string& b) {
+  namespace fs = std::filesystem;
+  std::error_code none;
+  return fs::absolute(a).lexically_normal() == fs::absolute(b).lexically_normal() ||
+         fs::equivalent(a, b, none);
+}
+
+}  // namespace
+
+void Snapshots::harvest() {
+  tracker_->harvest(harvested_);
+  for (const auto& slot : harvested_.slots) {
+    // Slots lie in the memory one behind the other.
+    const auto where = target_.vm->slot(slot.slot);
+    const uint64_t offset = where ? where->offset / devices::kPageSize : 0;
+    for (auto [first, count] : slot.ranges())
+      for (uint64_t page = offset + first; page < offset + first + count; ++page)
+        dirty_[page / 64] |= uint64_t{1} << (page % 64);
+  }
+}
+
+SnapshotInfo Snapshots::write(const std::string& path, std::span<const uint8_t> state,
+                              const SnapshotOptions& options) {
+  std::lock_guard lock(mutex_);
+  std::optional<SnapshotParent> parent;
+  std::vector<std::string> lineage;
+  if (options.incremental) {
+    if (base_) {
+      parent = base_;
+      lineage = lineage_;
+    } else if (!memory_.chain().empty()) {
+      const SnapshotFile& full = *memory_.chain().back();
+      parent = SnapshotParent{full.path(), full.identity()};
+      lineage = {full.path()};
+    } else {
+      throw Error(
+          "BAD_STATE",
+          "an incremental snapshot has nothing to add to: write one with `track` first, or restore one");
+    }
+    for (const auto& file : lineage)
+      if (same_file(file, path))
+        throw Error("EINVAL", "the snapshot " + path + " would take the place of one that it adds to: give " +
+                                  "another path");
+  }
+  lineage.insert(lineage.begin(), path);
+
+  std::unique_ptr<dirty::Tracker> fresh;
+  if (tracker_) {
+    harvest();
+  } else if (options.track) {
+    // Before the file is written, since it may be refused.
+    dirty::Tracker::Options how;
+    how.mode = target_.vm->dirty_ring_bytes() ? dirty::Mode::kRing : dirty::Mode::kBitmap;
+    fresh = std::make_unique<dirty::Tracker>(target_, how);
+    fresh->start();
+  }
+  std::vector<uint64_t> changed;
+  if (parent) changed = base_ ? dirty_ : memory_.changed();
+  const SnapshotInfo info = write_snapshot_file(path, state, memory_, parent ? &*parent : nullptr, changed);
+  if (options.track) {
+    if (fresh) tracker_ = std::move(fresh);
+    base_ = SnapshotParent{path, info.identity};
+    lineage_ = std::move(lineage);
+    dirty_.assign(dirty::words_for(memory_.size() / devices::kPageSize), 0);
+  }
+  return info;
+}
+
+void Snapshots::stop_tracking() {
+  std::lock_guard lock(mutex_);
+  tracker_.reset();
+  base_.reset();
+  lineage_.clear();
+  dirty_ = {};
+}
+
+}  // namespace hypertwin::machine
