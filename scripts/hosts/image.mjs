@@ -15,10 +15,12 @@ const here = path.dirname(fileURLToPath(import.meta.url))
 const modules = [
   'virtio_ring', 'virtio', 'virtio_pci_legacy_dev', 'virtio_pci_modern_dev', 'virtio_pci', 'failover', 'net_failover',
   'virtio_net', 'virtio_blk', 'virtio_console', 'virtio_balloon', 'virtio-rng', 'button', 'evdev',
-  'crc16', 'crc32c_generic', 'mbcache', 'jbd2', 'ext4'
+  'crc16', 'crc32c_generic', 'mbcache', 'jbd2', 'ext4', 'vsock', 'vmw_vsock_virtio_transport_common',
+  'vmw_vsock_virtio_transport'
 ]
 
 const scripts = {
+  'init': 'boot.sh',
   'etc/rc': 'init.sh',
   'bin/count': 'count.sh',
   'bin/dirty': 'dirty.sh',
@@ -35,12 +37,12 @@ const texts = {
 
 async function makeInitrd(unpacked) {
   const tree = new Tree()
-  for (const name of ['dev', 'proc', 'sys', 'run', 'tmp', 'var/log']) tree.folder(name)
+  for (const name of ['dev', 'proc', 'sys', 'run', 'tmp', 'mnt', 'var/log']) tree.folder(name)
   tree.add({ name: 'dev/console', kind: 'device', mode: 0o600, device: [5, 1] })
   const busybox = busyboxIn(unpacked)
   tree.addBusybox(readFileSync(busybox), (await must([busybox, '--list'])).trim().split('\n'))
   tree.add({ name: 'var/run', kind: 'link', mode: 0o777, data: '/run' })
-  for (const name of ['init', 'sbin/init', 'sbin/reboot'])
+  for (const name of ['sbin/init', 'sbin/reboot'])
     tree.add({ name, kind: 'link', mode: 0o777, data: '/bin/busybox' })
   for (const [name, file] of Object.entries(scripts))
     tree.add({ name, data: readFileSync(path.join(here, 'guest', file)) })

@@ -30,9 +30,16 @@ async function newestKernel(flavour) {
   return /Depends: (linux-image-\S+)/.exec(stdout)?.[1]
 }
 
+/** The packages of libraries that a package depends on; none where the package is not known. */
+async function librariesOf(name) {
+  const { stdout } = await execute(['apt-cache', 'depends', name])
+  return [...stdout.matchAll(/^ *Depends: (z?lib\S+)$/gm)].map(([, library]) => library)
+}
+
 /**
  * Fetches packages; none is installed.
- * @param names - one that begins with linux-image- stands for the newest kernel of a flavour: linux-image-cloud-amd64
+ * @param names - one that begins with linux-image- stands for the newest kernel of a flavour, linux-image-cloud-amd64; one
+ * that ends with + is fetched with the libraries that it depends on
  * @param cache - the folder in which they are for a while
  * @returns their files by name, the kernel's as `kernel`, and a function that removes them
  */
@@ -43,10 +50,14 @@ export async function fetchPackages(names, cache) {
   try {
     const fetched = await locked('install', async () => {
       const download = async () => {
-        const wanted = await Promise.all(
-          names.map(async name => (name.startsWith('linux-image-') ? await newestKernel(name) : name))
-        )
-        if (wanted.includes(undefined)) return { status: 1, stderr: 'the kernel is not known' }
+        const each = async name => {
+          if (name.startsWith('linux-image-')) return newestKernel(name)
+          if (!name.endsWith('+')) return name
+          const libraries = await librariesOf(name.slice(0, -1))
+          return libraries.length > 0 ? [name.slice(0, -1), ...libraries] : undefined
+        }
+        const wanted = (await Promise.all(names.map(each))).flat()
+        if (wanted.includes(undefined)) return { status: 1, stderr: 'a package is not known' }
         // As root, since the user _apt may not write here.
         const options = ['-q', '-o', 'APT::Sandbox::User=root']
         return execute(['sh', '-c', 'cd "$0" && exec apt-get download "$@"', folder, ...options, ...wanted], {

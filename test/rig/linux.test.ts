@@ -1,6 +1,7 @@
 // Unmodified Debian kernels on both boards, in a rig: to a prompt, with disk, network and console, through a snapshot,
 // to their power-off.
 import path from 'node:path'
+import { execFileSync } from 'node:child_process'
 import process from 'node:process'
 import t from 'tap'
 import { guestImage } from '../../scripts/hosts/index.mjs'
@@ -17,16 +18,18 @@ t.test('Debian kernels', { skip, timeout: 900_000 }, async t => {
   const [rig] = rigs.rigs as [Rig]
   const script = path.resolve('test/rig/linux_machine.mjs')
 
+  const vsock = path.join(t.testdir(), 'vsock')
+  execFileSync('cc', ['-static', '-O1', '-o', vsock, 'test/rig/vsock.c'])
   const cases = [
-    { flavour: 'cloud', format: 'kernel', board: 'standard', vcpus: 2, commandLine: '' },
-    { flavour: 'generic', format: 'elf', board: 'standard', vcpus: 1, commandLine: '' },
-    { flavour: 'cloud', format: 'elf', board: 'deterministic', vcpus: 1, commandLine: deterministic },
-    { flavour: 'generic', format: 'kernel', board: 'deterministic', vcpus: 1, commandLine: deterministic }
+    { flavour: 'cloud', format: 'kernel', board: 'standard', vcpus: 2, commandLine: 'console=hvc0', console: 'virtio' },
+    { flavour: 'generic', format: 'elf', board: 'standard', vcpus: 1, commandLine: '', console: 'serial' },
+    { flavour: 'cloud', format: 'elf', board: 'deterministic', vcpus: 1, commandLine: deterministic, console: 'serial' },
+    { flavour: 'generic', format: 'kernel', board: 'deterministic', vcpus: 1, commandLine: deterministic, console: 'serial' }
   ] as const
-  for (const { flavour, format, board, vcpus, commandLine } of cases) {
+  for (const { flavour, format, board, vcpus, commandLine, console: terminal } of cases) {
     const image = await guestImage(flavour)
     const name = `${flavour}, ${format === 'elf' ? 'by PVH' : 'a bzImage'}, on the ${board} board`
-    const given = { board, vcpus, kernel: image[format], initrd: image.initrd, commandLine }
+    const given = { board, vcpus, kernel: image[format], initrd: image.initrd, commandLine, console: terminal, vsock }
     const { stdout, stderr } = await rig.exec([process.execPath, script, JSON.stringify(given)], { timeout: 250_000 })
     const line = stdout.trim().split('\n').at(-1) ?? ''
     let seen: Record<string, unknown> = {}
@@ -47,9 +50,15 @@ t.test('Debian kernels', { skip, timeout: 900_000 }, async t => {
         service: ['1 one', '2 two'],
         sameState: true,
         restored: 'kept',
+        mac: '52:54:00:99:00:01',
         serviceRestored: ['1 three'],
         ...(board === 'standard'
-          ? { interrupts: /^[1-9]/, entropy: '64', total: Number, clock: 'kvm-clock', button: true, reason: 'power-off' }
+          ? {
+              echo: true,
+              called: true,
+              echoRestored: true,
+              console: terminal === 'virtio' ? '/dev/hvc0' : '/dev/ttyS0',
+              generation: flavour === 'generic' ? '1' : '0', interrupts: /^[1-9]/, entropy: '64', total: Number, clock: 'kvm-clock', button: true, reason: 'power-off' }
           : { reason: 'halted' })
       },
       name

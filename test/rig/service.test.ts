@@ -14,8 +14,8 @@ t.test('nginx', { skip, timeout: 900_000 }, async t => {
   t.teardown(() => rigs.down())
   const [rig] = rigs.rigs as [Rig]
   const cases = [
-    { flavour: 'cloud', board: 'standard', vcpus: 2, commandLine: '' },
-    { flavour: 'generic', board: 'deterministic', vcpus: 1, commandLine: 'acpi=off nolapic reboot=t lpj=4000000' }
+    { flavour: 'cloud', board: 'standard', vcpus: 2, commandLine: 'root=/dev/vda' },
+    { flavour: 'generic', board: 'deterministic', vcpus: 1, commandLine: 'acpi=off nolapic reboot=t lpj=4000000 root=/dev/vda' }
   ] as const
   for (const { flavour, board, vcpus, commandLine } of cases) {
     const { elf, initrd } = await guestImage(flavour)
@@ -36,6 +36,7 @@ t.test('nginx', { skip, timeout: 900_000 }, async t => {
       {
         error: undefined,
         started: true,
+        root: '1',
         pages: 20,
         underLoad: 30,
         sameState: true,

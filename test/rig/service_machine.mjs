@@ -1,5 +1,5 @@
-// Runs in a rig: Debian's nginx from a disk image, in a machine of ours, fetched from over a tap; through a snapshot while
-// clients download, and on in a machine that is restored from it.
+// Runs in a rig: Linux on a disk image with Debian's nginx, in a machine of ours, fetched from over a tap; through a snapshot
+// while clients download, and on in a machine that is restored from it.
 //   node service_machine.mjs '{"board", "vcpus", "kernel", "initrd", "commandLine", "disk"}'
 // Prints one line of JSON: what was seen.
 import { createHash } from 'node:crypto'
@@ -36,8 +36,8 @@ await observe(async (folder, given, seen) => {
   let machine = await Machine.create(machineOptions(given, 'web', image))
   await machine.start()
   await untilPrompt(machine, 0, signal)
-  const said = await command(machine, 'mkdir -p /mnt; mount /dev/vda /mnt && mount --bind /dev /mnt/dev && chroot /mnt /usr/sbin/nginx && echo ser""ving', signal)
-  seen.started = said.includes('serving')
+  seen.started = machine.console.text.includes('serving')
+  seen.root = await command(machine, "grep -c '^/dev/vda / ext4' /proc/mounts", signal)
   seen.pages = await fetchPages(20, 4)
 
   // While clients download.
@@ -55,6 +55,8 @@ await observe(async (folder, given, seen) => {
   machine = await Machine.restore(file, { disks: [path.join(folder, 'copy.img')] })
   seen.sameState = (await machine.stateDigest()).combined === before.combined
   await machine.resume()
+  // From the copy of the disk, not from what the guest remembers.
+  await command(machine, 'echo 3 > /proc/sys/vm/drop_caches', signal)
   seen.restored = await fetchPages(10, 2)
   machine.console.write('poweroff -f\n')
   await machine.waitFor('stopped', { signal })

@@ -1,13 +1,9 @@
 #!/bin/sh
 # What the guest does before its prompt. /sbin/init runs it by /etc/inittab.
 export PATH=/bin:/sbin
-mount -t devtmpfs dev /dev 2>/dev/null
-mount -t proc proc /proc
-mount -t sysfs sys /sys
 mount -t tmpfs run /run
 mkdir -p /dev/pts /dev/shm
 mount -t devpts pts /dev/pts
-while read -r module; do insmod "/modules/$module.ko"; done < /modules/order
 
 value() { sed -n "s/.*\<$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
 hostname "$(value guest.name)"
@@ -18,6 +14,9 @@ if [ -n "$address" ] && [ -e /sys/class/net/eth0 ]; then
   ip address add "$address/16" dev eth0
 fi
 acpid 2>/dev/null
+if [ "$(value console)" = hvc0 ]; then
+  while :; do setsid -c sh -l <>/dev/hvc0 >&0 2>&1; done &
+fi
 nc -ll -p 7 -e /bin/count &
 agent=/dev/virtio-ports/org.qemu.guest_agent.0
 mkdir -p /dev/virtio-ports
