@@ -5,14 +5,16 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
 
-/** The guest's. */
+/** The guest's, and its clone's. */
 export const address = '10.9.0.2'
+export const cloneAddress = '10.10.0.2'
+export const cloneTap = 'guest1'
 
-const tap = 'guest0'
+const taps = { guest0: '10.9.0.1/16', [cloneTap]: '10.10.0.1/16' }
 const prompt = 'guest# '
 
 /**
- * Calls `work` with a folder, the test's JSON argument, and an object to note in what was seen; the guest's tap is there
+ * Calls `work` with a folder, the test's JSON argument, and an object to note in what was seen; the taps are there
  * meanwhile. Prints what was seen, an error too, as one line of JSON.
  */
 export async function observe(work) {
@@ -20,18 +22,21 @@ export async function observe(work) {
   const seen = {}
   const ip = (...args) => execFileSync('ip', args)
   try {
-    ip('tuntap', 'add', tap, 'mode', 'tap')
-    ip('address', 'add', '10.9.0.1/16', 'dev', tap)
-    ip('link', 'set', tap, 'up')
+    for (const [tap, its] of Object.entries(taps)) {
+      ip('tuntap', 'add', tap, 'mode', 'tap')
+      ip('address', 'add', its, 'dev', tap)
+      ip('link', 'set', tap, 'up')
+    }
     await work(folder, JSON.parse(process.argv[2]), seen)
   } catch (error) {
     seen.error = error.stack
   } finally {
-    try {
-      ip('link', 'delete', tap)
-    } catch {
-      // It was not made.
-    }
+    for (const tap of Object.keys(taps))
+      try {
+        ip('link', 'delete', tap)
+      } catch {
+        // It was not made.
+      }
     rmSync(folder, { recursive: true, force: true })
   }
   process.stdout.write(`${JSON.stringify(seen, (_, value) => (typeof value === 'bigint' ? Number(value) : value))}\n`)
@@ -47,7 +52,7 @@ export function machineOptions({ board, vcpus, kernel, initrd, commandLine }, na
     memory: '192MiB',
     commandLine: `console=ttyS0 quiet guest.name=${name} guest.address=${address} ${commandLine}`,
     disks: [{ path: disk }],
-    nets: [{ backend: { tap } }]
+    nets: [{ backend: { tap: 'guest0' } }]
   }
 }
 
@@ -66,4 +71,19 @@ export async function command(machine, text, signal) {
   machine.console.write(`${text}\n`)
   await untilPrompt(machine, from, signal)
   return machine.console.text.slice(from).replace(/\r/g, '').split('\n').slice(1, -1).join('\n').trim()
+}
+
+/** Has Linux bind its network card's driver anew, so that it takes the card's address of now; gives that. */
+export async function bindAnew(machine, itsAddress, signal) {
+  const card = await command(machine, 'basename $(readlink /sys/class/net/eth0/device)', signal)
+  const steps = [
+    'cd /sys/bus/virtio/drivers/virtio_net',
+    `echo ${card} > unbind`,
+    `echo ${card} > bind`,
+    'cd /',
+    'ip link set eth0 up',
+    `ip address add ${itsAddress}/16 dev eth0`
+  ]
+  await command(machine, steps.join('; '), signal)
+  return command(machine, 'cat /sys/class/net/eth0/address', signal)
 }

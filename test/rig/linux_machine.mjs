@@ -9,7 +9,7 @@ import net from 'node:net'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { Machine } from '../../dist/machine/index.js'
-import { address, command as typeCommand, machineOptions, observe, untilPrompt } from './guest.mjs'
+import { address, bindAnew, command as typeCommand, machineOptions, observe, untilPrompt } from './guest.mjs'
 
 await observe(async (folder, given, seen) => {
   const { board } = given
@@ -113,9 +113,7 @@ await observe(async (folder, given, seen) => {
     // Only the generic kernel has the driver; it says so in its log.
     seen.generation = await command("dmesg | grep -c 'virtual machine fork'")
   }
-  const nic = (await command('basename $(readlink /sys/class/net/eth0/device)')).trim()
-  await command(`cd /sys/bus/virtio/drivers/virtio_net; echo ${nic} > unbind; echo ${nic} > bind; cd /; ip link set eth0 up; ip address add ${address}/16 dev eth0`)
-  seen.mac = await command('cat /sys/class/net/eth0/address')
+  seen.mac = await bindAnew(machine, address, signal)
   seen.serviceRestored = await service(['three'])
 
   const off = machine.waitFor('stopped', { signal })

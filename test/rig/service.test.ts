@@ -39,6 +39,9 @@ t.test('nginx', { skip, timeout: 900_000 }, async t => {
         root: '1',
         pages: 20,
         underLoad: 30,
+        cloneAddress: '52:54:00:99:00:02',
+        both: [20, 20],
+        apart: 'nobody',
         sameState: true,
         restored: 10
       },

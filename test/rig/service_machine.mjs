@@ -1,5 +1,5 @@
 // Runs in a rig: Linux on a disk image with Debian's nginx, in a machine of ours, fetched from over a tap; through a snapshot
-// while clients download, and on in a machine that is restored from it.
+// while clients download; then from a clone of it beside the first, and from a machine that takes the first one's place.
 //   node service_machine.mjs '{"board", "vcpus", "kernel", "initrd", "commandLine", "disk"}'
 // Prints one line of JSON: what was seen.
 import { createHash } from 'node:crypto'
@@ -7,17 +7,17 @@ import { copyFileSync } from 'node:fs'
 import http from 'node:http'
 import path from 'node:path'
 import { Machine } from '../../dist/machine/index.js'
-import { address, command, machineOptions, observe, untilPrompt } from './guest.mjs'
+import { address, bindAnew, cloneAddress, cloneTap, command, machineOptions, observe, untilPrompt } from './guest.mjs'
 
 const signal = AbortSignal.timeout(280_000)
 
 const digests = new Set()
 /** Fetches the page so many times, by so many connections. */
-async function fetchPages(count, connections) {
+async function fetchPages(count, connections, host = address) {
   const agent = new http.Agent({ keepAlive: true, maxSockets: connections })
   const one = () =>
     new Promise((resolve, reject) => {
-      const request = http.get({ host: address, path: '/page', agent, signal }, answer => {
+      const request = http.get({ host, path: '/page', agent, signal }, answer => {
         const hash = createHash('sha256')
         answer.on('data', data => hash.update(data))
         answer.on('end', () => resolve(digests.add(`${answer.statusCode} ${hash.digest('hex')}`)))
@@ -50,6 +50,18 @@ await observe(async (folder, given, seen) => {
   copyFileSync(image, path.join(folder, 'copy.img'))
   await machine.resume()
   seen.underLoad = await under
+
+  const [cloneImage, mac] = [path.join(folder, 'clone.img'), '52:54:00:99:00:02']
+  copyFileSync(path.join(folder, 'copy.img'), cloneImage)
+  const clone = await Machine.restore(file, { disks: [cloneImage], nets: [{ backend: { tap: cloneTap }, mac }] })
+  await clone.resume()
+  seen.cloneAddress = await bindAnew(clone, cloneAddress, signal)
+  await command(clone, 'echo 3 > /proc/sys/vm/drop_caches', signal)
+  seen.both = await Promise.all([fetchPages(20, 4), fetchPages(20, 4, cloneAddress)])
+  // What one writes is not the other's.
+  await command(clone, 'echo clone > /tmp/who', signal)
+  seen.apart = await command(machine, 'cat /tmp/who 2>/dev/null || echo nobody', signal)
+  await clone.close()
   await machine.close()
 
   machine = await Machine.restore(file, { disks: [path.join(folder, 'copy.img')] })
