@@ -66,6 +66,19 @@ t.test('Debian kernels', { skip, timeout: 900_000 }, async t => {
   }
 
   const image = await guestImage()
+  const given = { board: 'deterministic', vcpus: 1, kernel: image.elf, initrd: image.initrd, commandLine: deterministic }
+  const recorder = [process.execPath, path.resolve('test/rig/recorded_machine.mjs'), JSON.stringify(given)]
+  const recorded = await rig.exec(recorder, { timeout: 200_000 })
+  t.comment(`recorded: ${recorded.stdout}`)
+  const seen = JSON.parse(recorded.stdout) as {
+    counters: Record<'boundaries' | 'interrupts' | 'packetsIn' | 'diskRequests', number>
+    kinds: Record<string, number>
+  }
+  t.match(seen, { error: undefined, service: '1 one\n', whole: true, last: seen.counters.boundaries })
+  t.equal(seen.kinds['packet'], seen.counters.packetsIn, 'each packet is in the log')
+  t.equal(seen.kinds['block-completion'], seen.counters.diskRequests, 'and each request of the disk')
+  t.equal(seen.kinds['interrupt'], seen.counters.interrupts, 'and each interrupt')
+
   const sample = [process.execPath, path.resolve('scripts/linux-hello.mjs'), image.kernel, image.initrd]
   const { status, stdout, stderr } = await rig.exec(sample, { timeout: 120_000 })
   t.equal(status, 0, stderr)
