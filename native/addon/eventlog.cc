@@ -46,15 +46,7 @@ class HandleOf : public Napi::ObjectWrap<Handle> {
   }
 
  protected:
-  Napi::Value close(const Napi::CallbackInfo& info) {
-    return run_async<detail::None>(
-        info.Env(), env_->closer(),
-        [state = state_] {
-          state->shutdown();
-          return detail::None{};
-        },
-        [self = keep(info.This())](Napi::Env env, detail::None&) -> Napi::Value { return env.Undefined(); });
-  }
+  Napi::Value close(const Napi::CallbackInfo& info) { return shut_down(info, *env_, state_); }
   // `work` on the handle's thread; the handle lives as long.
   template <class R>
   Napi::Value on_thread(const Napi::CallbackInfo& info, std::function<R()> work,
@@ -404,15 +396,7 @@ class RecordingHandle : public Napi::ObjectWrap<RecordingHandle> {
   Napi::Value suspects(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] { return to_value(info.Env(), made_.state->open()->suspects()); });
   }
-  Napi::Value close(const Napi::CallbackInfo& info) {
-    return run_async<detail::None>(
-        info.Env(), env_->closer(),
-        [state = made_.state] {
-          state->shutdown();
-          return detail::None{};
-        },
-        [self = keep(info.This())](Napi::Env env, detail::None&) -> Napi::Value { return env.Undefined(); });
-  }
+  Napi::Value close(const Napi::CallbackInfo& info) { return shut_down(info, *env_, made_.state); }
 
   Made made_;
   std::shared_ptr<MachineEnv> env_;

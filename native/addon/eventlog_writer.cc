@@ -111,15 +111,7 @@ class WriterHandle : public Napi::ObjectWrap<WriterHandle> {
       return to_js(info.Env(), *error).Value();
     });
   }
-  Napi::Value close(const Napi::CallbackInfo& info) {
-    return run_async<detail::None>(
-        info.Env(), env_->closer(),
-        [state = made_.state] {
-          state->shutdown();
-          return detail::None{};
-        },
-        [self = keep(info.This())](Napi::Env env, detail::None&) -> Napi::Value { return env.Undefined(); });
-  }
+  Napi::Value close(const Napi::CallbackInfo& info) { return shut_down(info, *env_, made_.state); }
 
   Made made_;
   std::shared_ptr<MachineEnv> env_;

@@ -159,15 +159,7 @@ class HaHandle : public Napi::ObjectWrap<Handle> {
   Napi::Value take(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] { return take_news(info.Env(), made_.state->mailbox()); });
   }
-  Napi::Value close(const Napi::CallbackInfo& info) {
-    return run_async<detail::None>(
-        info.Env(), env_->closer(),
-        [state = made_.state] {
-          state->shutdown();
-          return detail::None{};
-        },
-        [self = keep(info.This())](Napi::Env env, detail::None&) -> Napi::Value { return env.Undefined(); });
-  }
+  Napi::Value close(const Napi::CallbackInfo& info) { return shut_down(info, *env_, made_.state); }
   Napi::Value begin(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       if (!made_.begin) throw Error("BAD_STATE", "it has begun already");

@@ -111,15 +111,7 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
     return guarded(info.Env(),
                    [&] { return on_thread(info, [](VirtualMachine& machine) { (machine.*method)(); }); });
   }
-  Napi::Value close(const Napi::CallbackInfo& info) {
-    return run_async<detail::None>(
-        info.Env(), env_->closer(),
-        [state = state_] {
-          state->shutdown();
-          return detail::None{};
-        },
-        [self = keep(info.This())](Napi::Env env, detail::None&) -> Napi::Value { return env.Undefined(); });
-  }
+  Napi::Value close(const Napi::CallbackInfo& info) { return shut_down(info, *env_, state_); }
   Napi::Value snapshot(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       const Args args(info);

@@ -6,8 +6,10 @@
 #include <cstring>
 #include <memory>
 
+#include "async.h"
 #include "kvm_args.h"
 #include "machine/machine.h"
+#include "machine_state.h"
 #include "replay/suspects.h"
 
 namespace hypertwin::addon {
@@ -15,6 +17,18 @@ namespace hypertwin::addon {
 // Keeps a JavaScript object alive; JavaScript thread only.
 inline std::shared_ptr<Napi::ObjectReference> keep(const Napi::Value& value) {
   return std::make_shared<Napi::ObjectReference>(Napi::Persistent(value.As<Napi::Object>()));
+}
+
+// What every handle's close() does: `state` is shut down off this thread; the handle lives as long.
+inline Napi::Value shut_down(const Napi::CallbackInfo& info, MachineEnv& env,
+                             std::shared_ptr<Closable> state) {
+  return run_async<detail::None>(
+      info.Env(), env.closer(),
+      [state = std::move(state)] {
+        state->shutdown();
+        return detail::None{};
+      },
+      [self = keep(info.This())](Napi::Env now, detail::None&) -> Napi::Value { return now.Undefined(); });
 }
 
 inline Napi::Value number(Napi::Env env, uint64_t value) {

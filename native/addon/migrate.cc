@@ -62,15 +62,7 @@ class MigrateHandle : public Napi::ObjectWrap<Handle> {
   }
 
  protected:
-  Napi::Value close(const Napi::CallbackInfo& info) {
-    return run_async<detail::None>(
-        info.Env(), env_->closer(),
-        [state = made_.state] {
-          state->shutdown();
-          return detail::None{};
-        },
-        [self = keep(info.This())](Napi::Env env, detail::None&) -> Napi::Value { return env.Undefined(); });
-  }
+  Napi::Value close(const Napi::CallbackInfo& info) { return shut_down(info, *env_, made_.state); }
   // `work` on the handle's thread; the handle lives as long.
   template <class R>
   Napi::Value on_thread(const Napi::CallbackInfo& info, std::function<R()> work,
