@@ -6,6 +6,7 @@
 
 #include <csignal>
 #include <cstring>
+#include <future>
 #include <thread>
 
 #include "boot/acpi.h"
@@ -40,6 +41,10 @@ class Snapshot : public ::testing::TestWithParam<BoardKind> {
                                           std::shared_ptr<TestListener> listener = nullptr) {
     RestoreOptions options;
     options.verify = verify;
+    return restore_with(path, options, std::move(listener));
+  }
+  std::unique_ptr<VirtualMachine> restore_with(const std::string& path, const RestoreOptions& options,
+                                               std::shared_ptr<TestListener> listener) {
     if (GetParam() == BoardKind::kStandard)
       return StandardMachine::restore(system_, path, std::move(listener), options);
     return Machine::restore(system_, path, std::move(listener), options);
@@ -237,17 +242,122 @@ TEST_P(Snapshot, AFileThatIsCutFailsTheMachineAlone) {
   EXPECT_EQ(machine->state(), State::kPaused) << "the others do not notice";
 }
 
+// A file whose pages come when they are let.
+class GatedPages final : public PageSource {
+ public:
+  explicit GatedPages(const std::string& path) : file_(std::make_shared<SnapshotFile>(path)) {}
+  void read(uint64_t first, std::span<uint8_t> into) override {
+    std::unique_lock lock(mutex_);
+    ++asked_;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return open_ || cancelled_ || broken_; });
+    if (cancelled_) throw Error("CANCELLED", "nobody waits any more");
+    if (broken_) throw Error("EIO", "the source has gone");
+    lock.unlock();
+    file_.read(first, into);
+  }
+  void cancel() override { set(cancelled_); }
+  void open() { set(open_); }
+  void break_off() { set(broken_); }
+  bool wait_asked() {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::seconds(60), [this] { return asked_ > 0; });
+  }
+
+ private:
+  void set(bool& what) {
+    std::lock_guard lock(mutex_);
+    what = true;
+    changed_.notify_all();
+  }
+  FilePages file_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int asked_ = 0;
+  bool open_ = false, cancelled_ = false, broken_ = false;
+};
+
+TEST_P(Snapshot, ItsMemoryMayComeWhileItRuns) {
+  auto machine = create();
+  run(*machine, *listener_);
+  const auto digest = machine->state_digest();
+  machine->snapshot(dir_.file("s"));
+  std::vector<uint64_t> working_set{1u << 30};  // one that there is not
+  for (bool again : {false, true}) {
+    auto pages = std::make_shared<GatedPages>(dir_.file("s"));
+    pages->open();
+    RestoreOptions options;
+    options.pages = pages;
+    options.paging = {.working_set = working_set, .all = again};
+    auto there = std::make_shared<TestListener>();
+    auto twin = restore_with(dir_.file("s"), options, there);
+    EXPECT_EQ(twin->state(), State::kPaused);
+    run(*twin, *there);
+    const auto stats = twin->memory().pager()->stats();
+    EXPECT_GT(stats.pages, 10u);
+    EXPECT_LE(stats.here, stats.pages);
+    if (!again) {
+      EXPECT_LT(stats.here, stats.pages) << "only what was touched";
+      EXPECT_GT(stats.touched, 0u);
+      EXPECT_GT(stats.longest_ns, 0u);
+    }
+    working_set = twin->memory().pager()->touched();
+    // The rest is brought by who reads it.
+    const SnapshotInfo info = twin->snapshot(dir_.file("t"));
+    EXPECT_GT(info.pages, 10u);
+    const auto now = twin->state_digest();
+    twin.reset();
+    EXPECT_EQ(restore(dir_.file("t"))->state_digest(), now);
+  }
+  RestoreOptions options;
+  options.pages = std::make_shared<FilePages>(std::make_shared<SnapshotFile>(dir_.file("s")));
+  auto twin = restore_with(dir_.file("s"), options, nullptr);
+  EXPECT_EQ(twin->state_digest(), digest);
+  EXPECT_EQ(code_of([&] { twin->snapshot(dir_.file("u"), {.incremental = true}); }), "BAD_STATE");
+}
+
+TEST_P(Snapshot, AGuestWaitsForItsMemoryAndFailsWithoutIt) {
+  auto machine = create();
+  run(*machine, *listener_);
+  machine->snapshot(dir_.file("s"));
+  enum class End { kOpened, kBroken, kClosed };
+  for (End end : {End::kOpened, End::kBroken, End::kClosed}) {
+    auto pages = std::make_shared<GatedPages>(dir_.file("s"));
+    RestoreOptions options;
+    options.pages = pages;
+    options.paging = {.all = false};
+    auto there = std::make_shared<TestListener>();
+    auto twin = restore_with(dir_.file("s"), options, there);
+    // The standard board's writes to memory itself, and waits for it as the guest does.
+    auto resumed = std::async(std::launch::async, [&] { return code_of([&] { twin->resume(); }); });
+    ASSERT_TRUE(pages->wait_asked());
+    if (end == End::kOpened) {
+      pages->open();
+      EXPECT_EQ(resumed.get(), "none");
+      EXPECT_TRUE(there->wait([&] { return there->markers_.size() >= 2; }));
+      twin->pause();
+      EXPECT_EQ(twin->state(), State::kPaused) << twin->message();
+    } else if (end == End::kBroken) {
+      pages->break_off();
+      const std::string code = resumed.get();
+      EXPECT_TRUE(code == "none" || code == "EIO") << code;
+      ASSERT_TRUE(there->wait_state(State::kFailed));
+      EXPECT_NE(twin->message().find("the source has gone"), std::string::npos) << twin->message();
+      EXPECT_TRUE(there->markers_.empty()) << "it did not run on with pages of zeros";
+    }
+    if (end == End::kClosed && GetParam() == BoardKind::kStandard) pages->cancel();
+    if (resumed.valid()) resumed.get();
+    twin.reset();
+  }
+}
+
 TEST_P(Snapshot, AnAddressMayBeNew) {
   auto machine = create();
   machine->snapshot(dir_.file("s"));
   const std::array<uint8_t, 6> mac{0x52, 0x54, 0, 1, 2, 3};
   RestoreOptions options;
   options.adjust = [&](MachineConfig& config) { config.nets.at(0).mac = mac; };
-  std::unique_ptr<VirtualMachine> clone;
-  if (GetParam() == BoardKind::kStandard)
-    clone = StandardMachine::restore(system_, dir_.file("s"), nullptr, options);
-  else
-    clone = Machine::restore(system_, dir_.file("s"), nullptr, options);
+  auto clone = restore_with(dir_.file("s"), options, nullptr);
   EXPECT_EQ(clone->config().nets.at(0).mac, mac);
   clone->snapshot(dir_.file("t"));
   EXPECT_EQ(restore(dir_.file("t"))->config().nets.at(0).mac, mac);

@@ -133,15 +133,14 @@ std::unique_ptr<Machine> Machine::restore(std::shared_ptr<kvm::System> system, c
   if (options.adjust) options.adjust(config);
   if (config.memory_size != file->memory_size())
     in.corrupt("memory of another size than the configuration's");
-  if (options.verify == Verify::kBefore) chain.back()->verify([] { return true; });
 
   std::unique_ptr<Machine> machine(new Machine(std::move(system), std::move(config), std::move(listener),
-                                               backends, std::make_unique<MachineMemory>(std::move(chain))));
+                                               backends, restored_memory(std::move(chain), options)));
   machine->memory_->settle();
   machine->load_state(in);
-  machine->watch_ =
-      std::make_unique<OriginWatch>(*machine->memory_, options.verify == Verify::kBehind,
-                                    [own = machine.get()](const Error& error) { own->lost(error); });
+  machine->memory_->watch(
+      options.verify == Verify::kBehind,
+      [own = machine.get()](const Error& error, bool settled) { own->lost(error, settled); });
   return machine;
 }
 
@@ -190,7 +189,7 @@ void Machine::launch() {
 }
 
 Machine::~Machine() {
-  watch_.reset();
+  memory_->stop_watching();
   {
     std::lock_guard lock(mutex_);
     quit_.store(true);
@@ -200,6 +199,7 @@ Machine::~Machine() {
   live_.wake_for_control();
   if (thread_.joinable()) {
     vcpu_->kick();
+    memory_->give_up();
     thread_.join();
   }
   // Their threads call into this; they end before the rest goes.
@@ -316,13 +316,25 @@ void Machine::set_state(State state, Reason reason, std::string message) {
   if (listener_) listener_->on_state(state, reason, message);
 }
 
-// On the watch's thread.
-void Machine::lost(const Error& error) {
-  try {
-    call(At::kAnywhere, [&] {
+// Until it is settled, the vCPU's thread may wait for a page.
+void Machine::lost(const Error& error, bool settled) {
+  {
+    std::lock_guard lock(mutex_);
+    if (quit_.load()) return;
+    auto task = std::make_shared<Task>();
+    task->run = [this, error] {
       if (state() == State::kRunning || state() == State::kPaused) fail(error);
-    });
-  } catch (const std::exception&) {
+    };
+    tasks_.push_back(std::move(task));
+    control_.store(true, std::memory_order_release);
+  }
+  wake_.notify_all();
+  live_.wake_for_control();
+  vcpu_->kick();
+  if (!settled) return;
+  try {
+    call(At::kAnywhere, [] {});
+  } catch (const Error&) {
     // Closed meanwhile.
   }
 }

@@ -181,7 +181,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   bool takes(const devices::BlockRequest& request) const;
   void replica_failed(size_t disk, int err);
   void fail(const std::exception& error);
-  void lost(const Error& error);
+  void lost(const Error& error, bool settled);
   SnapshotInfo save_snapshot(const std::string& path, const SnapshotOptions& options);
   void set_state(State state, Reason reason, std::string message = {});
   [[noreturn]] void bad_state(const char* verb) const { machine::bad_state(state(), verb); }
@@ -248,7 +248,6 @@ class Machine final : public VirtualMachine, private devices::Host {
   std::optional<Error> replica_failure_;
   std::atomic<bool> control_{false};
   std::thread thread_;
-  std::unique_ptr<OriginWatch> watch_;  // of a restored machine
 };
 
 }  // namespace hypertwin::machine

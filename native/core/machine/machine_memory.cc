@@ -50,6 +50,23 @@ void set_bits(std::span<uint64_t> bitmap, uint64_t first, uint64_t pages) {
 
 }  // namespace
 
+// Looks after a machine that runs from a snapshot's file: checks the file behind it, and notices when the
+// file loses bytes.
+class OriginWatch {
+ public:
+  OriginWatch(const MachineMemory& memory, bool verify, Pager::OnFailure on_loss);
+  ~OriginWatch();
+
+ private:
+  void main(const Pager::OnFailure& on_loss);
+  const SnapshotChain chain_;
+  const std::shared_ptr<kvm::GuestMemory> guest_;
+  const bool verify_;
+  std::atomic<bool> quit_{false};
+  Fd quit_event_;
+  std::thread thread_;
+};
+
 MachineMemory::MachineMemory(uint64_t size)
     : guest_(kvm::GuestMemory::allocate(size, {.backing = kvm::GuestMemory::Backing::kMemfd})) {}
 
@@ -58,13 +75,36 @@ MachineMemory::MachineMemory(SnapshotChain chain) : chain_(std::move(chain)) {
   Fd fd(::fcntl(full.fd(), F_DUPFD_CLOEXEC, 0));
   if (!fd) throw_errno("fcntl", "for mapping the snapshot " + full.path());
   guest_ = kvm::GuestMemory::from_fd(std::move(fd), SnapshotFile::kMemoryOffset, full.memory_size(), true);
+  know(full);
+}
+
+void MachineMemory::know(const SnapshotFile& full) {
   const uint64_t words = dirty::words_for(size() / kPage);
   in_file_.resize(words);
   for (const auto& run : full.runs()) set_bits(in_file_, run.first_page, run.pages);
   discarded_ = std::make_unique<std::atomic<uint64_t>[]>(words);
 }
 
+MachineMemory::MachineMemory(std::shared_ptr<const SnapshotFile> snapshot, std::shared_ptr<PageSource> source,
+                             Pager::Options options)
+    : guest_(kvm::GuestMemory::allocate(snapshot->memory_size(), {})) {
+  if (snapshot->parent())
+    throw Error("SNAPSHOT_PARENT", "the snapshot " + snapshot->path() +
+                                       " adds to another one: only a full one can be brought in parts");
+  know(*snapshot);
+  pager_ = std::make_unique<Pager>(std::span(data(), size()), in_file_, std::move(source), std::move(options),
+                                   [this](const Error& error, bool settled) {
+                                     Pager::OnFailure on_loss;
+                                     {
+                                       std::lock_guard lock(mutex_);
+                                       on_loss = on_loss_;
+                                     }
+                                     if (on_loss) on_loss(error, settled);
+                                   });
+}
+
 void MachineMemory::settle() {
+  if (pager_) pager_->settle();
   if (chain_.empty()) return;
   // Copies of the file's pages go, and with them what was written.
   if (::madvise(data(), size(), MADV_DONTNEED) != 0) throw_errno("madvise", "for the guest's memory");
@@ -79,7 +119,7 @@ void MachineMemory::settle() {
 }
 
 void MachineMemory::for_each_candidate(const Candidates& candidates) const {
-  if (chain_.empty()) {
+  if (in_file_.empty()) {
     uint64_t begin = 0, end = 0;
     for (uint64_t from = 0; next_data(*guest_, from, begin, end); from = end)
       candidates(begin / kPage, end / kPage);
@@ -158,6 +198,7 @@ std::vector<uint64_t> MachineMemory::changed() const {
 }
 
 void MachineMemory::discard(uint64_t offset, uint64_t size) {
+  if (pager_) return pager_->discard(offset, size);
   if (chain_.empty()) {
     // Where the host cannot, the pages merely stay.
     [[maybe_unused]] const int result = ::fallocate(guest_->fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
@@ -173,7 +214,7 @@ void MachineMemory::discard(uint64_t offset, uint64_t size) {
     std::memset(data() + offset, 0, size);
 }
 
-OriginWatch::OriginWatch(const MachineMemory& memory, bool verify, std::function<void(const Error&)> on_loss)
+OriginWatch::OriginWatch(const MachineMemory& memory, bool verify, Pager::OnFailure on_loss)
     : chain_(memory.chain()),
       guest_(memory.guest()),
       verify_(verify),
@@ -189,7 +230,7 @@ OriginWatch::~OriginWatch() {
   thread_.join();
 }
 
-void OriginWatch::main(const std::function<void(const Error&)>& on_loss) {
+void OriginWatch::main(const Pager::OnFailure& on_loss) {
   pthread_setname_np(pthread_self(), "ht-origin");
   // Behind the machine, not in its way.
   ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), 19);
@@ -204,9 +245,50 @@ void OriginWatch::main(const std::function<void(const Error&)>& on_loss) {
     throw Error("CORRUPT", "the snapshot " + full.path() +
                                " lost bytes while the machine ran from it: it was cut, or its disk failed");
   } catch (const Error& error) {
-    on_loss(error);
+    on_loss(error, true);
   } catch (const std::exception& error) {
-    on_loss(Error("CORRUPT", "the snapshot " + full.path() + " cannot be checked: " + error.what()));
+    on_loss(Error("CORRUPT", "the snapshot " + full.path() + " cannot be checked: " + error.what()), true);
+  }
+}
+
+MachineMemory::~MachineMemory() = default;
+
+void MachineMemory::watch(bool verify, Pager::OnFailure on_loss) {
+  if (!chain_.empty()) {
+    origin_watch_ = std::make_unique<OriginWatch>(*this, verify, std::move(on_loss));
+  } else if (pager_) {
+    {
+      std::lock_guard lock(mutex_);
+      on_loss_ = std::move(on_loss);
+    }
+    check();
+    pager_->start();
+  }
+}
+
+void MachineMemory::stop_watching() {
+  origin_watch_.reset();
+  std::lock_guard lock(mutex_);
+  on_loss_ = nullptr;
+}
+
+void MachineMemory::check() const {
+  if (!pager_) return;
+  if (auto failure = pager_->failure()) throw *failure;
+}
+
+void MachineMemory::give_up() {
+  if (pager_) pager_->give_up();
+}
+
+void FilePages::read(uint64_t first, std::span<uint8_t> into) {
+  for (uint64_t at = SnapshotFile::kMemoryOffset + first * kPage; !into.empty();) {
+    const ssize_t n = ::pread(file_->fd(), into.data(), into.size(), static_cast<off_t>(at));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw_errno("pread", "reading the snapshot " + file_->path());
+    if (n == 0) throw Error("CORRUPT", "the snapshot " + file_->path() + " is damaged: it is cut short");
+    into = into.subspan(static_cast<size_t>(n));
+    at += static_cast<uint64_t>(n);
   }
 }
 

@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/digest.h"
@@ -16,25 +16,42 @@
 #include "base/fd.h"
 #include "devices/guest_ram.h"
 #include "kvm/kvm.h"
+#include "machine/pager.h"
 #include "machine/snapshot.h"
 
 namespace hypertwin::machine {
+
+class OriginWatch;
 
 class MachineMemory {
  public:
   // Zero.
   explicit MachineMemory(uint64_t size);
-  // The snapshot's. What it adds to the full one is not there before settle().
+  ~MachineMemory();
+  // The snapshot's, mapped. What it adds to the full one is not there before settle().
   explicit MachineMemory(SnapshotChain chain);
+  // The full snapshot's, brought by a pager from `source`.
+  MachineMemory(std::shared_ptr<const SnapshotFile> snapshot, std::shared_ptr<PageSource> source,
+                Pager::Options options);
 
   const std::shared_ptr<kvm::GuestMemory>& guest() const { return guest_; }
   uint8_t* data() const { return guest_->data(); }
   uint64_t size() const { return guest_->size(); }
-  // Mapped memory: undoes what was written to it since. Throws Error("CORRUPT"); reads nothing of the full
+  // A snapshot's: undoes what was written to it since. Throws Error("CORRUPT"); reads nothing of the full
   // snapshot. Else does nothing.
   void settle();
   // Empty, or the snapshot it is mapped from; the full one is the last.
   const SnapshotChain& chain() const { return chain_; }
+  // nullptr where there is none.
+  Pager* pager() const { return pager_.get(); }
+  // Calls when the memory cannot be trusted any more, as Pager does, until it is given another function. With
+  // `verify`, mapped memory's file is checked behind.
+  void watch(bool verify, Pager::OnFailure on_loss);
+  void stop_watching();
+  // Throws why the memory cannot be trusted, where a pager knows it.
+  void check() const;
+  // Brings nothing any more: who waits for a page gets one of zeros.
+  void give_up();
 
   // Calls `run` with [first page, pages) of each run of pages that are not all zero, in ascending order.
   void for_each_run(const std::function<void(uint64_t first, uint64_t pages)>& run) const;
@@ -43,7 +60,7 @@ class MachineMemory {
                        const std::function<void(uint64_t first, uint64_t pages, bool zero)>& run) const;
   // Covers the address and content of each page that is not all zero.
   Digest128 digest() const;
-  // Mapped memory: the pages that can differ from the full snapshot's, one bit a page.
+  // A snapshot's: the pages that can differ from the full snapshot's, one bit a page.
   std::vector<uint64_t> changed() const;
   // Gives pages back to the host; they are zero from now on. Any thread.
   void discard(uint64_t offset, uint64_t size);
@@ -51,29 +68,27 @@ class MachineMemory {
  private:
   using Candidates = std::function<void(uint64_t begin, uint64_t end)>;
   void for_each_candidate(const Candidates& candidates) const;
+  void know(const SnapshotFile& full);
 
   SnapshotChain chain_;
   std::shared_ptr<kvm::GuestMemory> guest_;
-  std::vector<uint64_t> in_file_;                       // mapped: pages that the full snapshot holds
+  std::vector<uint64_t> in_file_;  // pages that the full snapshot holds; empty where there is none
   std::unique_ptr<std::atomic<uint64_t>[]> discarded_;  // mapped: pages that are no longer the file's
+  std::mutex mutex_;                                    // guards on_loss_
+  Pager::OnFailure on_loss_;
+  std::unique_ptr<OriginWatch> origin_watch_;
+  std::unique_ptr<Pager> pager_;
 };
 
-// Looks after a machine that runs from a snapshot's file: checks the file behind it, and notices when the
-// file loses bytes.
-class OriginWatch {
+// A snapshot's pages, from its file.
+class FilePages final : public PageSource {
  public:
-  // `on_loss` is called once at most, on a thread of this, with why the machine's memory cannot be trusted.
-  OriginWatch(const MachineMemory& memory, bool verify, std::function<void(const Error&)> on_loss);
-  ~OriginWatch();
+  explicit FilePages(std::shared_ptr<const SnapshotFile> file) : file_(std::move(file)) {}
+  void read(uint64_t first, std::span<uint8_t> into) override;
+  void cancel() override {}
 
  private:
-  void main(const std::function<void(const Error&)>& on_loss);
-  const SnapshotChain chain_;
-  const std::shared_ptr<kvm::GuestMemory> guest_;
-  const bool verify_;
-  std::atomic<bool> quit_{false};
-  Fd quit_event_;
-  std::thread thread_;
+  const std::shared_ptr<const SnapshotFile> file_;
 };
 
 }  // namespace hypertwin::machine

@@ -202,15 +202,13 @@ std::unique_ptr<StandardMachine> StandardMachine::restore(std::shared_ptr<kvm::S
   if (options.adjust) options.adjust(config);
   if (config.memory_size != file->memory_size())
     in.corrupt("memory of another size than the configuration's");
-  if (options.verify == Verify::kBefore) chain.back()->verify([] { return true; });
-  std::unique_ptr<StandardMachine> machine(
-      new StandardMachine(std::move(system), std::move(config), std::move(listener),
-                          std::make_unique<MachineMemory>(std::move(chain))));
+  std::unique_ptr<StandardMachine> machine(new StandardMachine(
+      std::move(system), std::move(config), std::move(listener), restored_memory(std::move(chain), options)));
   machine->load_state(in);
   machine->launch();
-  machine->watch_ =
-      std::make_unique<OriginWatch>(*machine->memory_, options.verify == Verify::kBehind,
-                                    [own = machine.get()](const Error& error) { own->lost(error); });
+  machine->memory_->watch(
+      options.verify == Verify::kBehind,
+      [own = machine.get()](const Error& error, bool settled) { own->lost(error, settled); });
   return machine;
 }
 
@@ -222,7 +220,7 @@ void StandardMachine::launch() {
 }
 
 StandardMachine::~StandardMachine() {
-  watch_.reset();
+  memory_->stop_watching();
   {
     std::lock_guard lock(mutex_);
     run_ = false;
@@ -237,6 +235,7 @@ StandardMachine::~StandardMachine() {
     clock_quit_ = true;
   }
   clock_changed_.notify_all();
+  memory_->give_up();
   for (auto& cpu : cpus_)
     if (cpu->thread.joinable()) cpu->thread.join();
   for (auto& thread : io_threads_) thread.join();
@@ -286,8 +285,6 @@ void StandardMachine::go() {
       std::lock_guard lock(vsock->mutex());
       vsock->as<devices::VirtioVsock>().transport_reset(config_.vsock->cid);
     }
-    // Others may have gone on from where this one does.
-    new_generation();
     board_->generation_changed();
     // What the guest notified before the snapshot was taken.
     for (auto& function : board_->functions())
@@ -336,6 +333,9 @@ void StandardMachine::start() {
 void StandardMachine::resume() {
   std::lock_guard control(control_);
   if (state() != State::kPaused) bad_state(state(), "resume");
+  // Others may have gone on from where this one does.
+  if (resubmit_) new_generation();
+  memory_->check();
   set_state(State::kRunning, Reason::kRequested);
   go();
 }
@@ -421,8 +421,10 @@ void StandardMachine::end_from_inside(End end) {
   for (auto& cpu : cpus_) cpu->vcpu->kick();
 }
 
-// On the watch's thread.
-void StandardMachine::lost(const Error& error) {
+// Until it is settled, others may wait for a page, and have control_.
+void StandardMachine::lost(const Error& error, bool settled) {
+  if (state() == State::kRunning) end_from_inside({State::kFailed, Reason::kError, error.what()});
+  if (!settled) return;
   std::lock_guard control(control_);
   if (state() == State::kRunning)
     end_from_inside({State::kFailed, Reason::kError, error.what()});

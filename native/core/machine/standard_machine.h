@@ -126,7 +126,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
                   std::shared_ptr<Listener> listener, std::unique_ptr<MachineMemory> memory = nullptr);
   void launch();
   void load_state(ByteReader& in);
-  void lost(const Error& error);
+  void lost(const Error& error, bool settled);
   void save_state(ByteWriter& out);
 
   void cpu_main(Cpu& cpu);
@@ -213,7 +213,6 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   std::atomic<uint64_t> time_base_{0}, time_since_{0};
   std::condition_variable clock_changed_;  // with the board's mutex
   bool clock_quit_ = false;
-  std::unique_ptr<OriginWatch> watch_;  // of a restored machine
 };
 
 // Of which board a snapshot's machine is. Throws as the reading of it does.

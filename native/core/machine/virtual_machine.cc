@@ -17,6 +17,12 @@ void put_digest(ByteWriter& out, const Digest128& digest) {
 
 }  // namespace
 
+std::unique_ptr<MachineMemory> restored_memory(SnapshotChain chain, const RestoreOptions& options) {
+  if (options.pages) return std::make_unique<MachineMemory>(chain.front(), options.pages, options.paging);
+  if (options.verify == Verify::kBefore) chain.back()->verify([] { return true; });
+  return std::make_unique<MachineMemory>(std::move(chain));
+}
+
 std::string_view state_name(State state) {
   switch (state) {
     case State::kCreated:

@@ -81,7 +81,13 @@ struct RestoreOptions {
   // May change backends, and addresses of network devices.
   std::function<void(MachineConfig&)> adjust{};
   Verify verify = Verify::kBefore;
+  // Where a full snapshot's memory is brought from while the machine runs, in place of mapping its file.
+  std::shared_ptr<PageSource> pages{};
+  Pager::Options paging{};
 };
+
+// The memory of a machine that is restored from `chain`.
+std::unique_ptr<MachineMemory> restored_memory(SnapshotChain chain, const RestoreOptions& options);
 
 // The digests of all that a machine is.
 struct StateDigest {

@@ -1,0 +1,310 @@
+#include "machine/pager.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/clock.h"
+#include "devices/guest_ram.h"
+#include "dirty/bitmap.h"
+
+namespace hypertwin::machine {
+
+namespace {
+
+constexpr uint64_t kPage = devices::kPageSize;
+// What comes with a page that is touched.
+constexpr uint64_t kBlock = 16;
+// Zero pages between two pieces that are watched as one: each piece is a mapping of the process.
+constexpr ptrdiff_t kNear = 2 << 20;
+
+bool has(const std::unique_ptr<std::atomic<uint64_t>[]>& bitmap, uint64_t page) {
+  return bitmap[page / 64].load(std::memory_order_acquire) >> (page % 64) & 1;
+}
+
+bool set(std::unique_ptr<std::atomic<uint64_t>[]>& bitmap, uint64_t page) {
+  const uint64_t bit = uint64_t{1} << (page % 64);
+  return !(bitmap[page / 64].fetch_or(bit, std::memory_order_acq_rel) & bit);
+}
+
+Fd open_userfaultfd() {
+  Fd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  // Where the call is reserved to some, the device may be open to others.
+  if (!fd) {
+    Fd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
+    if (device) fd = Fd(::ioctl(device.get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
+  }
+  if (!fd)
+    throw_errno("userfaultfd",
+                "to bring memory while a machine runs (it needs CAP_SYS_PTRACE, or access to "
+                "/dev/userfaultfd, or vm.unprivileged_userfaultfd = 1)");
+  uffdio_api api{};
+  api.api = UFFD_API;
+  if (::ioctl(fd.get(), UFFDIO_API, &api) != 0) throw_errno("UFFDIO_API", "for the guest's memory");
+  return fd;
+}
+
+}  // namespace
+
+Pager::Pager(std::span<uint8_t> memory, std::span<const uint64_t> held, std::shared_ptr<PageSource> source,
+             Options options, OnFailure on_failure)
+    : memory_(memory),
+      pages_(memory.size() / kPage),
+      source_(std::move(source)),
+      options_(std::move(options)),
+      on_failure_(std::move(on_failure)),
+      held_(held.begin(), held.end()),
+      held_pages_(dirty::popcount(held)),
+      here_(std::make_unique<std::atomic<uint64_t>[]>(held.size())),
+      discarded_(std::make_unique<std::atomic<uint64_t>[]>(held.size())),
+      faults_(open_userfaultfd()),
+      quit_event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  if (!quit_event_) throw_errno("eventfd", "for bringing memory");
+  for (auto [first, count] : dirty::Ranges(held_)) {
+    const std::span<uint8_t> run = memory_.subspan(first * kPage, count * kPage);
+    if (!watched_.empty() && run.data() - (watched_.back().data() + watched_.back().size()) < kNear)
+      watched_.back() = {watched_.back().data(), run.data() + run.size()};
+    else
+      watched_.push_back(run);
+  }
+  for (auto part : watched_) {
+    uffdio_register range{};
+    range.range = {reinterpret_cast<uintptr_t>(part.data()), part.size()};
+    range.mode = UFFDIO_REGISTER_MODE_MISSING;
+    if (::ioctl(faults_.get(), UFFDIO_REGISTER, &range) != 0)
+      throw_errno("UFFDIO_REGISTER", "for the guest's memory");
+  }
+  try {
+    threads_.emplace_back([this] { take_faults(); });
+    for (unsigned i = 0; i < std::max(1u, options_.threads); ++i)
+      threads_.emplace_back([this] { serve_faults(); });
+  } catch (...) {
+    give_up();
+    throw;
+  }
+}
+
+Pager::~Pager() { give_up(); }
+
+void Pager::give_up() {
+  {
+    std::lock_guard lock(mutex_);
+    quit_ = true;
+  }
+  wake_.notify_all();
+  source_->cancel();
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t n = ::write(quit_event_.get(), &one, sizeof(one));
+  for (auto& thread : threads_)
+    if (thread.joinable()) thread.join();
+  unregister();
+}
+
+// Who waits goes on.
+void Pager::unregister() {
+  for (auto part : watched_) {
+    uffdio_range range{reinterpret_cast<uintptr_t>(part.data()), part.size()};
+    ::ioctl(faults_.get(), UFFDIO_UNREGISTER, &range);
+  }
+}
+
+void Pager::settle() {
+  std::lock_guard lock(put_mutex_);
+  if (::madvise(memory_.data(), memory_.size(), MADV_DONTNEED) != 0)
+    throw_errno("madvise", "for the guest's memory");
+  for (size_t i = 0; i < held_.size(); ++i) here_[i] = 0;
+  come_ = 0;
+  std::lock_guard more(mutex_);
+  touched_.clear();
+}
+
+std::optional<Error> Pager::failure() const {
+  std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+void Pager::start() {
+  threads_.emplace_back([this] { bring_rest(); });
+}
+
+bool Pager::wants(uint64_t page) const {
+  return (held_[page / 64] >> (page % 64) & 1) && !has(here_, page) && !has(discarded_, page);
+}
+
+void Pager::take_faults() {
+  pthread_setname_np(pthread_self(), "ht-faults");
+  pollfd fds[] = {{.fd = faults_.get(), .events = POLLIN, .revents = 0},
+                  {.fd = quit_event_.get(), .events = POLLIN, .revents = 0}};
+  uffd_msg messages[32];
+  while (!quit_) {
+    if (::poll(fds, 2, -1) < 0 && errno != EINTR) break;
+    const ssize_t n = ::read(faults_.get(), messages, sizeof(messages));
+    if (n <= 0) continue;
+    const uint64_t now = now_ns();
+    {
+      std::lock_guard lock(mutex_);
+      for (size_t i = 0; i < static_cast<size_t>(n) / sizeof(uffd_msg); ++i)
+        if (messages[i].event == UFFD_EVENT_PAGEFAULT)
+          wanted_.push_back(
+              {(messages[i].arg.pagefault.address - reinterpret_cast<uintptr_t>(memory_.data())) / kPage,
+               now});
+    }
+    wake_.notify_all();
+  }
+}
+
+void Pager::serve_faults() {
+  pthread_setname_np(pthread_self(), "ht-pager");
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    wake_.wait(lock, [this] { return quit_ || !wanted_.empty(); });
+    if (quit_) return;
+    const Fault fault = wanted_.front();
+    wanted_.pop_front();
+    const bool first = wants(fault.page);
+    if (first) touched_.push_back(fault.page);
+    lock.unlock();
+    try {
+      if (first) bring(fault.page);
+      // Zero, or it has come meanwhile and only its waiter is to be woken.
+      put_zero(fault.page);
+    } catch (const Error& error) {
+      fail(error);
+    } catch (const std::exception& error) {
+      fail(Error("NO_MEMORY", error.what()));
+    }
+    lock.lock();
+    const uint64_t waited = now_ns() - fault.since_ns;
+    waited_ns_ += waited;
+    longest_ns_ = std::max(longest_ns_, waited);
+  }
+}
+
+void Pager::bring_rest() {
+  pthread_setname_np(pthread_self(), "ht-prefetch");
+  try {
+    for (uint64_t page : options_.working_set) {
+      if (quit_ || failed_) return;
+      if (page < pages_ && wants(page)) bring(page);
+    }
+    if (!options_.all) return;
+    for (auto [first, count] : dirty::Ranges(held_))
+      for (uint64_t page = first; page < first + count; ++page) {
+        if (quit_ || failed_) return;
+        if (wants(page)) bring(page);
+      }
+    // What is touched now for the first time is zero, which the kernel knows by itself.
+    unregister();
+    complete_ = true;
+  } catch (const Error& error) {
+    fail(error);
+  } catch (const std::exception& error) {
+    fail(Error("NO_MEMORY", error.what()));
+  }
+}
+
+void Pager::bring(uint64_t page) {
+  const uint64_t begin = page / kBlock * kBlock;
+  const uint64_t end = std::min(pages_, begin + kBlock);
+  std::vector<uint8_t> bytes;
+  for (uint64_t first = begin; first < end;) {
+    if (!wants(first)) {
+      ++first;
+      continue;
+    }
+    uint64_t last = first + 1;
+    while (last < end && wants(last)) ++last;
+    bytes.resize((last - first) * kPage);
+    source_->read(first, bytes);
+    put(first, bytes);
+    first = last;
+  }
+}
+
+// Pages that have come meanwhile, or were discarded, stay as they are.
+void Pager::put(uint64_t first, std::span<const uint8_t> bytes) {
+  std::lock_guard lock(put_mutex_);
+  for (uint64_t i = 0; i < bytes.size() / kPage; ++i) {
+    const uint64_t page = first + i;
+    if (!wants(page)) continue;
+    uffdio_copy copy{};
+    copy.dst = reinterpret_cast<uintptr_t>(memory_.data() + page * kPage);
+    copy.src = reinterpret_cast<uintptr_t>(bytes.data() + i * kPage);
+    copy.len = kPage;
+    while (::ioctl(faults_.get(), UFFDIO_COPY, &copy) != 0) {
+      if (errno == EEXIST) break;
+      if (errno != EAGAIN) throw_errno("UFFDIO_COPY", "bringing a page of the guest's memory");
+      copy.copy = 0;
+    }
+    if (set(here_, page)) come_.fetch_add(1, std::memory_order_relaxed);
+  }
+}
+
+void Pager::put_zero(uint64_t page) {
+  const uint64_t address = reinterpret_cast<uintptr_t>(memory_.data() + page * kPage);
+  std::lock_guard lock(put_mutex_);
+  if (wants(page)) return;  // it could not be had
+  uffdio_zeropage zero{};
+  zero.range = {address, kPage};
+  while (::ioctl(faults_.get(), UFFDIO_ZEROPAGE, &zero) != 0) {
+    if (errno == EAGAIN) continue;
+    if (errno == ENOENT) return;  // no longer watched
+    if (errno != EEXIST) throw_errno("UFFDIO_ZEROPAGE", "bringing a page of the guest's memory");
+    uffdio_range range{address, kPage};
+    ::ioctl(faults_.get(), UFFDIO_WAKE, &range);
+    return;
+  }
+}
+
+void Pager::fail(const Error& error) {
+  if (quit_ || failed_.exchange(true)) return;
+  {
+    std::lock_guard lock(mutex_);
+    failure_ = error;
+  }
+  on_failure_(error, false);
+  unregister();
+  on_failure_(error, true);
+}
+
+Pager::Stats Pager::stats() const {
+  Stats stats;
+  stats.pages = held_pages_;
+  stats.here = come_.load(std::memory_order_relaxed);
+  stats.complete = complete_;
+  std::lock_guard lock(mutex_);
+  stats.touched = touched_.size();
+  stats.waited_ns = waited_ns_;
+  stats.longest_ns = longest_ns_;
+  return stats;
+}
+
+bool Pager::here(uint64_t offset, uint64_t size) const {
+  for (uint64_t page = offset / kPage; page < (offset + size + kPage - 1) / kPage; ++page)
+    if (wants(page)) return false;
+  return true;
+}
+
+void Pager::discard(uint64_t offset, uint64_t size) {
+  std::lock_guard lock(put_mutex_);
+  for (uint64_t page = offset / kPage; page < (offset + size) / kPage; ++page) set(discarded_, page);
+  if (::madvise(memory_.data() + offset, size, MADV_DONTNEED) != 0)
+    throw_errno("madvise", "giving back memory of the guest");
+}
+
+std::vector<uint64_t> Pager::touched() const {
+  std::lock_guard lock(mutex_);
+  return touched_;
+}
+
+}  // namespace hypertwin::machine
