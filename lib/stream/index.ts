@@ -1,0 +1,11 @@
+// The door of hypertwin/stream: images that can be used while they come.
+export { StreamError } from './errors.js'
+export type { Gate } from './gate.js'
+export { Manifest } from './manifest.js'
+export type { FetchClass } from './order.js'
+export { pack, type PackOptions, type PackProgress, type PackResult } from './pack.js'
+export { Profile, type Access, type ProfileEntry, type ProfileMatch } from './profile.js'
+export type { StreamProgress } from './progress.js'
+export type { SourceOptions } from './source.js'
+export { ImageStream, type StreamOptions } from './stream.js'
+export type { Size } from '../size.js'
