@@ -7,6 +7,7 @@ import { HypertwinError, withLayerErrors, type HypertwinErrorDetails } from '../
  * - `'BAD_MANIFEST'`: these bytes are no manifest, or one of another version, or a damaged one
  * - `'BAD_DIGEST'`: a manifest whose digest is not the one that was asked for
  * - `'BAD_PROFILE'`: these bytes are no profile
+ * - `'BAD_TRACE'`: these bytes are no trace of reads
  * - `'BAD_CACHE'`: the folder holds something else than this image's cache
  * - `'BAD_IMAGE'`: nothing that can be packed or examined
  * - `'SOURCE_UNREACHABLE'`: no answer, a broken connection, or a server's error; trying again may help
