@@ -73,6 +73,13 @@ export class Cache {
     }
   }
 
+  /** What is there of a cache, as it is now: for each chunk 0 missing, 1 there, 2 all zeros. */
+  static async mapIn(folder: string, manifest: Manifest): Promise<Uint8Array> {
+    const map = await readMap(path.join(folder, MAP_FILE), manifest)
+    if (!map) throw foreign(folder, 'it has no map')
+    return map.chunks
+  }
+
   /** Opens a cache, or makes one. The folder is made where it is missing; others may not look into it. */
   static async open(folder: string, manifest: Manifest): Promise<Cache> {
     const before = await this.manifestIn(folder)

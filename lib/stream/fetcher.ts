@@ -200,7 +200,8 @@ export class Fetcher {
       const asked = performance.now()
       this.link.busy(asked)
       const answer = await this.#source.range(dataName, from, to, this.#stop.signal, fresh)
-      this.link.answered(performance.now() - asked)
+      const answered = performance.now()
+      this.link.answered(answered - asked, answered)
       let stored: Buffer | undefined
       for await (const piece of answer) {
         this.#underWay -= piece.length

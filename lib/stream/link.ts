@@ -6,8 +6,8 @@
 const SAMPLES = 12
 /** A sample is at least so long, in milliseconds. */
 const SAMPLE_MS = 100
-/** Round trips that are kept. */
-const TRIPS = 64
+/** By how much the shortest round trip is doubted each second: links do change. */
+const DOUBT = 0.01
 /** So much under way is never too much, in milliseconds of the link: a short trip would make every request tiny. */
 const SHORT_MS = 50
 
@@ -16,14 +16,14 @@ export class Link {
   /** All that came, as it is stored. */
   bytes = 0
   readonly #rates: number[] = []
-  readonly #trips: number[] = []
+  #trip: { ms: number; at: number } | undefined
   /** Since when something has been under way without a pause, and what has come since. */
   #busySince: number | undefined
   #inSample = 0
 
   /** In milliseconds; undefined before the first answer. */
   get roundTripMs(): number | undefined {
-    return this.#trips.length === 0 ? undefined : Math.min(...this.#trips)
+    return this.#trip?.ms
   }
 
   /** Undefined before there is a sample. */
@@ -31,10 +31,13 @@ export class Link {
     return this.#rates.length === 0 ? undefined : Math.max(...this.#rates)
   }
 
-  /** An answer has begun, so long after its request. */
-  answered(ms: number): void {
-    this.#trips.push(ms)
-    if (this.#trips.length > TRIPS) this.#trips.shift()
+  /**
+   * An answer has begun, so long after its request. Most of them stood in a queue of our own making: were those
+   * believed, more would be put under way, and the queue would grow.
+   */
+  answered(ms: number, now: number): void {
+    const doubted = this.#trip === undefined ? Infinity : this.#trip.ms * (1 + (DOUBT * (now - this.#trip.at)) / 1000)
+    this.#trip = { ms: Math.min(ms, doubted), at: now }
   }
 
   /** Something has been asked for. */
