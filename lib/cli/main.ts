@@ -343,6 +343,18 @@ example(
 ).action(run(async () => (await import('./stream.js')).status))
 example(
   stream
+    .command('examine')
+    .description('look into an image without running it, and make a profile of what a start will need')
+    .argument('<image>', 'as it was packed, raw')
+    .requiredOption('--pack <folder>', 'its pack or local copy')
+    .option('--app <path>', 'a program or folder in the image that matters too; may be given several times', args.collect)
+    .option('--files', 'list the files')
+    .option('--out <file>', "write the profile; a pack's own is its profile.json")
+    .addOption(json()),
+  'hypertwin stream examine debian.raw --pack /srv/www/debian --app /usr/sbin/nginx --out /srv/www/debian/profile.json'
+).action(run(async () => (await import('./stream.js')).examine))
+example(
+  stream
     .command('trace')
     .description('look at traces of starts, and make a profile of them')
     .argument('<trace...>', 'what --trace has written')

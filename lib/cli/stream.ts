@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import {
+  examine as examineImage,
   ImageStream,
   Manifest,
   NbdServer,
@@ -361,6 +362,52 @@ export async function status(cache: string, options: { map?: boolean; json?: boo
   return Exit.ok
 }
 
+/** The manifest of a local copy, or of a pack. */
+async function manifestAt(where: string): Promise<Manifest> {
+  return (await Cache.manifestIn(where)) ?? new Manifest(await openSource(where).file(MANIFEST_FILE, MAX_MANIFEST_BYTES))
+}
+
+const storedBytes = (profile: Profile, manifest: Manifest): number =>
+  profile.entries.reduce((sum, { chunk }) => sum + manifest.lengthOf(manifest.blobOf[chunk] as number), 0)
+
+export interface ExamineCliOptions {
+  pack: string
+  app?: string[]
+  out?: string
+  files?: boolean
+  json?: boolean
+}
+
+/** Makes a profile by looking into an image. */
+export async function examine(image: string, options: ExamineCliOptions): Promise<number> {
+  const ui = new Ui(options.json === true)
+  const signal = interruption()
+  const manifest = await manifestAt(options.pack)
+  const { profile, files, system, init, services, missed } = await examineImage(image, manifest, {
+    applications: options.app ?? [],
+    signal
+  })
+  const stored = storedBytes(profile, manifest)
+  if (options.files) for (const file of files) ui.say(`${file.why.padEnd(12)}${bytes(file.bytes).padStart(10)}  ${file.path}`)
+  ui.say(`${system ?? 'A system'}, started by ${init ?? 'nothing that could be found'}; ${count(services.length)} services`)
+  for (const name of missed) ui.say(`Nothing is known of ${name}`)
+  ui.say(
+    `${count(files.length)} files are wanted: ${count(profile.entries.length)} chunks, ${bytes(stored)} of ${bytes(manifest.dataSize)} as they are stored`
+  )
+  if (options.out !== undefined) await writeFile(options.out, profile.toString())
+  ui.result({
+    system: system ?? null,
+    init: init ?? null,
+    services,
+    missed,
+    files: options.files ? files : files.length,
+    chunks: profile.entries.length,
+    storedBytes: stored,
+    out: options.out ?? null
+  })
+  return Exit.ok
+}
+
 export interface TraceOptions {
   image: string
   out?: string
@@ -371,7 +418,7 @@ export interface TraceOptions {
 /** Makes a profile of traces. */
 export async function trace(files: string[], options: TraceOptions): Promise<number> {
   const ui = new Ui(options.json === true)
-  const manifest = (await Cache.manifestIn(options.image)) ?? new Manifest(await openSource(options.image).file(MANIFEST_FILE, MAX_MANIFEST_BYTES))
+  const manifest = await manifestAt(options.image)
   const traces: { file: string; trace: Trace }[] = []
   for (const file of files) {
     const one = await readTrace(file)
@@ -387,7 +434,7 @@ export async function trace(files: string[], options: TraceOptions): Promise<num
       `${file}: ${count(one.reads)} reads of ${bytes(one.bytes)}, ${count(one.accesses.length)} chunks; ${count(one.waited.reads)} waited, ` +
         `${(one.waited.ms / 1000).toFixed(1)} s altogether, ${count(one.stalls)} for more than 100 ms`
     )
-  const stored = profile.entries.reduce((sum, { chunk }) => sum + manifest.lengthOf(manifest.blobOf[chunk] as number), 0)
+  const stored = storedBytes(profile, manifest)
   ui.say(`The profile has ${count(profile.entries.length)} chunks, ${bytes(stored)} as they are stored`)
   if (options.out !== undefined) await writeFile(options.out, profile.toString())
   ui.result({

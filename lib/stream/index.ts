@@ -1,5 +1,6 @@
 // The door of hypertwin/stream: images that can be used while they come.
 export { StreamError } from './errors.js'
+export { examine, type Examination, type ExamineOptions, type WantedBy } from './examine.js'
 export type { Gate } from './gate.js'
 export { Manifest } from './manifest.js'
 export { NbdServer, whyNoNbd, type NbdOptions } from './nbd.js'

@@ -25,15 +25,15 @@ export function missing(program: string, cause?: unknown): StreamError {
  * Its standard output.
  *
  * @param options.limit - of the output, in bytes; default 64 MiB
- * @param options.statuses - that are no failure, besides 0
+ * @param options.anyStatus - none is a failure
  * @throws StreamError `TOOL_MISSING`, `TOOL_FAILED`
  * @internal
  */
 export function runTool(
   [program, ...args]: readonly [string, ...string[]],
-  options: { signal?: AbortSignal; limit?: number; input?: string; statuses?: readonly number[] } = {}
+  options: { signal?: AbortSignal; limit?: number; input?: string; anyStatus?: boolean } = {}
 ): Promise<string> {
-  const { signal, limit = 64 << 20, input, statuses = [] } = options
+  const { signal, limit = 64 << 20, input, anyStatus = false } = options
   return new Promise((resolve, reject) => {
     // e2fsprogs and fdisk lie where only root looks.
     const env = { ...process.env, LC_ALL: 'C', PATH: `${process.env['PATH'] ?? '/usr/bin:/bin'}:/usr/sbin:/sbin` }
@@ -56,7 +56,7 @@ export function runTool(
       else reject((error as NodeJS.ErrnoException).code === 'ENOENT' ? missing(program, error) : error)
     })
     child.once('close', (status, killed) => {
-      if (status !== null && (status === 0 || statuses.includes(status))) return resolve(Buffer.concat(out).toString('utf8'))
+      if (status === 0 || (anyStatus && status !== null)) return resolve(Buffer.concat(out).toString('utf8'))
       const how = size > limit ? `it printed more than ${limit} bytes` : said.trim() || (killed ?? `status ${status}`)
       reject(new StreamError(`${program} ${args.join(' ').slice(0, 200)}: ${how}`, { code: 'TOOL_FAILED' }))
     })
