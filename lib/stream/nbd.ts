@@ -121,6 +121,7 @@ export class NbdServer implements AsyncDisposable {
     return (this.#closing ??= this.#close())
   }
 
+  /** As close(). */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }

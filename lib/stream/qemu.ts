@@ -116,6 +116,7 @@ export class QemuGuest implements AsyncDisposable {
     return (this.#closing ??= this.#close())
   }
 
+  /** As close(). */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }

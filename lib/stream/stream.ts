@@ -274,6 +274,7 @@ export class ImageStream implements AsyncDisposable {
     return (this.#closing ??= this.#close())
   }
 
+  /** As close(). */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
