@@ -7,11 +7,11 @@ import process from 'node:process'
 import { pathToFileURL } from 'node:url'
 import { bin, filesBelow, has, hashOf, must, output, readStamp, root, run, writeStamp } from './support.mjs'
 
-// libvirt-dev: the descriptions that the libvirt binding is generated from and compared with, and the library;
+// nbdkit-plugin-dev: the header that the nbdkit plugin is built with; it brings nbdkit. libvirt-dev: the descriptions that the libvirt binding is generated from and compared with, and the library;
 // libvirt-daemon: a libvirtd for the tests to start and kill; python3-libvirt: the binding that ours is compared with.
 const packages = {
-  build: ['g++', 'make', 'cmake', 'libxxhash-dev', 'liblz4-dev', 'iproute2'],
-  tests: ['libgtest-dev', 'chromium', 'etcd-server', 'openssl', 'libvirt-dev', 'libvirt-daemon', 'python3-libvirt'],
+  build: ['g++', 'make', 'cmake', 'libxxhash-dev', 'liblz4-dev', 'iproute2', 'nbdkit-plugin-dev'],
+  tests: ['libgtest-dev', 'chromium', 'etcd-server', 'openssl', 'libvirt-dev', 'libvirt-daemon', 'python3-libvirt', 'qemu-utils', 'fdisk', 'e2fsprogs'],
   lint: ['clang-format']
 }
 

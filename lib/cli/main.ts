@@ -284,6 +284,87 @@ example(
   'hypertwin ha status http://10.0.0.2:7201'
 ).action(run(async () => (await import('./ha.js')).status))
 
+const stream = program.command('stream').description('run images while they are still coming')
+/** Where an image comes from, and what of it first. */
+function streamed(command: Command): Command {
+  return command
+    .argument('<source>', 'the folder or the http(s) URL of a pack')
+    .requiredOption('--cache <folder>', "this image's local copy; what is there already does not come again")
+    .option('--digest <hex>', "what the manifest's digest must be")
+    .option('--profile <file>', "what is needed first; none for nothing (default: the pack's own, where it has one)")
+    .addOption(
+      new Option('--gate <when>', 'when the start may be made').choices(['forecast', 'profile', 'all', 'none']).default('forecast')
+    )
+    .option('--no-fill', 'only what is read and what the profile has comes')
+    .option('--trace <file>', 'write down what is read, for `hypertwin stream trace`')
+}
+example(
+  stream
+    .command('pack')
+    .description('make of a disk image what any web server can stream')
+    .argument('<image>', 'a file, a block device, or an nbd URL')
+    .argument('<folder>', 'where the pack goes')
+    .addOption(new Option('--format <format>', "of the image (default: raw; it is never guessed)").choices(['raw', 'qcow2']))
+    .addOption(new Option('--chunk-size <size>', 'a power of two from 4KiB to 1MiB').argParser(args.memorySize).default('64KiB'))
+    .addOption(new Option('--quality <n>', 'of the compression').argParser(args.integer(0, 11)).default(5))
+    .option('--profile <file>', 'goes into the pack; what it has is laid first')
+    .addOption(json()),
+  'hypertwin stream pack debian.qcow2 /srv/www/debian --format qcow2'
+).action(run(async () => (await import('./stream.js')).pack))
+example(
+  streamed(stream.command('serve').description('stream an image into a local copy, and serve that over NBD meanwhile'))
+    .option('--socket <path>', 'of a UNIX socket to serve at (default: a new one)')
+    .option('--listen <address>', 'serve on host:port instead')
+    .option('--writable', 'clients may write, into a temporary file')
+    .option('--json', 'one JSON object a line on standard output'),
+  'hypertwin stream serve https://images.example.org/debian --cache /var/cache/debian --socket /run/debian.sock'
+).action(run(async () => (await import('./stream.js')).serve))
+example(
+  streamed(stream.command('run').description('run QEMU on an image while it comes, on this terminal'))
+    .argument('[qemu...]', "more of QEMU's arguments, after --")
+    .addOption(memory('1GiB'))
+    .addOption(new Option('--cpus <n>', 'virtual CPUs').argParser(args.integer(1, 255)).default(1))
+    .addOption(new Option('--accel <which>', '(default: kvm where it may be used)').choices(['kvm', 'tcg']))
+    .option('--kernel <file>', 'in place of what the image boots')
+    .option('--initrd <file>', 'an initial RAM disk, with --kernel')
+    .option('--append <text>', "the kernel's command line, with --kernel")
+    .option('--overlay <file>', 'keep what the guest writes in this qcow2 file (default: it goes with the guest)')
+    .addOption(json()),
+  'hypertwin stream run https://images.example.org/debian --cache /var/cache/debian -- -nic user'
+).action(run(async () => (await import('./stream.js')).run))
+example(
+  stream
+    .command('status')
+    .description('say how far a local copy is')
+    .argument('<cache>', 'its folder')
+    .option('--map', 'with a picture of the image: what is here of it')
+    .addOption(json()),
+  'hypertwin stream status /var/cache/debian --map'
+).action(run(async () => (await import('./stream.js')).status))
+example(
+  stream
+    .command('examine')
+    .description('look into an image without running it, and make a profile of what a start will need')
+    .argument('<image>', 'as it was packed, raw')
+    .requiredOption('--pack <folder>', 'its pack or local copy')
+    .option('--app <path>', 'a program or folder in the image that matters too; may be given several times', args.collect)
+    .option('--files', 'list the files')
+    .option('--out <file>', "write the profile; a pack's own is its profile.json")
+    .addOption(json()),
+  'hypertwin stream examine debian.raw --pack /srv/www/debian --app /usr/sbin/nginx --out /srv/www/debian/profile.json'
+).action(run(async () => (await import('./stream.js')).examine))
+example(
+  stream
+    .command('trace')
+    .description('look at traces of starts, and make a profile of them')
+    .argument('<trace...>', 'what --trace has written')
+    .requiredOption('--image <folder>', "the image's pack or local copy")
+    .addOption(new Option('--seconds <n>', 'only what was read so long after the first read').argParser(args.seconds))
+    .option('--out <file>', 'write the profile')
+    .addOption(json()),
+  'hypertwin stream trace one.trace two.trace --image /srv/www/debian --out profile.json'
+).action(run(async () => (await import('./stream.js')).trace))
+
 const host = program.command('host').description('look at the domains of a libvirt host, and move them')
 /** Which libvirt. */
 const connect = (): Option =>

@@ -1,0 +1,448 @@
+// `hypertwin stream`: packs images, streams them, and learns what a start needs first.
+import { once } from 'node:events'
+import { writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import {
+  examine as examineImage,
+  ImageStream,
+  Manifest,
+  NbdServer,
+  pack as packImage,
+  Profile,
+  QemuGuest,
+  readTrace,
+  StreamError,
+  type FetchClass,
+  type Gate,
+  type StreamOptions,
+  type StreamProgress,
+  type Trace
+} from '../stream/index.js'
+import { Cache } from '../stream/cache.js'
+import { MANIFEST_FILE, MAX_MANIFEST_BYTES } from '../stream/manifest.js'
+import { openSource } from '../stream/source.js'
+import { bytes, count, Exit, interruption, Ui, usage } from './common.js'
+
+export interface PackOptions {
+  format?: 'raw' | 'qcow2'
+  chunkSize: string | number
+  quality: number
+  profile?: string
+  json?: boolean
+}
+
+export async function pack(image: string, folder: string, options: PackOptions): Promise<number> {
+  const ui = new Ui(options.json === true)
+  const signal = interruption()
+  const profile = options.profile === undefined ? undefined : await Profile.load(options.profile)
+  let bar: ReturnType<Ui['bar']> | undefined
+  try {
+    const { manifest, zeroChunks, sharedChunks } = await packImage(image, folder, {
+      chunkSize: options.chunkSize,
+      quality: options.quality,
+      ...(options.format && { format: options.format }),
+      ...(profile && { profile }),
+      signal,
+      onProgress: ({ done, total }) => {
+        bar ??= ui.bar('packed', Math.ceil(total / 2 ** 20))
+        bar.update(Math.ceil(done / 2 ** 20))
+      }
+    })
+    bar?.stop()
+    const allocated = (manifest.chunks - zeroChunks) * manifest.chunkSize
+    ui.say(
+      `${bytes(manifest.imageSize)} of image, ${bytes(allocated)} of it not zero: ${bytes(manifest.dataSize)} in ` +
+        `${count(manifest.blobs)} chunks, and ${bytes(manifest.bytes.length)} of manifest`
+    )
+    ui.say(`Serve ${folder} by any web server that knows byte ranges. The manifest's digest, for those who shall trust it:`)
+    ui.say(manifest.digest)
+    ui.result({
+      folder,
+      digest: manifest.digest,
+      imageDigest: manifest.imageDigest,
+      imageSize: manifest.imageSize,
+      chunkSize: manifest.chunkSize,
+      chunks: manifest.chunks,
+      zeroChunks,
+      sharedChunks,
+      storedChunks: manifest.blobs,
+      storedBytes: manifest.dataSize,
+      manifestBytes: manifest.bytes.length
+    })
+    return Exit.ok
+  } catch (error) {
+    bar?.stop()
+    if (signal.aborted) return Exit.interrupted
+    throw error
+  }
+}
+
+export interface SourceCliOptions {
+  cache: string
+  digest?: string
+  profile?: string
+  gate: Gate
+  fill: boolean
+  trace?: string
+  json?: boolean
+}
+
+export interface ServeOptions extends SourceCliOptions {
+  socket?: string
+  listen?: string
+  writable?: boolean
+}
+
+/** Opens the stream when no other process has it, and takes it over when that ends. */
+class Turn {
+  stream: ImageStream | undefined
+  #opening: Promise<void> | undefined
+
+  constructor(
+    readonly source: string,
+    readonly cache: string,
+    readonly options: StreamOptions,
+    readonly signal: AbortSignal
+  ) {}
+
+  /** True when this process streams; false when another one does. */
+  async take(): Promise<boolean> {
+    try {
+      this.stream = await ImageStream.open(this.source, { ...this.options, signal: this.signal })
+      return true
+    } catch (error) {
+      if (error instanceof StreamError && error.code === 'IN_USE') return false
+      throw error
+    }
+  }
+
+  /** Until it is this process's turn. */
+  async wait(): Promise<void> {
+    do await ImageStream.released(this.cache, this.signal)
+    while (!(await this.take()))
+  }
+
+  /** In the background. */
+  begin(failed: (error: unknown) => void): void {
+    this.#opening = this.wait().catch((error: unknown) => {
+      if (!this.signal.aborted) failed(error)
+    })
+  }
+
+  async end(): Promise<void> {
+    await this.#opening
+    await this.stream?.close()
+  }
+}
+
+async function streamOptions(options: SourceCliOptions): Promise<StreamOptions> {
+  return {
+    cache: options.cache,
+    gate: options.gate,
+    fill: options.fill,
+    ...(options.digest !== undefined && { digest: options.digest }),
+    ...(options.profile !== undefined && { profile: options.profile === 'none' ? (false as const) : await Profile.load(options.profile) })
+  }
+}
+
+/** A line of what is going on. */
+function line(progress: StreamProgress): string {
+  const { state, presentBytes, allocatedBytes, profile, startInMs, waiting, bytesPerSecond, roundTripMs, trouble } = progress
+  const share = (part: number, whole: number): string => `${whole === 0 ? 100 : Math.floor((100 * part) / whole)} %`
+  return [
+    `${share(presentBytes, allocatedBytes)} of ${bytes(allocatedBytes)} here`,
+    ...(profile.bytes > 0 ? [`${share(profile.bytes - profile.missingBytes, profile.bytes)} of the profile`] : []),
+    ...(state === 'gate' && startInMs !== undefined ? [`start in ${(startInMs / 1000).toFixed(1)} s`] : []),
+    ...(waiting > 0 ? [`${count(waiting)} waited for`] : []),
+    ...(bytesPerSecond !== undefined && state !== 'complete' ? [`${bytes(bytesPerSecond)}/s`] : []),
+    ...(roundTripMs !== undefined && state !== 'complete' ? [`${roundTripMs.toFixed(1)} ms`] : []),
+    ...(trouble ? [trouble.message] : [])
+  ].join(', ')
+}
+
+/** Tells how far the stream is: on a terminal all the time, elsewhere each second; until it is whole. */
+async function follow(stream: ImageStream, ui: Ui, quiet: () => boolean): Promise<void> {
+  let said = -Infinity
+  for await (const progress of stream) {
+    const { state, elapsedMs } = progress
+    if (quiet()) continue
+    if (ui.tty || elapsedMs >= said + 1000) ui.live(line(progress))
+    if (elapsedMs >= said + 1000) said = elapsedMs
+    if (state === 'complete' || state === 'failed' || state === 'closed') break
+  }
+}
+
+/** Serves the image over NBD until it is interrupted. */
+export async function serve(source: string, options: ServeOptions): Promise<number> {
+  const ui = new Ui(options.json === true)
+  const signal = interruption()
+  if (options.socket !== undefined && options.listen !== undefined) throw usage('Give --socket or --listen, not both')
+  const turn = new Turn(source, options.cache, await streamOptions(options), signal)
+  const failure = new AbortController()
+  let failed: unknown
+  try {
+    const ours = await turn.take()
+    await using server = await NbdServer.start(options.cache, {
+      ...(options.socket !== undefined && { socket: options.socket }),
+      ...(options.listen !== undefined && { listen: options.listen }),
+      ...(options.trace !== undefined && { trace: options.trace }),
+      ...(options.writable && { writable: true })
+    })
+    ui.say(`The image is at ${server.uri}`)
+    ui.result({ event: 'serving', uri: server.uri, pid: server.pid, streams: ours })
+    if (!ours) {
+      ui.say('Another process streams into this cache; this one takes over when that ends.')
+      turn.begin(error => {
+        failed = error
+        failure.abort()
+      })
+    } else if (turn.stream) void tell(turn.stream, ui)
+    const ended = server.ended.then(() => {
+      if (signal.aborted) return
+      failed = new StreamError('nbdkit has ended', { code: 'TOOL_FAILED' })
+      failure.abort()
+    })
+    const stop = AbortSignal.any([signal, failure.signal])
+    if (!stop.aborted) await once(stop, 'abort')
+    void ended
+    if (failed !== undefined) throw failed
+    return Exit.interrupted
+  } finally {
+    await turn.end()
+  }
+}
+
+async function tell(stream: ImageStream, ui: Ui): Promise<void> {
+  void stream.ready.then(
+    () => {
+      ui.say('The start may be made.')
+      ui.result({ event: 'ready', elapsedMs: stream.progress().elapsedMs })
+    },
+    () => undefined
+  )
+  await follow(stream, ui, () => false)
+  const { state, trouble, elapsedMs } = stream.progress()
+  if (state === 'complete') ui.say(`The copy is whole: ${path.join(stream.cache, 'image')}`)
+  if (state === 'complete' || state === 'failed') ui.result({ event: state, elapsedMs, ...(trouble && { trouble }) })
+}
+
+export interface RunOptions extends SourceCliOptions {
+  memory: string | number
+  cpus: number
+  accel?: 'kvm' | 'tcg'
+  kernel?: string
+  initrd?: string
+  append?: string
+  overlay?: string
+}
+
+/** Runs QEMU on the image, with its serial port on this terminal. */
+export async function run(source: string, qemuArgs: string[], options: RunOptions): Promise<number> {
+  const ui = new Ui(options.json === true)
+  const signal = interruption()
+  const turn = new Turn(source, options.cache, await streamOptions(options), signal)
+  let guest: QemuGuest | undefined
+  const stop = (): void => void guest?.close()
+  signal.addEventListener('abort', stop)
+  try {
+    let failed: unknown
+    const ours = await turn.take()
+    await using server = await NbdServer.start(options.cache, {
+      exitWithLastClient: true,
+      ...(options.trace !== undefined && { trace: options.trace })
+    })
+    if (ours && turn.stream) {
+      const { stream } = turn
+      let started = false
+      const following = follow(stream, ui, () => started)
+      following.catch(() => undefined)
+      const interrupted = signal.aborted ? Promise.resolve() : once(signal, 'abort')
+      await Promise.race([stream.ready, interrupted])
+      started = true
+      signal.throwIfAborted()
+    } else
+      turn.begin(error => {
+        failed = error
+        stop()
+      })
+    const manifest = turn.stream?.manifest ?? (await Cache.manifestIn(options.cache))
+    const size = manifest?.imageSize ?? 0
+    const before = turn.stream?.progress()
+    if (before) ui.say(`Starting after ${(before.elapsedMs / 1000).toFixed(1)} s: ${line(before)}`)
+    guest = await QemuGuest.start(server, size, {
+      memory: options.memory,
+      cpus: options.cpus,
+      ...(options.accel && { accelerator: options.accel }),
+      ...(options.kernel !== undefined && { kernel: options.kernel }),
+      ...(options.initrd !== undefined && { initrd: options.initrd }),
+      ...(options.append !== undefined && { append: options.append }),
+      ...(options.overlay !== undefined && { overlay: options.overlay }),
+      args: qemuArgs,
+      // With --json standard output is for the result.
+      stdio: ['inherit', options.json ? 2 : 'inherit', 'inherit']
+    })
+    const status = await guest.ended
+    const after = turn.stream?.progress()
+    if (after) ui.say(summary(after))
+    ui.result({ status: status ?? null, startedAfterMs: before?.elapsedMs ?? null, progress: after ?? null })
+    if (failed !== undefined) throw failed
+    if (signal.aborted) return Exit.interrupted
+    return status === 0 ? Exit.ok : Exit.failed
+  } catch (error) {
+    if (signal.aborted) return Exit.interrupted
+    throw error
+  } finally {
+    signal.removeEventListener('abort', stop)
+    await guest?.close()
+    await turn.end()
+  }
+}
+
+const why: Readonly<Record<FetchClass, string>> = {
+  demand: 'waited for by a read',
+  gate: 'before the start',
+  profile: 'of the profile, after it',
+  ahead: 'behind a read',
+  fill: 'of the rest'
+}
+
+function summary(progress: StreamProgress): string {
+  const { fetched, demands, requests, corrupt } = progress
+  const rows = Object.entries(fetched).filter(([, size]) => size > 0)
+  return [
+    line(progress),
+    ...rows.map(([name, size]) => `  ${bytes(size).padStart(10)}  ${why[name as FetchClass]}`),
+    `  ${count(demands.count)} chunks were waited for, ${(demands.ms / 1000).toFixed(1)} s altogether, ${demands.longestMs.toFixed(0)} ms at most`,
+    `  ${count(requests.count)} requests${requests.failed > 0 ? `, ${count(requests.failed)} failed` : ''}${corrupt > 0 ? `, ${count(corrupt)} chunks came damaged` : ''}`
+  ].join('\n')
+}
+
+const cells = ' ░▒▓█'
+
+/** The image from its start to its end, 64 columns: what is here, of what is not all zeros. */
+function picture(manifest: Manifest, map: Uint8Array): string {
+  const columns = 64
+  const total = Math.min(16 * columns, manifest.chunks)
+  const rows: string[] = []
+  for (let cell = 0; cell < total; cell++) {
+    const from = Math.floor((cell * manifest.chunks) / total)
+    const to = Math.floor(((cell + 1) * manifest.chunks) / total)
+    let here = 0
+    let all = 0
+    for (let chunk = from; chunk < to; chunk++) {
+      if (map[chunk] === 2) continue
+      all++
+      if (map[chunk] === 1) here++
+    }
+    const row = Math.floor(cell / columns)
+    const shade = all === 0 ? '·' : cells.charAt(here === 0 ? 0 : here === all ? 4 : 1 + Math.floor((3 * here) / all))
+    rows[row] = (rows[row] ?? '') + shade
+  }
+  return rows.map(row => `  ${row}`).join('\n')
+}
+
+/** What the process that streams into a cache says, or what is in the cache when none does. */
+export async function status(cache: string, options: { map?: boolean; json?: boolean }): Promise<number> {
+  const ui = new Ui(options.json === true)
+  const manifest = await Cache.manifestIn(cache)
+  if (!manifest) throw usage(`${cache} is no cache of an image: give the folder that \`hypertwin stream serve\` or \`run\` was given`)
+  const map = await Cache.mapIn(cache, manifest)
+  let progress: StreamProgress | undefined
+  try {
+    progress = await ImageStream.status(cache)
+  } catch (error) {
+    if (!(error instanceof StreamError) || error.code !== 'NOT_RUNNING') throw error
+  }
+  const here = map.filter(byte => byte === 1).length
+  const all = map.filter(byte => byte !== 2).length
+  if (progress) ui.say(`${progress.state}: ${summary(progress)}`)
+  else ui.say(`Nobody streams into it: ${count(here)} of ${count(all)} chunks are here`)
+  if (options.map) ui.say(picture(manifest, map))
+  ui.result({ digest: manifest.digest, imageSize: manifest.imageSize, chunks: all, chunksHere: here, progress: progress ?? null })
+  return Exit.ok
+}
+
+/** The manifest of a local copy, or of a pack. */
+async function manifestAt(where: string): Promise<Manifest> {
+  return (await Cache.manifestIn(where)) ?? new Manifest(await openSource(where).file(MANIFEST_FILE, MAX_MANIFEST_BYTES))
+}
+
+const storedBytes = (profile: Profile, manifest: Manifest): number =>
+  profile.entries.reduce((sum, { chunk }) => sum + manifest.lengthOf(manifest.blobOf[chunk] as number), 0)
+
+export interface ExamineCliOptions {
+  pack: string
+  app?: string[]
+  out?: string
+  files?: boolean
+  json?: boolean
+}
+
+/** Makes a profile by looking into an image. */
+export async function examine(image: string, options: ExamineCliOptions): Promise<number> {
+  const ui = new Ui(options.json === true)
+  const signal = interruption()
+  const manifest = await manifestAt(options.pack)
+  const { profile, files, system, init, services, missed } = await examineImage(image, manifest, {
+    applications: options.app ?? [],
+    signal
+  })
+  const stored = storedBytes(profile, manifest)
+  if (options.files) for (const file of files) ui.say(`${file.why.padEnd(12)}${bytes(file.bytes).padStart(10)}  ${file.path}`)
+  ui.say(`${system ?? 'A system'}, started by ${init ?? 'nothing that could be found'}; ${count(services.length)} services`)
+  for (const name of missed) ui.say(`Nothing is known of ${name}`)
+  ui.say(
+    `${count(files.length)} files are wanted: ${count(profile.entries.length)} chunks, ${bytes(stored)} of ${bytes(manifest.dataSize)} as they are stored`
+  )
+  if (options.out !== undefined) await writeFile(options.out, profile.toString())
+  ui.result({
+    system: system ?? null,
+    init: init ?? null,
+    services,
+    missed,
+    files: options.files ? files : files.length,
+    chunks: profile.entries.length,
+    storedBytes: stored,
+    out: options.out ?? null
+  })
+  return Exit.ok
+}
+
+export interface TraceOptions {
+  image: string
+  out?: string
+  seconds?: number
+  json?: boolean
+}
+
+/** Makes a profile of traces. */
+export async function trace(files: string[], options: TraceOptions): Promise<number> {
+  const ui = new Ui(options.json === true)
+  const manifest = await manifestAt(options.image)
+  const traces: { file: string; trace: Trace }[] = []
+  for (const file of files) {
+    const one = await readTrace(file)
+    if (one.manifest !== manifest.digest) throw usage(`${file} is the trace of another image than ${options.image}`)
+    traces.push({ file, trace: one })
+  }
+  const limit = options.seconds === undefined ? Infinity : options.seconds * 1000
+  const profile = Profile.merge(
+    traces.map(({ trace: { accesses } }) => Profile.fromTrace(manifest, accesses.filter(({ atMs }) => atMs <= limit)))
+  )
+  for (const { file, trace: one } of traces)
+    ui.say(
+      `${file}: ${count(one.reads)} reads of ${bytes(one.bytes)}, ${count(one.accesses.length)} chunks; ${count(one.waited.reads)} waited, ` +
+        `${(one.waited.ms / 1000).toFixed(1)} s altogether, ${count(one.stalls)} for more than 100 ms`
+    )
+  const stored = storedBytes(profile, manifest)
+  ui.say(`The profile has ${count(profile.entries.length)} chunks, ${bytes(stored)} as they are stored`)
+  if (options.out !== undefined) await writeFile(options.out, profile.toString())
+  ui.result({
+    traces: traces.map(({ file, trace: { accesses, ...rest } }) => ({ file, ...rest, chunks: accesses.length })),
+    chunks: profile.entries.length,
+    storedBytes: stored,
+    out: options.out ?? null
+  })
+  return Exit.ok
+}
+

@@ -1,0 +1,269 @@
+// An image's local copy, as far as it has come: a sparse file, and a map that says of each chunk whether it is there.
+//
+//   manifest  as it was published; the copy is one of this image and of no other
+//   image     the image; what is not there yet is a hole
+//   chunks    a head of 4096 bytes, then a byte for each chunk; docs/stream-format.md describes it
+//
+// A chunk is written before its byte is, so a process that is killed at any time leaves no byte without its chunk.
+// That order holds within one run of the kernel. After a power failure, which the kernel's boot id tells, each chunk
+// is verified before it counts, unless the cache had been closed. Who reads the files while they grow (the nbdkit
+// plugin) looks at the byte first.
+import { constants } from 'node:fs'
+import { mkdir, open, readFile, rename, type FileHandle } from 'node:fs/promises'
+import path from 'node:path'
+import process from 'node:process'
+import { digestOf } from './codec.js'
+import { failed, StreamError } from './errors.js'
+import { Manifest, MANIFEST_FILE, MAX_MANIFEST_BYTES, ZERO } from './manifest.js'
+
+const MAGIC = 'htchunks'
+const VERSION = 1
+const HEAD = 4096
+const CLEAN_AT = 28
+const BOOT_AT = 64
+const BOOT_LENGTH = 36
+
+/** Of the map: not there, there, there and all zeros (and a hole of the file). */
+const MISSING = 0
+const HERE = 1
+const HOLE = 2
+
+export const IMAGE_FILE = 'image'
+export const MAP_FILE = 'chunks'
+
+/** @internal */
+export class Cache {
+  readonly folder: string
+  readonly manifest: Manifest
+  /** How many chunks are there. */
+  present = 0
+  /** Chunks that were there by the map, and were not what they should be. */
+  readonly lost: number
+  readonly #image: FileHandle
+  readonly #mapFile: FileHandle
+  readonly #map: Buffer
+  #closing: Promise<void> | undefined
+
+  private constructor(folder: string, manifest: Manifest, image: FileHandle, mapFile: FileHandle, map: Buffer, lost: number) {
+    this.folder = folder
+    this.manifest = manifest
+    this.#image = image
+    this.#mapFile = mapFile
+    this.#map = map
+    this.lost = lost
+    for (const byte of map) if (byte !== MISSING) this.present++
+  }
+
+  /** The manifest that a cache is of; undefined where there is no cache. */
+  static async manifestIn(folder: string): Promise<Manifest | undefined> {
+    const file = path.join(folder, MANIFEST_FILE)
+    let handle: FileHandle
+    try {
+      handle = await open(file, 'r')
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+      throw failed(`reading ${file}`, error)
+    }
+    try {
+      const { size } = await handle.stat()
+      if (size > MAX_MANIFEST_BYTES) throw foreign(folder, `its manifest has ${size} bytes`)
+      return new Manifest(await handle.readFile())
+    } finally {
+      await handle.close()
+    }
+  }
+
+  /** What is there of a cache, as it is now: for each chunk 0 missing, 1 there, 2 all zeros. */
+  static async mapIn(folder: string, manifest: Manifest): Promise<Uint8Array> {
+    const map = await readMap(path.join(folder, MAP_FILE), manifest)
+    if (!map) throw foreign(folder, 'it has no map')
+    return map.chunks
+  }
+
+  /** Opens a cache, or makes one. The folder is made where it is missing; others may not look into it. */
+  static async open(folder: string, manifest: Manifest): Promise<Cache> {
+    const before = await this.manifestIn(folder)
+    if (before && before.digest !== manifest.digest)
+      throw foreign(folder, `it is the copy of the image whose manifest's digest is ${before.digest}`)
+    const opened: FileHandle[] = []
+    const at = (name: string): string => path.join(folder, name)
+    try {
+      await mkdir(folder, { recursive: true, mode: 0o700 })
+      if (!before) await replace(at(MANIFEST_FILE), manifest.bytes)
+      const image = await open(at(IMAGE_FILE), constants.O_RDWR | constants.O_CREAT, 0o600)
+      opened.push(image)
+      const whole = (await image.stat()).size === manifest.imageSize
+      if (!whole) {
+        await image.truncate(0)
+        await image.truncate(manifest.imageSize)
+      }
+      const boot = await bootId()
+      let map = whole ? await readMap(at(MAP_FILE), manifest) : undefined
+      if (!map) {
+        const bytes = Buffer.alloc(HEAD + manifest.chunks)
+        bytes.set(head(manifest, boot))
+        for (let chunk = 0; chunk < manifest.chunks; chunk++) if (manifest.blobOf[chunk] === ZERO) bytes[HEAD + chunk] = HOLE
+        await replace(at(MAP_FILE), bytes)
+        map = { chunks: bytes.subarray(HEAD), trusted: true }
+      }
+      const mapFile = await open(at(MAP_FILE), 'r+')
+      opened.push(mapFile)
+      let lost = 0
+      if (!map.trusted) {
+        lost = await verify(image, manifest, map.chunks)
+        await write(mapFile, map.chunks, HEAD)
+      }
+      await write(mapFile, head(manifest, boot), 0)
+      return new Cache(folder, manifest, image, mapFile, map.chunks, lost)
+    } catch (error) {
+      for (const handle of opened) await handle.close()
+      throw isFull(error) ? full(folder, error) : failed(`opening the cache ${folder}`, error)
+    }
+  }
+
+  /** Whether a chunk is there. */
+  has(chunk: number): boolean {
+    return this.#map[chunk] !== MISSING
+  }
+
+  /**
+   * Puts a verified chunk in each place that it has.
+   *
+   * @throws StreamError `CACHE_FULL`; some of the places may have it then
+   */
+  async store(blob: number, contents: Uint8Array): Promise<void> {
+    const { manifest } = this
+    for (const chunk of manifest.chunksOf(blob)) {
+      if (this.has(chunk)) continue
+      try {
+        await write(this.#image, contents.subarray(0, manifest.sizeOf(chunk)), chunk * manifest.chunkSize)
+        await write(this.#mapFile, Uint8Array.of(HERE), HEAD + chunk)
+      } catch (error) {
+        throw isFull(error) ? full(this.folder, error) : failed(`writing to the cache ${this.folder}`, error)
+      }
+      if (this.#map[chunk] === MISSING) {
+        this.#map[chunk] = HERE
+        this.present++
+      }
+    }
+  }
+
+  /** A chunk that is there, as it is in the image's file: shorter at the image's end. */
+  async read(chunk: number): Promise<Buffer> {
+    const size = this.manifest.sizeOf(chunk)
+    const { buffer, bytesRead } = await this.#image.read(Buffer.allocUnsafe(size), 0, size, chunk * this.manifest.chunkSize)
+    if (bytesRead !== size) throw foreign(this.folder, 'its image has been cut')
+    return buffer
+  }
+
+  /** All that is there outlasts a power failure from now on. */
+  async sync(): Promise<void> {
+    await this.#image.datasync()
+    await this.#mapFile.datasync()
+  }
+
+  /** For people, and for a picture: a byte for each chunk, 0 where it is missing. */
+  map(): Uint8Array {
+    return Uint8Array.from(this.#map)
+  }
+
+  /** Twice is fine. */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close())
+  }
+
+  async #close(): Promise<void> {
+    try {
+      await this.sync()
+      await write(this.#mapFile, Uint8Array.of(1), CLEAN_AT)
+    } finally {
+      await this.#image.close()
+      await this.#mapFile.close()
+    }
+  }
+}
+
+function foreign(folder: string, why: string): StreamError {
+  return new StreamError(`${folder} cannot be this image's cache: ${why}. Give another folder, or remove this one`, { code: 'BAD_CACHE' })
+}
+
+const isFull = (error: unknown): boolean => ['ENOSPC', 'EDQUOT', 'EFBIG'].includes((error as NodeJS.ErrnoException).code ?? '')
+
+function full(folder: string, cause: unknown): StreamError {
+  const { code = '', errno, syscall } = cause as NodeJS.ErrnoException
+  return new StreamError(`There is no more room for the cache ${folder} (${code}): make some, or put the cache elsewhere`, {
+    code: 'CACHE_FULL',
+    cause,
+    ...(errno !== undefined && { errno: Math.abs(errno) }),
+    ...(syscall !== undefined && { call: syscall })
+  })
+}
+
+function head(manifest: Manifest, boot: string): Buffer {
+  const bytes = Buffer.alloc(HEAD)
+  bytes.write(MAGIC, 0, 'latin1')
+  bytes.writeUInt32LE(VERSION, 8)
+  bytes.writeUInt32LE(manifest.chunkSize, 12)
+  bytes.writeBigUInt64LE(BigInt(manifest.imageSize), 16)
+  bytes.writeUInt32LE(manifest.chunks, 24)
+  bytes.write(manifest.digest, 32, 'hex')
+  bytes.write(boot, BOOT_AT, BOOT_LENGTH, 'latin1')
+  return bytes
+}
+
+/** A cache's map; undefined when it is none of this image, and so nothing counts as there. */
+async function readMap(file: string, manifest: Manifest): Promise<{ chunks: Buffer; trusted: boolean } | undefined> {
+  let bytes: Buffer
+  try {
+    bytes = await readFile(file)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw error
+  }
+  if (bytes.length !== HEAD + manifest.chunks || !bytes.subarray(0, CLEAN_AT).equals(head(manifest, '').subarray(0, CLEAN_AT)) ||
+      bytes.toString('hex', 32, 64) !== manifest.digest) return undefined
+  const chunks = bytes.subarray(HEAD)
+  for (let chunk = 0; chunk < chunks.length; chunk++) {
+    const zero = manifest.blobOf[chunk] === ZERO
+    if ((chunks[chunk] as number) > HOLE || (chunks[chunk] === HOLE) !== zero) return undefined
+  }
+  const trusted = bytes[CLEAN_AT] === 1 || bytes.toString('latin1', BOOT_AT, BOOT_AT + BOOT_LENGTH) === (await bootId())
+  return { chunks, trusted }
+}
+
+/** Of the chunks that the map has, those that are not what they should be are struck off; their number. */
+async function verify(image: FileHandle, manifest: Manifest, map: Buffer): Promise<number> {
+  const contents = Buffer.alloc(manifest.chunkSize)
+  let lost = 0
+  for (let chunk = 0; chunk < manifest.chunks; chunk++) {
+    if (map[chunk] !== HERE) continue
+    contents.fill(0)
+    await image.read(contents, 0, manifest.sizeOf(chunk), chunk * manifest.chunkSize)
+    if (digestOf(contents).equals(manifest.digestOf(manifest.blobOf[chunk] as number))) continue
+    map[chunk] = MISSING
+    lost++
+  }
+  return lost
+}
+
+async function write(file: FileHandle, bytes: Uint8Array, at: number): Promise<void> {
+  for (let done = 0; done < bytes.length; )
+    done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten
+}
+
+/** A file that is there whole or not at all. */
+async function replace(file: string, bytes: Uint8Array): Promise<void> {
+  const name = `${file}.${process.pid}.tmp`
+  const handle = await open(name, 'w', 0o600)
+  try {
+    await handle.writeFile(bytes)
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+  await rename(name, file)
+}
+
+async function bootId(): Promise<string> {
+  return (await readFile('/proc/sys/kernel/random/boot_id', 'latin1')).slice(0, BOOT_LENGTH)
+}

@@ -1,0 +1,203 @@
+// An ext2, ext3 or ext4 file system in an image, looked at by e2fsprogs' debugfs: its tree, its files' contents, and the
+// blocks where things lie. Files are named to debugfs by their inodes alone, so that no name in an image does anything.
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { StreamError } from './errors.js'
+import { runTool } from './tool.js'
+
+const TYPE = 0o170000
+const FOLDER = 0o040000
+const FILE = 0o100000
+const LINK = 0o120000
+const ROOT = 2
+/** Of one file system; what is beyond is not looked at. */
+const MAX_FOLDERS = 200_000
+const MAX_LINKS = 40
+
+/** A file, a folder or a link. @internal */
+export interface Node {
+  inode: number
+  mode: number
+  size: number
+  children?: Map<string, Node>
+}
+
+/** @internal */
+export class ExtFileSystem implements AsyncDisposable {
+  /** In bytes. */
+  readonly blockSize: number
+  readonly root: Node
+  /** Where it begins in the image, in bytes. */
+  readonly offset: number
+  readonly #device: string
+  readonly #work: string
+  readonly #signal: AbortSignal | undefined
+  readonly #links = new Map<number, string>()
+
+  private constructor(device: string, offset: number, blockSize: number, work: string, signal: AbortSignal | undefined) {
+    this.#device = device
+    this.offset = offset
+    this.blockSize = blockSize
+    this.#work = work
+    this.#signal = signal
+    this.root = { inode: ROOT, mode: FOLDER, size: 0, children: new Map() }
+  }
+
+  /** Reads the tree. @returns undefined when there is no such file system */
+  static async open(image: string, offset: number, signal?: AbortSignal): Promise<ExtFileSystem | undefined> {
+    // What follows a question mark is debugfs's option.
+    if (image.includes('?')) throw new StreamError(`${image}: a path with ? cannot be given to debugfs`, { code: 'EINVAL' })
+    const device = `${path.resolve(image)}?offset=${offset}`
+    const work = await mkdtemp(path.join(tmpdir(), 'hypertwin-examine-'))
+    try {
+      const [said = ''] = await debug(device, work, ['show_super_stats -h'], signal)
+      const blockSize = Number(/^Block size:\s+(\d+)$/m.exec(said)?.[1])
+      if (!(blockSize >= 1024 && blockSize <= 65536)) {
+        await rm(work, { recursive: true, force: true })
+        return undefined
+      }
+      const system = new ExtFileSystem(device, offset, blockSize, work, signal)
+      await system.#walk()
+      return system
+    } catch (error) {
+      await rm(work, { recursive: true, force: true })
+      throw error
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await rm(this.#work, { recursive: true, force: true })
+  }
+
+  /** What a path leads to, and what is passed on the way (folders and links), the file itself as the last. */
+  async find(name: string): Promise<{ path: string; nodes: Node[] } | undefined> {
+    const nodes: Node[] = [this.root]
+    const parts = name.split('/').filter(part => part !== '' && part !== '.')
+    let at: { name: string; node: Node }[] = []
+    for (let links = 0; ; ) {
+      const part = parts.shift()
+      if (part === undefined) return { path: `/${at.map(({ name }) => name).join('/')}`, nodes }
+      if (part === '..') {
+        at = at.slice(0, -1)
+        continue
+      }
+      const node = (at.at(-1)?.node ?? this.root).children?.get(part)
+      if (!node) return undefined
+      nodes.push(node)
+      if ((node.mode & TYPE) !== LINK) {
+        at.push({ name: part, node })
+        continue
+      }
+      if (++links > MAX_LINKS) return undefined
+      const target = await this.#target(node)
+      if (target.startsWith('/')) at = []
+      parts.unshift(...target.split('/').filter(piece => piece !== '' && piece !== '.'))
+    }
+  }
+
+  /** The names in a folder. */
+  async list(folder: string): Promise<string[]> {
+    const found = await this.find(folder)
+    return [...(found?.nodes.at(-1)?.children?.keys() ?? [])].sort()
+  }
+
+  /** Files' contents, as far as they are files and not larger than `limit`, by inode. */
+  async contents(nodes: readonly Node[], limit: number): Promise<Map<number, Buffer>> {
+    const files = nodes.filter(({ mode, size }) => (mode & TYPE) === FILE && size <= limit)
+    const at = (node: Node): string => path.join(this.#work, `file${node.inode}`)
+    await this.#debug(files.map(node => `dump <${node.inode}> ${at(node)}`))
+    const result = new Map<number, Buffer>()
+    for (const node of files) {
+      const bytes = await readFile(at(node)).catch(() => undefined)
+      if (bytes) result.set(node.inode, bytes)
+      await rm(at(node), { force: true })
+    }
+    return result
+  }
+
+  /** Hands the files of this host's with these contents to `body`. */
+  async withFiles<T>(nodes: readonly Node[], body: (files: Map<number, string>) => Promise<T>): Promise<T> {
+    const files = new Map(nodes.map(node => [node.inode, path.join(this.#work, `elf${node.inode}`)]))
+    await this.#debug([...files].map(([inode, file]) => `dump <${inode}> ${file}`))
+    try {
+      return await body(files)
+    } finally {
+      for (const file of files.values()) await rm(file, { force: true })
+    }
+  }
+
+  /** The blocks of each, in order, by inode. */
+  async blocks(inodes: readonly number[]): Promise<Map<number, number[]>> {
+    const said = await this.#debug(inodes.map(inode => `blocks <${inode}>`))
+    return new Map(inodes.map((inode, i) => [inode, numbers(said[i] ?? '')]))
+  }
+
+  /** The block of the inode table in which each lies. */
+  async inodeBlocks(inodes: readonly number[]): Promise<number[]> {
+    const said = await this.#debug(inodes.map(inode => `imap <${inode}>`))
+    return said.flatMap(text => numbers(/located at block (\d+)/.exec(text)?.[1] ?? ''))
+  }
+
+  async #walk(): Promise<void> {
+    let level: Node[] = [this.root]
+    const seen = new Set([ROOT])
+    while (level.length > 0 && seen.size <= MAX_FOLDERS) {
+      const said = await this.#debug(level.map(({ inode }) => `ls -p <${inode}>`))
+      const next: Node[] = []
+      level.forEach((folder, i) => {
+        for (const line of (said[i] ?? '').split('\n')) {
+          const match = /^\/(\d+)\/(\d{6})\/\d+\/\d+\/([^/]+)\/(\d*)\/$/.exec(line)
+          const [, inode, mode, name, size] = match ?? []
+          if (inode === undefined || mode === undefined || name === undefined || name === '.' || name === '..') continue
+          const node: Node = { inode: Number(inode), mode: parseInt(mode, 8), size: Number(size) }
+          folder.children?.set(name, node)
+          if ((node.mode & TYPE) !== FOLDER || seen.has(node.inode)) continue
+          seen.add(node.inode)
+          node.children = new Map()
+          next.push(node)
+        }
+      })
+      level = next
+    }
+  }
+
+  async #target(node: Node): Promise<string> {
+    const known = this.#links.get(node.inode)
+    if (known !== undefined) return known
+    const [said = ''] = await this.#debug([`stat <${node.inode}>`])
+    const target = /^Fast link dest: "(.*)"$/m.exec(said)?.[1] ?? (await this.#slowTarget(node))
+    this.#links.set(node.inode, target)
+    return target
+  }
+
+  async #slowTarget(node: Node): Promise<string> {
+    const [said = ''] = await this.#debug([`cat <${node.inode}>`])
+    return said.slice(0, node.size)
+  }
+
+  #debug(commands: readonly string[]): Promise<string[]> {
+    return debug(this.#device, this.#work, commands, this.#signal)
+  }
+}
+
+/** True for a file. @internal */
+export const isFile = (node: Node): boolean => (node.mode & TYPE) === FILE
+/** True for a file that may be run. @internal */
+export const isProgram = (node: Node): boolean => isFile(node) && (node.mode & 0o111) !== 0
+
+const numbers = (text: string): number[] => (text.match(/\d+/g) ?? []).map(Number)
+
+/** What debugfs says to each command; nothing to one that fails, of which its status is the count. */
+async function debug(device: string, work: string, commands: readonly string[], signal: AbortSignal | undefined): Promise<string[]> {
+  if (commands.length === 0) return []
+  const file = path.join(work, 'commands')
+  // Between two commands one that does nothing, and which no name or contents of a file's can pretend to be.
+  const mark = `lcd ${work}`
+  await writeFile(file, commands.flatMap(command => [command, mark]).join('\n') + '\n')
+  const said = await runTool(['debugfs', '-f', file, device], { limit: 1 << 30, anyStatus: true, ...(signal && { signal }) })
+  return said
+    .split(`debugfs: ${mark}\n`)
+    .slice(0, commands.length)
+    .map((text, i) => text.replace(`debugfs: ${commands[i]}\n`, ''))
+}

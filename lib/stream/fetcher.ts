@@ -1,0 +1,375 @@
+// Brings chunks from a source into a cache: in the order that FetchOrder says, several requests at once, as many as
+// keep the link busy. What somebody waits for is asked for at once, on a connection of its own, and what is under way
+// besides is bounded so that it does not stand before it for long. Each chunk is verified before anybody gets it.
+//
+//   missing -> under way -> verified -> in the cache
+//                        -> damaged: asked for again, past any cache on the way, at most MAX_TRIES times
+//                        -> not stored (no room): whoever waits gets it all the same; the rest waits for room
+//   an answer fails: all of it that has not come is missing again; after a pause that grows one request tries
+import { setMaxListeners } from 'node:events'
+import { ExponentialBackoff } from 'cockatiel'
+import { decodeChunk } from './codec.js'
+import type { Cache } from './cache.js'
+import { StreamError } from './errors.js'
+import { Link } from './link.js'
+import { MANIFEST_FILE, MAX_MANIFEST_BYTES, type Manifest } from './manifest.js'
+import { fetchClasses, FetchOrder, type FetchClass, type Run } from './order.js'
+import type { Source } from './source.js'
+
+/** Requests under way at once: for what somebody waits for, and for the rest. */
+const MAX_DEMANDS = 16
+const MAX_FLIGHTS = 8
+/** Of one request, as stored. */
+const MAX_REQUEST = 4 << 20
+const MAX_DEMAND_REQUEST = 1 << 20
+/** Under way at once, as stored: before the link is known, at least, at most, and where there is no link. */
+const FIRST = 512 << 10
+const LEAST = 64 << 10
+const MOST = 64 << 20
+const LOCAL = 4 << 20
+/** Chunks that are being verified and stored; above that no more is read from the link. */
+const MAX_WORK = 64
+/** A damaged chunk is asked for so many times. */
+const MAX_TRIES = 4
+/** Until a chunk that kept coming damaged is tried again unasked. */
+const REST_MS = 30_000
+/** Between two tries of a source that fails. */
+const sourceDelays = new ExponentialBackoff({ initialDelay: 200, maxDelay: 5_000 })
+/** Until a cache without room is tried again. */
+const roomDelays = new ExponentialBackoff({ initialDelay: 5_000, maxDelay: 120_000 })
+/** At most that often the source is asked whether it still publishes the same image. */
+const LOOK_MS = 5_000
+
+/** What happened, in numbers. @internal */
+export interface FetchCounts {
+  /** Bytes as stored, by why they were fetched. */
+  bytes: Record<FetchClass, number>
+  /** Chunks that were waited for, and how long altogether, in milliseconds. */
+  demands: number
+  demandMs: number
+  /** The longest of them. */
+  longestMs: number
+  requests: number
+  /** Requests that failed. */
+  failures: number
+  /** Chunks that came with other contents than they must have. */
+  corrupt: number
+}
+
+interface Waiter {
+  resolve: (contents: Buffer | undefined) => void
+  reject: (error: unknown) => void
+  since: number
+}
+
+/** @internal */
+export class Fetcher {
+  readonly link = new Link()
+  readonly order: FetchOrder
+  readonly counts: FetchCounts = {
+    bytes: Object.fromEntries(fetchClasses.map(name => [name, 0])) as Record<FetchClass, number>,
+    demands: 0,
+    demandMs: 0,
+    longestMs: 0,
+    requests: 0,
+    failures: 0,
+    corrupt: 0
+  }
+  /** Why nothing comes at the moment; undefined when all is well. */
+  trouble: StreamError | undefined
+  /** Why nothing will come any more. */
+  fatal: StreamError | undefined
+  /** Told after each chunk, and when trouble comes or goes. */
+  onChange: () => void = () => undefined
+  readonly #manifest: Manifest
+  readonly #source: Source
+  readonly #cache: Cache
+  readonly #waiters = new Map<number, Waiter[]>()
+  readonly #tries = new Map<number, number>()
+  readonly #timers = new Set<NodeJS.Timeout>()
+  readonly #stop = new AbortController()
+  readonly #flying = new Set<Promise<void>>()
+  #demandFlights = 0
+  #flights = 0
+  /** Bytes that were asked for and have not come. */
+  #underWay = 0
+  #work = 0
+  #workDone: (() => void)[] = []
+  #sourceDelay = sourceDelays.next()
+  #roomDelay = roomDelays.next()
+  /** After a failure: waiting, then one request tries. */
+  #paused: 'no' | 'waiting' | 'trying' = 'no'
+  /** Something came since the last failure: that one was a connection's, not the source's. */
+  #lucky = false
+  #full = false
+  #lookedAt = -Infinity
+  #looking: Promise<void> | undefined
+
+  constructor(source: Source, cache: Cache, fill: boolean) {
+    this.#source = source
+    this.#cache = cache
+    this.#manifest = cache.manifest
+    // Each request under way has one.
+    setMaxListeners(0, this.#stop.signal)
+    this.order = new FetchOrder(cache.manifest, chunk => cache.has(chunk), fill)
+  }
+
+  /** How many chunks somebody waits for. */
+  get waiting(): number {
+    return this.#waiters.size
+  }
+
+  /**
+   * Waits for a chunk.
+   *
+   * @returns its contents when the cache has no room for it; undefined when it is in the cache
+   */
+  async need(blob: number): Promise<Buffer | undefined> {
+    if (this.order.isHere(blob)) return undefined
+    if (this.fatal) throw this.fatal
+    return new Promise((resolve, reject) => {
+      const waiter = { resolve, reject, since: performance.now() }
+      const waiting = this.#waiters.get(blob)
+      if (waiting) waiting.push(waiter)
+      else this.#waiters.set(blob, [waiter])
+      this.order.demand(blob)
+      this.pump()
+    })
+  }
+
+  /** Begins what may begin. */
+  pump(): void {
+    if (this.fatal || this.#stop.signal.aborted || this.#paused === 'waiting') return
+    const trying = this.#paused === 'trying'
+    const may = (): boolean => !trying || this.#demandFlights + this.#flights === 0
+    while (this.#demandFlights < MAX_DEMANDS && may()) {
+      const run = this.order.nextDemand(MAX_DEMAND_REQUEST)
+      if (!run) break
+      this.#launch(run)
+    }
+    if (this.#full) return
+    const allowed = this.#allowed()
+    while (this.#flights < MAX_FLIGHTS && this.#underWay < allowed && may()) {
+      // Several requests share the link, so that one is always under way while another begins.
+      const run = this.order.next(Math.min(MAX_REQUEST, allowed / 4))
+      if (!run) break
+      this.#launch(run)
+    }
+  }
+
+  /** Ends all; whoever waits is told so. */
+  async close(): Promise<void> {
+    this.#end(new StreamError('the stream is closed', { code: 'CLOSED' }))
+    this.#stop.abort(this.fatal)
+    for (const timer of this.#timers) clearTimeout(timer)
+    await Promise.all(this.#flying)
+    while (this.#work > 0) await this.#oneDone()
+  }
+
+  #allowed(): number {
+    if (this.#source.local) return LOCAL
+    const allowed = Math.min(MOST, Math.max(LEAST, this.link.fill ?? FIRST))
+    return this.#demandFlights > 0 ? Math.max(LEAST, allowed / 2) : allowed
+  }
+
+  #launch(run: Run): void {
+    const demanded = run.why === 'demand'
+    if (demanded) this.#demandFlights++
+    else this.#flights++
+    const flight = this.#fly(run).finally(() => {
+      this.#flying.delete(flight)
+      if (demanded) this.#demandFlights--
+      else this.#flights--
+      if (this.#underWay === 0) this.link.idle()
+      this.pump()
+    })
+    this.#flying.add(flight)
+  }
+
+  async #fly({ first, last, why }: Run): Promise<void> {
+    const { offsets, dataName } = this.#manifest
+    const from = offsets[first] as number
+    const to = offsets[last + 1] as number
+    let at = from
+    let blob = first
+    this.#underWay += to - from
+    this.counts.requests++
+    try {
+      let fresh = false
+      for (let one = first; one <= last; one++) if (this.#tries.has(one)) fresh = true
+      const asked = performance.now()
+      this.link.busy(asked)
+      const answer = await this.#source.range(dataName, from, to, this.#stop.signal, fresh)
+      const answered = performance.now()
+      this.link.answered(answered - asked, answered)
+      let stored: Buffer | undefined
+      for await (const piece of answer) {
+        this.#underWay -= piece.length
+        this.counts.bytes[why] += piece.length
+        this.link.came(piece.length, performance.now())
+        for (let used = 0; used < piece.length; ) {
+          const end = offsets[blob + 1] as number
+          stored ??= Buffer.allocUnsafe(this.#manifest.lengthOf(blob))
+          const count = Math.min(piece.length - used, end - at)
+          piece.copy(stored, stored.length - (end - at), used, used + count)
+          used += count
+          at += count
+          if (at === end) {
+            void this.#arrived(blob++, stored)
+            stored = undefined
+          }
+        }
+        this.#well()
+        this.pump()
+        while (this.#work > MAX_WORK) await this.#oneDone()
+      }
+    } catch (error) {
+      if (!this.#stop.signal.aborted) this.#failed(error)
+    } finally {
+      this.#underWay -= to - at
+      for (; blob <= last; blob++) this.#missed(blob)
+    }
+  }
+
+  /** A stored chunk is verified, put into the cache, and given to whoever waits. */
+  async #arrived(blob: number, stored: Buffer): Promise<void> {
+    this.#work++
+    try {
+      const contents = await decodeChunk(stored, this.#manifest.chunkSize, this.#manifest.digestOf(blob))
+      if (!contents) return this.#damaged(blob)
+      this.#tries.delete(blob)
+      try {
+        await this.#cache.store(blob, contents)
+      } catch (error) {
+        this.#noRoom(error as StreamError)
+        this.#answer(blob, waiter => waiter.resolve(contents))
+        this.order.missed(blob)
+        return
+      }
+      if (this.trouble?.call === 'write') {
+        this.trouble = undefined
+        this.#roomDelay = roomDelays.next()
+      }
+      this.order.here(blob)
+      this.#answer(blob, waiter => waiter.resolve(undefined))
+    } finally {
+      this.#work--
+      for (const done of this.#workDone.splice(0)) done()
+      this.onChange()
+    }
+  }
+
+  #oneDone(): Promise<void> {
+    return new Promise(resolve => this.#workDone.push(resolve))
+  }
+
+  #answer(blob: number, how: (waiter: Waiter) => void): void {
+    const waiters = this.#waiters.get(blob)
+    if (!waiters) return
+    this.#waiters.delete(blob)
+    for (const waiter of waiters) {
+      const ms = performance.now() - waiter.since
+      this.counts.demands++
+      this.counts.demandMs += ms
+      this.counts.longestMs = Math.max(this.counts.longestMs, ms)
+      how(waiter)
+    }
+  }
+
+  #missed(blob: number): void {
+    this.order.missed(blob)
+    if (this.#waiters.has(blob)) this.order.demand(blob)
+  }
+
+  #damaged(blob: number): void {
+    this.counts.corrupt++
+    const tries = (this.#tries.get(blob) ?? 0) + 1
+    this.#tries.set(blob, tries)
+    this.order.rest(blob)
+    const chunk = this.#manifest.chunkOf(blob)
+    this.#look()
+    if (tries < MAX_TRIES) return this.#later(50 * 4 ** (tries - 1), () => this.#missed(blob))
+    this.#tries.delete(blob)
+    this.trouble = new StreamError(
+      `Chunk ${chunk} of ${this.#source.where} came damaged ${tries} times: its publisher must put it right`,
+      { code: 'CHUNK_CORRUPT' }
+    )
+    this.#answer(blob, waiter => waiter.reject(this.fatal ?? this.trouble))
+    this.#later(REST_MS, () => this.#missed(blob))
+  }
+
+  #noRoom(error: StreamError): void {
+    this.trouble = error
+    if (this.#full) return
+    this.#full = true
+    this.#later(this.#roomDelay.duration, () => (this.#full = false))
+    this.#roomDelay = this.#roomDelay.next(undefined)
+  }
+
+  /** A request failed. */
+  #failed(error: unknown): void {
+    this.counts.failures++
+    const known = error instanceof StreamError
+    if (known && error.code === 'SOURCE_NO_RANGES') return this.#end(error)
+    this.trouble = known
+      ? error
+      : new StreamError(`${this.#source.where}: ${(error as Error).message}`, { code: 'SOURCE_UNREACHABLE', cause: error })
+    // A file that is gone may have been replaced.
+    if (known && error.code === 'SOURCE_REFUSED') this.#look()
+    if (this.#paused === 'no' && this.#lucky) this.#lucky = false
+    else if (this.#paused !== 'waiting') {
+      this.#paused = 'waiting'
+      this.#later(this.#sourceDelay.duration, () => (this.#paused = 'trying'))
+      this.#sourceDelay = this.#sourceDelay.next(undefined)
+    }
+    this.onChange()
+  }
+
+  #well(): void {
+    this.#lucky = true
+    if (this.#paused === 'trying') {
+      this.#paused = 'no'
+      this.#sourceDelay = sourceDelays.next()
+    }
+    if (this.trouble?.code === 'SOURCE_UNREACHABLE' || this.trouble?.code === 'SOURCE_REFUSED') this.trouble = undefined
+  }
+
+  /** Whether the source still publishes the image that the cache is of. */
+  #look(): void {
+    const now = performance.now()
+    if (this.#looking || now < this.#lookedAt + LOOK_MS) return
+    this.#lookedAt = now
+    this.#looking = this.#source
+      .file(MANIFEST_FILE, MAX_MANIFEST_BYTES, this.#stop.signal)
+      .then(bytes => {
+        if (bytes.equals(this.#manifest.bytes)) return
+        this.#end(
+          new StreamError(
+            `${this.#source.where} publishes another image now: what is in the cache ${this.#cache.folder} stays, and the rest of ` +
+              'the old image cannot be had there any more. Stream the new one into another folder',
+            { code: 'SOURCE_CHANGED' }
+          )
+        )
+      })
+      .catch(() => undefined)
+      .finally(() => (this.#looking = undefined))
+    void this.#looking
+  }
+
+  #end(error: StreamError): void {
+    if (this.fatal) return
+    this.fatal = error
+    this.trouble = error
+    for (const blob of [...this.#waiters.keys()]) this.#answer(blob, waiter => waiter.reject(error))
+    this.onChange()
+  }
+
+  #later(ms: number, body: () => void): void {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer)
+      body()
+      this.pump()
+    }, ms)
+    this.#timers.add(timer)
+  }
+}

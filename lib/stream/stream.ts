@@ -1,0 +1,393 @@
+// A stream: an image that can be read from the first moment on, while it comes.
+import type { Socket } from 'node:net'
+import path from 'node:path'
+import { Stream } from '../stream.js'
+import { Cache } from './cache.js'
+import { askStatus, Door, knock } from './door.js'
+import { check, failed, invalid, StreamError } from './errors.js'
+import { Fetcher } from './fetcher.js'
+import { forecast, gates, type Gate } from './gate.js'
+import { Manifest, MANIFEST_FILE, MAX_MANIFEST_BYTES, PROFILE_FILE, ZERO } from './manifest.js'
+import { MAX_PROFILE_BYTES, Profile, type ProfileMatch } from './profile.js'
+import type { StreamProgress } from './progress.js'
+import { openSource, type Source, type SourceOptions } from './source.js'
+import { createHash } from 'node:crypto'
+
+/**
+ * How an image is streamed.
+ *
+ * @since 0.1.0
+ */
+export interface StreamOptions extends SourceOptions {
+  /** The folder of this image's local copy; made where it is missing. What is in it already does not come again. */
+  cache: string
+  /** The digest that the manifest must have, in hexadecimal: then the source need not be trusted. */
+  digest?: string
+  /** What is needed first. Default: the pack's own profile, where it has one. `false`: none. */
+  profile?: Profile | false
+  /** When the start may be made. Default `'forecast'`. */
+  gate?: Gate
+  /** `false`: what nobody asks for and the profile does not have does not come. Default true. */
+  fill?: boolean
+  /** Ends the opening. */
+  signal?: AbortSignal
+}
+
+/** Between two progresses that are told, and two forecasts. */
+const TELL_MS = 200
+const FORECAST_MS = 25
+
+/**
+ * An image that comes from a source into a local copy. It can be read at once: by {@link ImageStream.read}, or over NBD
+ * by {@link NbdServer}; what is read and is not here is fetched before everything else. One process at a time streams
+ * into a cache; any number read it.
+ *
+ * @example
+ * ```ts
+ * await using stream = await ImageStream.open('https://images.example.org/debian/', { cache: '/var/cache/debian' })
+ * await using server = await NbdServer.start(stream.cache)
+ * await stream.ready // then start QEMU on server.uri
+ * ```
+ *
+ * @since 0.1.0
+ */
+export class ImageStream implements AsyncDisposable {
+  /** What comes. */
+  readonly manifest: Manifest
+  /** The folder of the local copy; its file `image` is the image, as far as it is here. */
+  readonly cache: string
+  /** How the profile fits the image; undefined without a profile. */
+  readonly match: ProfileMatch | undefined
+  /** Settled when the start may be made; rejected when it will never be. */
+  readonly ready: Promise<void>
+  /** Settled when the local copy is whole and on the disk; rejected when it will never be. */
+  readonly complete: Promise<void>
+  readonly #cache: Cache
+  readonly #source: Source
+  readonly #fetcher: Fetcher
+  readonly #gate: Gate
+  readonly #wanted: { blobs: Uint32Array; bytes: Float64Array; atMs: Float64Array }
+  readonly #streams = new Set<Stream<StreamProgress>>()
+  readonly #began = performance.now()
+  #door: Door | undefined
+  #isReady = false
+  #isComplete = false
+  #settle: { ready: Settle; complete: Settle }
+  #startInMs: number | undefined
+  #checkTimer: NodeJS.Timeout | undefined
+  #tellTimer: NodeJS.Timeout | undefined
+  #closing: Promise<void> | undefined
+
+  private constructor(source: Source, cache: Cache, match: ProfileMatch | undefined, gate: Gate, fill: boolean) {
+    this.manifest = cache.manifest
+    this.cache = cache.folder
+    this.match = match
+    this.#cache = cache
+    this.#source = source
+    this.#gate = gate
+    const { manifest } = this
+    const wanted = match?.wanted ?? []
+    const seen = new Set<number>()
+    const first = wanted.filter(({ chunk }) => {
+      const blob = manifest.blobOf[chunk] as number
+      return blob !== ZERO && !seen.has(blob) && seen.add(blob)
+    })
+    const blobs = Uint32Array.from(first, ({ chunk }) => manifest.blobOf[chunk] as number)
+    this.#wanted = {
+      blobs,
+      bytes: Float64Array.from(blobs, blob => manifest.lengthOf(blob)),
+      atMs: Float64Array.from(first, ({ atMs }) => atMs)
+    }
+    const ready = settleLater()
+    const complete = settleLater()
+    this.ready = ready.promise
+    this.complete = complete.promise
+    this.#settle = { ready, complete }
+    this.#fetcher = new Fetcher(source, cache, fill)
+    this.#fetcher.order.want(blobs)
+    this.#fetcher.order.gate = gate !== 'none'
+    this.#fetcher.onChange = () => this.#changed()
+  }
+
+  /**
+   * Begins to stream.
+   *
+   * @param source - the folder or the http(s) URL of a pack
+   * @throws StreamError `EINVAL`, `BAD_MANIFEST`, `BAD_DIGEST`, `BAD_CACHE`, `IN_USE` when another process streams into
+   *   this cache, `SOURCE_UNREACHABLE`, `SOURCE_REFUSED`, `CACHE_FULL`
+   */
+  static async open(source: string, options: StreamOptions): Promise<ImageStream> {
+    const { gate = 'forecast', fill = true, profile, digest, signal } = options
+    if (typeof options.cache !== 'string' || options.cache === '') throw invalid('cache must be the path of a folder')
+    if (!gates.includes(gate)) throw invalid(`${String(gate)} is no gate: ${gates.join(', ')}`)
+    if (digest !== undefined && !/^[0-9a-f]{64}$/.test(digest)) throw invalid('digest must be 64 hexadecimal digits')
+    if (profile !== undefined && profile !== false && !(profile instanceof Profile)) throw invalid('profile must be a Profile, or false')
+    const folder = path.resolve(options.cache)
+    const files = openSource(source, options)
+    let cache: Cache | undefined
+    try {
+      check(signal)
+      const other = await knock(folder)
+      if (other) {
+        other.destroy()
+        throw new StreamError(`Another process streams into ${folder} already`, { code: 'IN_USE' })
+      }
+      const [manifest, found] = await Promise.all([
+        manifestOf(files, folder, digest, signal),
+        profile === undefined ? profileOf(files, signal) : profile || undefined
+      ])
+      cache = await Cache.open(folder, manifest)
+      const stream = new ImageStream(files, cache, found?.match(manifest), gate, fill)
+      stream.#door = await Door.open(folder, {
+        chunks: manifest.chunks,
+        need: chunk => stream.#need(chunk),
+        status: () => stream.progress()
+      })
+      stream.#fetcher.pump()
+      stream.#check()
+      return stream
+    } catch (error) {
+      files.close()
+      await cache?.close()
+      throw failed(`streaming ${source}`, error)
+    }
+  }
+
+  /**
+   * What the process that streams into a cache tells of its stream.
+   *
+   * @throws StreamError `NOT_RUNNING`
+   */
+  static async status(cache: string): Promise<StreamProgress> {
+    return (await askStatus(path.resolve(cache))) as StreamProgress
+  }
+
+  /**
+   * Waits until no process streams into a cache any more.
+   *
+   * @param signal - ends the wait
+   */
+  static async released(cache: string, signal?: AbortSignal): Promise<void> {
+    const socket: Socket | undefined = await knock(path.resolve(cache))
+    if (!socket) return
+    await new Promise<void>((resolve, reject) => {
+      const stop = (): void => {
+        socket.destroy()
+        reject(signal?.reason as Error)
+      }
+      if (signal?.aborted) return stop()
+      signal?.addEventListener('abort', stop, { once: true })
+      socket.resume()
+      socket.once('close', () => {
+        signal?.removeEventListener('abort', stop)
+        resolve()
+      })
+    })
+  }
+
+  /** How far it is. */
+  progress(): StreamProgress {
+    const { manifest } = this
+    const { order, counts, link, trouble, fatal, waiting } = this.#fetcher
+    const profile = { bytes: 0, missingBytes: 0 }
+    this.#wanted.blobs.forEach((blob, i) => {
+      const bytes = this.#wanted.bytes[i] as number
+      profile.bytes += bytes
+      if (!order.isHere(blob)) profile.missingBytes += bytes
+    })
+    let allocated = 0
+    let present = 0
+    for (let chunk = 0; chunk < manifest.chunks; chunk++) {
+      if (manifest.blobOf[chunk] === ZERO) continue
+      allocated += manifest.sizeOf(chunk)
+      if (this.#cache.has(chunk)) present += manifest.sizeOf(chunk)
+    }
+    let missing = 0
+    for (let blob = 0; blob < manifest.blobs; blob++) if (!order.isHere(blob)) missing += manifest.lengthOf(blob)
+    return {
+      state: this.#closing ? 'closed' : fatal ? 'failed' : order.missing === 0 ? 'complete' : this.#isReady ? 'rest' : 'gate',
+      imageBytes: manifest.imageSize,
+      presentBytes: present,
+      allocatedBytes: allocated,
+      storedBytes: manifest.dataSize,
+      missingBytes: missing,
+      profile,
+      startInMs: this.#isReady ? 0 : this.#startInMs,
+      waiting,
+      fetched: { ...counts.bytes },
+      demands: { count: counts.demands, ms: counts.demandMs, longestMs: counts.longestMs },
+      requests: { count: counts.requests, failed: counts.failures },
+      corrupt: counts.corrupt,
+      bytesPerSecond: link.bytesPerSecond,
+      roundTripMs: link.roundTripMs,
+      trouble: trouble && { code: trouble.code, message: trouble.message },
+      elapsedMs: performance.now() - this.#began
+    }
+  }
+
+  /** From now on, beginning with what is, several times a second while something changes. */
+  [Symbol.asyncIterator](): AsyncIterableIterator<StreamProgress> {
+    const stream: Stream<StreamProgress> = new Stream<StreamProgress>({
+      limit: 16,
+      onFull: (items, item) => [...items.slice(1), item],
+      onClose: () => this.#streams.delete(stream),
+      signal: undefined
+    })
+    stream.push(this.progress())
+    if (this.#closing) stream.end()
+    else this.#streams.add(stream)
+    return stream
+  }
+
+  /**
+   * Reads from the image; what is not here is waited for.
+   *
+   * @param offset - in bytes
+   * @param size - in bytes; what lies beyond the image's end is left out
+   * @throws StreamError `EINVAL`, `SOURCE_CHANGED`, `CHUNK_CORRUPT`, `CLOSED`
+   */
+  async read(offset: number, size: number): Promise<Buffer> {
+    const { chunkSize, imageSize } = this.manifest
+    if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(size) || offset < 0 || size < 0)
+      throw invalid('offset and size must be whole numbers of bytes')
+    const end = Math.min(imageSize, offset + size)
+    if (offset >= end) return Buffer.alloc(0)
+    const first = Math.floor(offset / chunkSize)
+    const last = Math.floor((end - 1) / chunkSize)
+    const pieces = await Promise.all(
+      Array.from({ length: last - first + 1 }, async (_, i) => {
+        const chunk = first + i
+        return ((await this.#need(chunk)) ?? (await this.#cache.read(chunk))).subarray(0, this.manifest.sizeOf(chunk))
+      })
+    )
+    const start = offset - first * chunkSize
+    return Buffer.concat(pieces).subarray(start, start + (end - offset))
+  }
+
+  /** For each chunk of the image whether it is here (not 0) or not (0). */
+  map(): Uint8Array {
+    return this.#cache.map()
+  }
+
+  /** What is here stays. Twice is fine. */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close())
+  }
+
+  /** As close(). */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  async #close(): Promise<void> {
+    clearTimeout(this.#checkTimer)
+    clearTimeout(this.#tellTimer)
+    const closed = new StreamError('the stream is closed', { code: 'CLOSED' })
+    try {
+      await this.#fetcher.close()
+      await this.#door?.close()
+      this.#source.close()
+    } finally {
+      await this.#cache.close()
+      this.#settle.ready.reject(closed)
+      this.#settle.complete.reject(closed)
+      const last = this.progress()
+      for (const stream of [...this.#streams]) {
+        stream.push(last)
+        stream.end()
+      }
+    }
+  }
+
+  async #need(chunk: number): Promise<Buffer | undefined> {
+    const blob = this.manifest.blobOf[chunk] as number
+    return blob === ZERO || this.#cache.has(chunk) ? undefined : this.#fetcher.need(blob)
+  }
+
+  #changed(): void {
+    if (this.#closing) return
+    if (!this.#isReady || (this.#fetcher.order.missing === 0 && !this.#isComplete) || this.#fetcher.fatal)
+      this.#checkTimer ??= setTimeout(() => {
+        this.#checkTimer = undefined
+        this.#check()
+      }, FORECAST_MS)
+    if (this.#streams.size > 0)
+      this.#tellTimer ??= setTimeout(() => {
+        this.#tellTimer = undefined
+        const progress = this.progress()
+        for (const stream of this.#streams) stream.push(progress)
+      }, TELL_MS)
+  }
+
+  /** Whether the start may be made, and whether all is here. */
+  #check(): void {
+    const { order, fatal } = this.#fetcher
+    if (!this.#isReady && this.#mayStart()) {
+      this.#isReady = true
+      order.gate = false
+      this.#settle.ready.resolve()
+    }
+    if (order.missing === 0 && !this.#isComplete) {
+      this.#isComplete = true
+      this.#cache.sync().then(this.#settle.complete.resolve, this.#settle.complete.reject)
+    } else if (fatal && !this.#isComplete) {
+      this.#settle.ready.reject(fatal)
+      this.#settle.complete.reject(fatal)
+    }
+  }
+
+  #mayStart(): boolean {
+    const { order, link } = this.#fetcher
+    const { blobs } = this.#wanted
+    if (this.#gate === 'none' || order.missing === 0) return true
+    if (this.#gate === 'all') return false
+    if (this.#gate === 'profile') return blobs.every(blob => order.isHere(blob))
+    const isHere = (i: number): boolean => order.isHere(blobs[i] as number)
+    if (link.bytesPerSecond === undefined) return blobs.every((_, i) => isHere(i))
+    this.#startInMs = forecast(this.#wanted, isHere, link.bytesPerSecond)
+    return this.#startInMs === 0
+  }
+}
+
+interface Settle {
+  promise: Promise<void>
+  resolve: () => void
+  reject: (error: unknown) => void
+}
+
+/** Nobody need await it. */
+function settleLater(): Settle {
+  let settle!: Pick<Settle, 'resolve' | 'reject'>
+  const promise = new Promise<void>((resolve, reject) => (settle = { resolve, reject }))
+  promise.catch(() => undefined)
+  return { promise, ...settle }
+}
+
+/** The cache's own where there is one: then the source need not answer. */
+async function manifestOf(source: Source, folder: string, digest: string | undefined, signal: AbortSignal | undefined): Promise<Manifest> {
+  const cached = await Cache.manifestIn(folder)
+  if (cached) {
+    if (digest === undefined || cached.digest === digest) return cached
+    throw new StreamError(
+      `${folder} is the copy of another image: its manifest's digest is ${cached.digest}. Give another folder, or remove this one`,
+      { code: 'BAD_DIGEST' }
+    )
+  }
+  const bytes = await source.file(MANIFEST_FILE, MAX_MANIFEST_BYTES, signal)
+  const given = createHash('sha256').update(bytes).digest('hex')
+  if (digest !== undefined && given !== digest)
+    throw new StreamError(`The manifest at ${source.where} has the digest ${given}: it is not the one that was asked for`, {
+      code: 'BAD_DIGEST'
+    })
+  return new Manifest(bytes)
+}
+
+/** The pack's; a stream goes on without. */
+async function profileOf(source: Source, signal: AbortSignal | undefined): Promise<Profile | undefined> {
+  try {
+    return Profile.parse((await source.file(PROFILE_FILE, MAX_PROFILE_BYTES, signal)).toString('utf8'))
+  } catch {
+    check(signal)
+    return undefined
+  }
+}

@@ -1,0 +1,64 @@
+// Runs the programs that the work is left to: qemu-img, sfdisk, debugfs, readelf.
+import { spawn } from 'node:child_process'
+import { StreamError } from './errors.js'
+
+/** Which Debian package has a program, for the error. */
+const packages: Readonly<Record<string, string>> = {
+  'qemu-img': 'qemu-utils',
+  'qemu-system-x86_64': 'qemu-system-x86',
+  nbdkit: 'nbdkit',
+  sfdisk: 'fdisk',
+  debugfs: 'e2fsprogs',
+  readelf: 'binutils'
+}
+
+/** What to say when a program is not there. @internal */
+export function missing(program: string, cause?: unknown): StreamError {
+  const name = packages[program]
+  return new StreamError(`The program ${program} is not there${name === undefined ? '' : `: install it (Debian's package ${name})`}`, {
+    code: 'TOOL_MISSING',
+    ...(cause !== undefined && { cause })
+  })
+}
+
+/**
+ * Its standard output.
+ *
+ * @param options.limit - of the output, in bytes; default 64 MiB
+ * @param options.anyStatus - none is a failure
+ * @throws StreamError `TOOL_MISSING`, `TOOL_FAILED`
+ * @internal
+ */
+export function runTool(
+  [program, ...args]: readonly [string, ...string[]],
+  options: { signal?: AbortSignal; limit?: number; input?: string; anyStatus?: boolean } = {}
+): Promise<string> {
+  const { signal, limit = 64 << 20, input, anyStatus = false } = options
+  return new Promise((resolve, reject) => {
+    // e2fsprogs and fdisk lie where only root looks.
+    const env = { ...process.env, LC_ALL: 'C', PATH: `${process.env['PATH'] ?? '/usr/bin:/bin'}:/usr/sbin:/sbin` }
+    const child = spawn(program, args, { env, stdio: ['pipe', 'pipe', 'pipe'], ...(signal && { signal }) })
+    const out: Buffer[] = []
+    let size = 0
+    let said = ''
+    child.stdout.on('data', (piece: Buffer) => {
+      size += piece.length
+      if (size > limit) child.kill('SIGKILL')
+      else out.push(piece)
+    })
+    child.stderr.on('data', (piece: Buffer) => {
+      if (said.length < 4096) said += piece.toString()
+    })
+    child.stdin.on('error', () => undefined)
+    child.stdin.end(input ?? '')
+    child.once('error', error => {
+      if (signal?.aborted) reject(signal.reason as Error)
+      else reject((error as NodeJS.ErrnoException).code === 'ENOENT' ? missing(program, error) : error)
+    })
+    child.once('close', (status, killed) => {
+      if (status === 0 || (anyStatus && status !== null)) return resolve(Buffer.concat(out).toString('utf8'))
+      const how = size > limit ? `it printed more than ${limit} bytes` : said.trim() || (killed ?? `status ${status}`)
+      reject(new StreamError(`${program} ${args.join(' ').slice(0, 200)}: ${how}`, { code: 'TOOL_FAILED' }))
+    })
+  })
+}

@@ -1,0 +1,239 @@
+// The nbdkit plugin: serves an image's local copy while it comes. A read of what is here never leaves this
+// process; for what is missing the process that streams into the cache is asked, and waited for when it is
+// not there: it may be killed and started again under a running guest. Read-only; writes are for nbdkit's cow
+// filter or a qcow2 overlay.
+//
+//   nbdkit <this file> cache=FOLDER [log=FILE] [wait=SECONDS]
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <string>
+
+#include "access_log.h"
+#include "base/error.h"
+#include "cache_view.h"
+#include "manager.h"
+
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+
+namespace hypertwin::nbdkit {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Served {
+  std::string folder;
+  std::string log_path;
+  // 0: for ever.
+  unsigned wait_seconds = 0;
+  std::unique_ptr<CacheView> cache;
+  std::unique_ptr<Manager> manager;
+  std::unique_ptr<AccessLog> log;
+};
+
+Served& served() {
+  static Served instance;
+  return instance;
+}
+
+// Nothing that is thrown may come out into nbdkit.
+template <typename Body>
+int guarded(Body body) {
+  try {
+    body();
+    return 0;
+  } catch (const Error& error) {
+    nbdkit_error("%s", error.what());
+    nbdkit_set_error(error.code() == "ESHUTDOWN" ? ESHUTDOWN : EIO);
+  } catch (const std::exception& error) {
+    nbdkit_error("%s", error.what());
+    nbdkit_set_error(ENOMEM);
+  }
+  return -1;
+}
+
+// Waits; false when the client has gone, nbdkit ends, or this read has waited for too long.
+bool pause(Clock::time_point begin, int ms) {
+  const unsigned limit = served().wait_seconds;
+  if (limit != 0 && Clock::now() - begin > std::chrono::seconds(limit)) return false;
+  return nbdkit_nanosleep(0, static_cast<unsigned>(ms < 1 ? 1 : ms) * 1'000'000u) == 0;
+}
+
+thread_local Clock::time_point read_began;
+
+// Until all of them are here; those that are not in the cache all the same.
+std::vector<Loose> bring(uint32_t first, uint32_t last) {
+  const CacheView& cache = *served().cache;
+  const auto missing = [&](uint32_t chunk) { return cache.chunk(chunk) == CacheView::Chunk::kMissing; };
+  while (first <= last && !missing(first)) first++;
+  while (last > first && !missing(last)) last--;
+  if (first > last) return {};
+  return served().manager->need(first, last - first + 1, [&] {
+    for (uint32_t chunk = first; chunk <= last; chunk++)
+      if (missing(chunk)) return false;
+    return true;
+  });
+}
+
+void read(void* to, uint32_t size, uint64_t offset) {
+  if (size == 0) return;
+  const CacheView& cache = *served().cache;
+  const uint32_t chunk_size = cache.chunk_size();
+  const auto first = static_cast<uint32_t>(offset / chunk_size);
+  const auto last = static_cast<uint32_t>((offset + size - 1) / chunk_size);
+  const auto begin = Clock::now();
+  read_began = begin;
+  bool hit = true;
+  for (uint32_t chunk = first; chunk <= last && hit; chunk++)
+    hit = cache.chunk(chunk) != CacheView::Chunk::kMissing;
+  uint64_t waited_us = 0;
+  std::vector<Loose> loose;
+  try {
+    if (!hit) {
+      loose = bring(first, last);
+      const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin).count();
+      waited_us = static_cast<uint64_t>(std::max<int64_t>(1, waited));
+    }
+    cache.read(to, size, offset);
+  } catch (...) {
+    if (served().log) served().log->failed();
+    throw;
+  }
+  for (const Loose& one : loose) {
+    const uint64_t at = uint64_t{one.chunk} * chunk_size;
+    const uint64_t from = std::max(at, offset);
+    const uint64_t to_end = std::min(at + chunk_size, offset + size);
+    std::memcpy(static_cast<uint8_t*>(to) + (from - offset), one.contents.data() + (from - at),
+                to_end - from);
+  }
+  if (served().log) served().log->add(first, last, size, begin, waited_us);
+}
+
+int config(const char* key, const char* value) {
+  const std::string name = key;
+  if (name == "cache" || name == "log") {
+    char* path = nbdkit_absolute_path(value);
+    if (!path) return -1;
+    (name == "cache" ? served().folder : served().log_path) = path;
+    std::free(path);
+    return 0;
+  }
+  if (name == "wait") return nbdkit_parse_unsigned("wait", value, &served().wait_seconds);
+  nbdkit_error("unknown parameter '%s'", key);
+  return -1;
+}
+
+int config_complete() {
+  if (!served().folder.empty()) return 0;
+  nbdkit_error("give the cache's folder: cache=FOLDER");
+  return -1;
+}
+
+int get_ready() {
+  return guarded([] {
+    Served& all = served();
+    all.cache = std::make_unique<CacheView>(all.folder);
+    const CacheView& cache = *all.cache;
+    all.manager = std::make_unique<Manager>(cache.folder(), cache.chunk_size(),
+                                            [](int ms) { return pause(read_began, ms); });
+    if (!all.log_path.empty())
+      all.log = std::make_unique<AccessLog>(all.log_path, cache.chunk_size(), cache.chunks(),
+                                            cache.manifest_digest());
+  });
+}
+
+void* open_handle(int /*readonly*/) { return NBDKIT_HANDLE_NOT_NEEDED; }
+int64_t get_size(void* /*handle*/) { return static_cast<int64_t>(served().cache->image_size()); }
+int no(void* /*handle*/) { return 0; }
+int yes(void* /*handle*/) { return 1; }
+
+int pread_chunks(void* /*handle*/, void* to, uint32_t size, uint64_t offset, uint32_t /*flags*/) {
+  return guarded([&] { read(to, size, offset); });
+}
+
+int extents(void* /*handle*/, uint32_t size, uint64_t offset, uint32_t flags, struct nbdkit_extents* found) {
+  const CacheView& cache = *served().cache;
+  const uint64_t chunk_size = cache.chunk_size();
+  const uint64_t end = offset + size;
+  for (uint64_t at = offset; at < end;) {
+    const auto hole = [&](uint64_t where) {
+      return cache.chunk(static_cast<uint32_t>(where / chunk_size)) == CacheView::Chunk::kHole;
+    };
+    const bool is_hole = hole(at);
+    uint64_t next = at;
+    do {
+      next = std::min((next / chunk_size + 1) * chunk_size, cache.image_size());
+    } while (next < end && hole(next) == is_hole);
+    const uint32_t type = is_hole ? NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO : 0;
+    if (nbdkit_add_extent(found, at, next - at, type) == -1) return -1;
+    if ((flags & NBDKIT_FLAG_REQ_ONE) != 0) break;
+    at = next;
+  }
+  return 0;
+}
+
+int can_cache(void* /*handle*/) { return NBDKIT_CACHE_NATIVE; }
+
+// A client says that it will read this.
+int cache_chunks(void* /*handle*/, uint32_t size, uint64_t offset, uint32_t /*flags*/) {
+  return guarded([&] {
+    if (size == 0) return;
+    read_began = Clock::now();
+    const uint32_t chunk_size = served().cache->chunk_size();
+    bring(static_cast<uint32_t>(offset / chunk_size),
+          static_cast<uint32_t>((offset + size - 1) / chunk_size));
+  });
+}
+
+int block_size(void* /*handle*/, uint32_t* minimum, uint32_t* preferred, uint32_t* maximum) {
+  *minimum = 1;
+  *preferred = served().cache->chunk_size();
+  *maximum = 32u << 20;
+  return 0;
+}
+
+void unload() { served() = {}; }
+
+constexpr struct nbdkit_plugin make_plugin() {
+  struct nbdkit_plugin plugin {};
+  plugin.name = "hypertwin";
+  plugin.longname = "hypertwin: an image that can be read while it comes";
+  plugin.version = HYPERTWIN_VERSION;
+  plugin.unload = unload;
+  plugin.config = config;
+  plugin.config_complete = config_complete;
+  plugin.config_help =
+      "cache=FOLDER  (required) the image's local copy, as hypertwin/stream makes it\n"
+      "log=FILE      writes down what is read\n"
+      "wait=SECONDS  how long a read waits for a chunk, 0 for ever (the default)";
+  plugin.magic_config_key = "cache";
+  plugin.get_ready = get_ready;
+  plugin.open = open_handle;
+  plugin.get_size = get_size;
+  plugin.can_write = no;
+  plugin.can_flush = no;
+  plugin.is_rotational = no;
+  plugin.can_trim = no;
+  plugin.can_multi_conn = yes;
+  plugin.pread = pread_chunks;
+  plugin.can_extents = yes;
+  plugin.extents = extents;
+  plugin.can_cache = can_cache;
+  plugin.cache = cache_chunks;
+  plugin.block_size = block_size;
+  return plugin;
+}
+
+struct nbdkit_plugin plugin = make_plugin();
+
+}  // namespace
+}  // namespace hypertwin::nbdkit
+
+using hypertwin::nbdkit::plugin;
+NBDKIT_REGISTER_PLUGIN(plugin)

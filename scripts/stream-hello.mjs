@@ -1,0 +1,82 @@
+// Streams a disk with Debian's nginx, and 24 MiB of data that nobody asks for, into a Linux guest, over HTTP at 1 MiB/s: the
+// page is served long before the image is here, and in the end the copy is the image. Runs QEMU without KVM; half a minute.
+//   node scripts/stream-hello.mjs [MiB a second]     (after npm run build; Debian's nbdkit, qemu-system-x86, qemu-utils, fdisk)
+import { createHash, randomBytes } from 'node:crypto'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import { once } from 'node:events'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import process from 'node:process'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { examine, ImageStream, NbdServer, pack, QemuGuest } from 'hypertwin/stream'
+import { guestImage, serviceImage } from './hosts/index.mjs'
+
+const rate = Number(process.argv[2] ?? 1) * 2 ** 20
+const folder = mkdtempSync(path.join(tmpdir(), 'stream-hello-'))
+const [{ disk, page }, { kernel, initrd }] = [await serviceImage(), await guestImage()]
+
+// The publisher's side: the image is packed, and looked into without running it.
+const image = path.join(folder, 'image')
+writeFileSync(image, Buffer.concat([readFileSync(disk), randomBytes(24 << 20)]))
+const { manifest } = await pack(image, path.join(folder, 'pack'))
+const { profile, files } = await examine(image, manifest, { applications: ['/usr/sbin/nginx', '/srv'] })
+console.log(`packed ${manifest.imageSize >> 20} MiB into ${manifest.dataSize >> 10} KiB; ${files.length} files are wanted, in ${profile.entries.length} of ${manifest.blobs} chunks`)
+
+// A web server behind a slow link.
+let free = 0
+const server = createServer(async (request, response) => {
+  const bytes = readFileSync(path.join(folder, 'pack', path.basename(request.url)))
+  const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [undefined, 0, bytes.length - 1]
+  const part = bytes.subarray(Number(from), Number(to) + 1)
+  response.writeHead(request.headers.range ? 206 : 200, { 'content-length': part.length, 'content-range': `bytes ${from}-${to}/${bytes.length}` })
+  for (let at = 0; at < part.length; at += 16384) {
+    free = Math.max(free, performance.now()) + (16384 * 1000) / rate
+    await sleep(free - performance.now())
+    response.write(part.subarray(at, at + 16384))
+  }
+  response.end()
+}).listen(0, '127.0.0.1')
+await once(server, 'listening')
+
+const begun = performance.now()
+const seconds = () => `${((performance.now() - begun) / 1000).toFixed(1)} s`
+const stream = await ImageStream.open(`http://127.0.0.1:${server.address().port}/`, { cache: path.join(folder, 'copy'), profile, digest: manifest.digest })
+const nbd = await NbdServer.start(stream.cache)
+const here = () => {
+  const { missingBytes, storedBytes } = stream.progress()
+  return `${(100 * (1 - missingBytes / storedBytes)).toFixed(0)} % of the image is here`
+}
+await stream.ready
+console.log(`${seconds()}: the guest starts; ${here()}`)
+const guest = await QemuGuest.start(nbd, manifest.imageSize, {
+  accelerator: 'tcg',
+  memory: '256MiB',
+  kernel,
+  initrd,
+  append: 'console=ttyS0 quiet',
+  stdio: ['pipe', 'pipe', 'inherit']
+})
+try {
+  let said = ''
+  guest.process.stdout.setEncoding('utf8').on('data', text => (said += text))
+  const says = async word => {
+    while (!said.includes(word)) await once(guest.process.stdout, 'data')
+  }
+  await says('guest#')
+  guest.process.stdin.write('mkdir -p /mnt; mount /dev/vda /mnt; mount --bind /dev /mnt/dev; chroot /mnt /usr/sbin/nginx; wget -q -O - http://127.0.0.1/page | sha256sum; echo do""ne\n')
+  await says('done')
+  const right = said.includes(createHash('sha256').update(page).digest('hex'))
+  console.log(`${seconds()}: nginx has served its page${right ? ', and it is right' : `, and it is wrong: ${said}`}; ${here()}`)
+  await stream.complete
+  const copy = createHash('sha256').update(readFileSync(path.join(stream.cache, 'image'))).digest('hex')
+  console.log(`${seconds()}: the copy ${copy === manifest.imageDigest ? 'is' : 'is NOT'} the image; ${stream.progress().demands.count} chunks were waited for`)
+  if (!right || copy !== manifest.imageDigest) process.exitCode = 1
+} finally {
+  await guest.close()
+  await nbd.close()
+  await stream.close()
+  server.close()
+  server.closeAllConnections()
+  rmSync(folder, { recursive: true, force: true })
+}

@@ -1,0 +1,142 @@
+// `hypertwin stream` as its users run it: from an image to a pack, a served copy, a trace, a profile and a picture.
+import { execFileSync, spawn, spawnSync, type ChildProcess, type SpawnSyncReturns } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import process from 'node:process'
+import { createInterface } from 'node:readline'
+import t, { type Test } from 'tap'
+import { whyNoNbd } from '../../lib/stream/index.js'
+import { CHUNK, imageBytes, noise, scratch, until } from '../stream/support.js'
+
+const command = path.resolve('dist/cli/main.js')
+process.env['PATH'] += ':/usr/sbin:/sbin'
+const lacks = (...programs: string[]): string | false => {
+  const missing = programs.filter(name => spawnSync(name, ['--version']).error)
+  return missing.length > 0 && `missing: ${missing.join(', ')}`
+}
+const noNbd = whyNoNbd()?.message ?? lacks('qemu-img', 'qemu-io')
+
+function stream(...args: string[]): SpawnSyncReturns<string> {
+  return spawnSync(process.execPath, [command, 'stream', ...args], { encoding: 'utf8', timeout: 120_000 })
+}
+
+function json(result: SpawnSyncReturns<string>): Record<string, unknown> {
+  const lines = result.stdout.trimEnd().split('\n')
+  if (lines.length !== 1) throw new Error(`${lines.length} lines instead of one: ${result.stdout}\n${result.stderr}`)
+  return JSON.parse(lines[0] as string) as Record<string, unknown>
+}
+
+/** A command that goes on, and its lines of JSON. */
+function running(t: Test, ...args: string[]): { child: ChildProcess; lines: Record<string, unknown>[]; event: (name: string) => Promise<Record<string, unknown>> } {
+  const child = spawn(process.execPath, [command, 'stream', ...args, '--json'], { stdio: ['ignore', 'pipe', 'ignore'] })
+  t.teardown(() => child.kill('SIGKILL'))
+  const lines: Record<string, unknown>[] = []
+  createInterface({ input: child.stdout as NodeJS.ReadableStream }).on('line', line => lines.push(JSON.parse(line) as Record<string, unknown>))
+  const event = async (name: string): Promise<Record<string, unknown>> => {
+    await until(() => child.exitCode !== null || lines.some(line => line['event'] === name))
+    const found = lines.find(line => line['event'] === name)
+    if (!found) throw new Error(`no ${name}: it ended with ${child.exitCode}`)
+    return found
+  }
+  return { child, lines, event }
+}
+
+t.test('help', async t => {
+  for (const name of ['pack', 'serve', 'run', 'status', 'examine', 'trace']) {
+    const { status, stdout } = stream(name, '--help')
+    t.equal(status, 0)
+    t.match(stdout, `Usage: hypertwin stream ${name}`)
+    t.match(stdout, /Example:\n {2}\$ hypertwin stream /)
+    t.match(stdout, '--json')
+  }
+})
+
+t.test('wrong arguments: one line that says what to do, exit code 2', async t => {
+  const folder = t.testdir({ image: 'x'.repeat(10_000) })
+  const at = (name: string): string => path.join(folder, name)
+  for (const args of [
+    ['pack'],
+    ['pack', at('image')],
+    ['pack', at('image'), at('pack'), '--chunk-size', '1000'],
+    ['pack', at('image'), at('pack'), '--quality', '12'],
+    ['pack', at('image'), at('pack'), '--format', 'vmdk'],
+    ['serve', at('pack')],
+    ['serve', at('pack'), '--cache', at('cache'), '--gate', 'soon'],
+    ['serve', at('pack'), '--cache', at('cache'), '--digest', 'abc'],
+    ['serve', at('pack'), '--cache', at('cache'), '--socket', 'x', '--listen', 'y:1'],
+    ['serve', 'ftp://x/', '--cache', at('cache')],
+    ['run', at('pack'), '--cache', at('cache'), '--cpus', '0'],
+    ['status', folder],
+    ['trace', at('image')],
+    ['nosuch']
+  ]) {
+    const { status, stdout, stderr } = stream(...args)
+    t.same({ status, stdout, lines: stderr.trimEnd().split('\n').length }, { status: 2, stdout: '', lines: 1 }, args.join(' '))
+  }
+  const failed = stream('pack', at('nosuch'), at('pack'))
+  t.equal(failed.status, 1)
+  t.match(failed.stderr, /^hypertwin: packing .*nosuch.*ENOENT/)
+  t.match(stream('serve', at('pack'), '--cache', at('cache')).stderr, /stream pack/)
+  t.match(stream('trace', at('image'), '--image', at('pack')).stderr, /stream pack/)
+})
+
+t.test('from an image to a whole copy, with a profile learnt on the way', { skip: noNbd, timeout: 240_000 }, async t => {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  const bytes = imageBytes(60)
+  writeFileSync(at('image'), bytes)
+  const packed = json(stream('pack', at('image'), at('pack'), '--json'))
+  t.equal(packed['imageDigest'], createHash('sha256').update(bytes).digest('hex'))
+  t.match(stream('pack', at('image'), at('pack')).stdout, new RegExp(`${packed['digest'] as string}\n$`))
+
+  const first = running(t, 'serve', at('pack'), '--cache', at('one'), '--socket', at('s'), '--trace', at('trace'), '--gate', 'none', '--no-fill', '--profile', 'none')
+  const { uri, streams } = await first.event('serving')
+  t.equal(streams, true)
+  const read = spawnSync('qemu-io', ['-r', '-f', 'raw', '-c', `read ${40 * CHUNK} 512`, '-c', `read ${12 * CHUNK} 512`, uri as string], { encoding: 'utf8' })
+  t.equal(read.status, 0, read.stderr)
+  const status = json(stream('status', at('one'), '--json'))
+  t.match(status, { chunks: 45, progress: { state: 'rest', demands: { count: Number } } })
+  t.match(stream('status', at('one'), '--map').stdout, /rest: .*\n[^]*·/)
+  first.child.kill('SIGINT')
+  const [code] = (await once(first.child, 'exit')) as [number]
+  t.equal(code, 130)
+  t.notOk(existsSync(at('s')), 'nbdkit has gone with it')
+  t.match(stream('status', at('one')).stdout, /Nobody streams into it: \d+ of 45 chunks/)
+
+  const learnt = json(stream('trace', at('trace'), '--image', at('pack'), '--out', at('profile.json'), '--json'))
+  t.ok((learnt['chunks'] as number) >= 2)
+  const again = json(stream('pack', at('image'), at('pack2'), '--profile', at('profile.json'), '--json'))
+  t.equal(again['imageDigest'], packed['imageDigest'])
+  t.match(stream('trace', at('trace'), '--image', at('pack2')).stderr, /another image/)
+
+  const second = running(t, 'serve', at('pack2'), '--cache', at('two'), '--digest', again['digest'] as string)
+  await second.event('ready')
+  await second.event('complete')
+  t.ok(readFileSync(at('two/image')).equals(bytes))
+  // A second one on the same cache serves at once, and streams when the first one has gone.
+  const third = running(t, 'serve', at('pack2'), '--cache', at('two'))
+  t.equal((await third.event('serving'))['streams'], false)
+  second.child.kill('SIGKILL')
+  await until(() => stream('status', at('two')).stdout.startsWith('complete'))
+  const copy = at('copy')
+  execFileSync('qemu-img', ['convert', '-f', 'raw', '-O', 'raw', (await third.event('serving'))['uri'] as string, copy])
+  t.ok(readFileSync(copy).subarray(0, bytes.length).equals(bytes))
+  third.child.kill('SIGINT')
+  await once(third.child, 'exit')
+  process.kill((await second.event('serving'))['pid'] as number, 'SIGTERM')
+})
+
+t.test('examine', { skip: lacks('debugfs', 'mke2fs') && 'e2fsprogs are missing' }, async t => {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  for (const name of ['etc', 'opt']) mkdirSync(at(`tree/${name}`), { recursive: true })
+  writeFileSync(at('tree/etc/passwd'), 'root\n')
+  writeFileSync(at('tree/opt/data'), noise(300_000, 'data'))
+  execFileSync('mke2fs', ['-q', '-F', '-t', 'ext4', '-d', at('tree'), at('image'), '16M'])
+  stream('pack', at('image'), at('pack'))
+  const result = json(stream('examine', at('image'), '--pack', at('pack'), '--app', '/opt', '--out', at('pack/profile.json'), '--json'))
+  t.match(result, { files: 2, missed: [], init: null })
+  t.match(stream('examine', at('image'), '--pack', at('pack'), '--app', '/opt', '--app', '/nosuch', '--files').stdout, /application .* \/opt\/data\n[^]*Nothing is known of \/nosuch/)
+})

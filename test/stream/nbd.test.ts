@@ -1,0 +1,229 @@
+// Over NBD, with qemu-img, qemu-io and nbdinfo as clients: right while it comes, whoever is killed meanwhile.
+import { execFile, spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import path from 'node:path'
+import process from 'node:process'
+import { promisify } from 'node:util'
+import t, { type Test } from 'tap'
+import { ImageStream, NbdServer, Profile, readTrace, whyNoNbd, type NbdOptions } from '../../lib/stream/index.js'
+import { DOOR_FILE, request } from '../../lib/stream/door.js'
+import { checkCache, CHUNK, code, imageBytes, noise, packed, scratch, until, WebServer } from './support.js'
+
+const run = promisify(execFile)
+const has = (program: string): boolean => spawnSync(program, ['--version']).error === undefined
+const skip = whyNoNbd()?.message ?? (has('qemu-img') && has('qemu-io') ? false : 'qemu-img and qemu-io are missing (Debian: qemu-utils)')
+
+async function served(t: Test, cache: string, options: NbdOptions = {}): Promise<NbdServer> {
+  const server = await NbdServer.start(cache, options)
+  t.teardown(() => server.close())
+  return server
+}
+
+async function open(t: Test, source: string, options: Partial<Parameters<typeof ImageStream.open>[1]> = {}): Promise<ImageStream> {
+  const stream = await ImageStream.open(source, { cache: scratch(t), ...options })
+  t.teardown(() => stream.close())
+  return stream
+}
+
+/** All of it, read by qemu-img. */
+async function copied(t: Test, uri: string): Promise<Buffer> {
+  const file = path.join(scratch(t), 'copy')
+  await run('qemu-img', ['convert', '-f', 'raw', '-O', 'raw', uri, file])
+  return readFileSync(file)
+}
+
+const qemuIo = async (uri: string, ...commands: string[]): Promise<string> => {
+  const readOnly = commands.some(command => command.startsWith('write')) ? [] : ['-r']
+  return (await run('qemu-io', ['-f', 'raw', ...readOnly, ...commands.flatMap(command => ['-c', command]), uri])).stdout
+}
+
+t.test('a client reads the image while it comes', { skip }, async t => {
+  const { folder, bytes } = await packed(t, imageBytes(100))
+  const server = await WebServer.start(t, folder)
+  const stream = await open(t, server.url)
+  const trace = path.join(scratch(t), 'trace')
+  const nbd = await served(t, stream.cache, { trace })
+  t.ok((await copied(t, nbd.uri)).subarray(0, bytes.length).equals(bytes))
+  await stream.complete
+  t.ok((await copied(t, nbd.uri)).subarray(0, bytes.length).equals(bytes), 'and again when it is whole')
+  const { manifest, reads, failedReads, accesses } = await readTrace(trace)
+  t.equal(manifest, stream.manifest.digest)
+  t.equal(failedReads, 0)
+  t.ok(reads > 0)
+  t.equal(new Set(accesses.map(({ chunk }) => chunk)).size, accesses.length, 'each chunk is written down once')
+  t.same(accesses.filter(({ chunk }) => chunk % 4 === 2), [], 'chunks of zeros are known to be, and not read')
+})
+
+t.test('what is read is what is fetched', { skip }, async t => {
+  const { folder } = await packed(t, noise(100 * CHUNK, 'demand'))
+  const server = await WebServer.start(t, folder)
+  const stream = await open(t, server.url, { fill: false, gate: 'none' })
+  const trace = path.join(scratch(t), 'trace')
+  const nbd = await served(t, stream.cache, { trace })
+  await qemuIo(nbd.uri, `read ${70 * CHUNK} 4096`, `read ${12 * CHUNK + 60000} 10000`, `read ${70 * CHUNK} 4096`)
+  t.same(stream.map().reduce<number[]>((all, byte, chunk) => (byte === 0 ? all : [...all, chunk]), []).filter(chunk => chunk > 1), [12, 13, 70])
+  const { accesses, waited, stalls } = await readTrace(trace)
+  const order = accesses.map(({ chunk }) => chunk).filter(chunk => chunk > 1)
+  t.equal(order[0], 70, 'in the order in which it was read')
+  t.ok(waited.reads >= 2 && waited.ms > 0 && waited.longestMs <= waited.ms, 'and what waited is counted')
+  t.equal(stalls, 0)
+  const profile = Profile.fromTrace(stream.manifest, accesses)
+  t.same(Profile.parse(profile.toString()).entries, profile.entries)
+  t.same(profile.entries.map(({ chunk }) => chunk).filter(chunk => chunk > 1), order)
+})
+
+t.test('writes go to an overlay', { skip }, async t => {
+  const { folder, bytes } = await packed(t, noise(16 * CHUNK, 'write'))
+  const stream = await open(t, folder)
+  const readonly = await served(t, stream.cache)
+  await t.rejects(qemuIo(readonly.uri, 'write -P 7 0 4096'))
+  const nbd = await served(t, stream.cache, { writable: true })
+  await qemuIo(nbd.uri, 'write -P 7 100000 4096', 'read -P 7 100000 4096')
+  await stream.complete
+  t.equal(await checkCache(stream.cache, bytes), 16, 'and not to the copy')
+})
+
+t.test('over TCP, and at a socket of somebody’s choice', { skip }, async t => {
+  const { folder, bytes } = await packed(t, imageBytes(8))
+  const stream = await open(t, folder)
+  const socket = path.join(scratch(t), 's')
+  writeFileSync(socket, 'left behind')
+  const nbd = await served(t, stream.cache, { socket })
+  t.equal(nbd.socket, socket)
+  t.ok((await copied(t, nbd.uri)).subarray(0, bytes.length).equals(bytes))
+  await t.rejects(NbdServer.start(stream.cache, { socket }), code('EADDRINUSE'))
+  await nbd.close()
+  await nbd.close()
+  t.notOk(existsSync(socket))
+  const tcp = await served(t, stream.cache, { listen: '127.0.0.1:10909' })
+  t.ok((await copied(t, tcp.uri)).subarray(0, bytes.length).equals(bytes))
+})
+
+t.test('what cannot be served', { skip }, async t => {
+  const empty = scratch(t)
+  await t.rejects(NbdServer.start(empty), { code: 'TOOL_FAILED', message: /image/ })
+  await t.rejects(NbdServer.start(empty, { listen: 'here' }), code('EINVAL'))
+  await t.rejects(NbdServer.start(empty, { listen: '127.0.0.1:1', socket: 'x' }), code('EINVAL'))
+  await t.rejects(NbdServer.start(empty, { waitSeconds: -1 }), code('EINVAL'))
+  await t.rejects(NbdServer.start(empty, { socket: `/${'x'.repeat(120)}` }), code('EINVAL'))
+  const { folder } = await packed(t, imageBytes(8))
+  const stream = await open(t, folder)
+  await stream.complete
+  await stream.close()
+  truncateSync(path.join(stream.cache, 'image'), 5)
+  await t.rejects(NbdServer.start(stream.cache), { code: 'TOOL_FAILED', message: /sizes do not fit/ })
+  writeFileSync(path.join(stream.cache, 'chunks'), 'rubbish')
+  await t.rejects(NbdServer.start(stream.cache), { code: 'TOOL_FAILED', message: /too short/ })
+})
+
+t.test('a read that nobody answers ends after its time, and others go on', { skip }, async t => {
+  const { folder, bytes } = await packed(t, noise(20 * CHUNK, 'wait'))
+  const stream = await open(t, folder, { fill: false, gate: 'none' })
+  await stream.read(0, 4 * CHUNK)
+  const nbd = await served(t, stream.cache, { waitSeconds: 1 })
+  await stream.close()
+  await t.rejects(qemuIo(nbd.uri, `read ${10 * CHUNK} 4096`))
+  t.match(await qemuIo(nbd.uri, `read 4096 4096`), /read 4096\/4096/)
+  const again = await open(t, folder, { cache: stream.cache, fill: false, gate: 'none' })
+  await qemuIo(nbd.uri, `read ${10 * CHUNK} 4096`)
+  t.ok((await again.read(10 * CHUNK, 10)).equals(bytes.subarray(10 * CHUNK, 10 * CHUNK + 10)))
+})
+
+/** A process that streams, to be killed. */
+function streamer(source: string, cache: string): ChildProcess {
+  const script = new URL(import.meta.url.endsWith('.ts') ? './streamer.ts' : './streamer.js', import.meta.url)
+  return spawn(process.execPath, [...process.execArgv, script.pathname, source, cache], { stdio: ['ignore', 'pipe', 'inherit'] })
+}
+
+t.test('the process that streams is killed again and again under a client', { skip }, async t => {
+  const { folder, bytes } = await packed(t, noise(300 * CHUNK, 'kill'))
+  const server = await WebServer.start(t, folder)
+  // A slow source, so that there is time to be killed.
+  server.trouble = async ({ name }) => {
+    if (name.endsWith('.chunks')) await new Promise(resolve => setTimeout(resolve, 20))
+    return false
+  }
+  const cache = scratch(t)
+  let child = streamer(server.url, cache)
+  t.teardown(() => child.kill('SIGKILL'))
+  await once(child.stdout as NodeJS.ReadableStream, 'data')
+  const nbd = await served(t, cache)
+  let done = false
+  const copy = copied(t, nbd.uri).finally(() => (done = true))
+  let kills = 0
+  let here = 0
+  while (!done && kills < 6) {
+    // Once something more has come.
+    const before = here
+    await until(async () => done || (here = await checkCache(cache, bytes)) > before + 10)
+    if (done) break
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+    kills++
+    t.ok((await checkCache(cache, bytes)) >= before, 'no chunk counts as here that is not')
+    child = streamer(server.url, cache)
+    await once(child.stdout as NodeJS.ReadableStream, 'data')
+  }
+  t.ok(kills >= 2, `killed ${kills} times`)
+  t.ok((await copy).equals(bytes), 'the client has noticed nothing but time')
+  await until(async () => (await checkCache(cache, bytes)) === 300)
+})
+
+t.test('a hundred clients at once', { skip }, async t => {
+  const { folder, bytes } = await packed(t, noise(64 * CHUNK, 'hundred'))
+  const server = await WebServer.start(t, folder)
+  const stream = await open(t, server.url)
+  const nbd = await served(t, stream.cache)
+  const readers = Array.from({ length: 100 }, (_, i) =>
+    qemuIo(nbd.uri, `read -v ${((i * 37) % 64) * CHUNK} 16`).then(said => {
+      const [, hex] = /: {2}((?:[0-9a-f]{2} ){16})/.exec(said) ?? []
+      return Buffer.from((hex ?? '').replaceAll(' ', ''), 'hex').equals(bytes.subarray(((i * 37) % 64) * CHUNK, ((i * 37) % 64) * CHUNK + 16))
+    })
+  )
+  const right = (await Promise.all(readers)).filter(Boolean).length
+  t.equal(right, 100)
+  await stream.complete
+  t.equal(await checkCache(stream.cache, bytes), 64)
+  t.equal(Object.values(stream.progress().fetched).reduce((a, b) => a + b), stream.manifest.dataSize, 'each chunk came once')
+})
+
+t.test('what is no request ends its connection and nothing else', { skip }, async t => {
+  const { folder, bytes } = await packed(t, noise(8 * CHUNK, 'hostile'))
+  const stream = await open(t, folder, { fill: false, gate: 'none' })
+  const at = path.join(stream.cache, DOOR_FILE)
+  const tries = [
+    Buffer.alloc(16),
+    Buffer.alloc(100_000, 0xff),
+    request(9, 0, 1),
+    request(1, 0, 0),
+    request(1, 8, 1),
+    request(1, 7, 2),
+    request(1, 0, 1025),
+    request(1, 0xffffffff, 0xffffffff)
+  ]
+  for (const bad of tries) {
+    const socket = connect(at)
+    socket.on('error', () => undefined)
+    socket.write(bad)
+    await new Promise<void>(resolve => socket.once('close', () => resolve()))
+  }
+  // One byte at a time is a request all the same.
+  const socket = connect(at)
+  for (const byte of request(1, 3, 1)) socket.write(Buffer.of(byte))
+  const [answer] = (await once(socket, 'data')) as [Buffer]
+  t.same([...answer], Array(8).fill(0))
+  socket.destroy()
+  t.equal(await checkCache(stream.cache, bytes), 1)
+  t.ok((await ImageStream.status(stream.cache)).imageBytes)
+})
+
+t.test('no trace', async t => {
+  const file = path.join(scratch(t), 'trace')
+  await t.rejects(readTrace(file), code('ENOENT'))
+  for (const bytes of [Buffer.alloc(0), Buffer.alloc(5000), Buffer.concat([Buffer.from('htaccess'), Buffer.alloc(4088)])]) {
+    writeFileSync(file, bytes)
+    await t.rejects(readTrace(file), code('BAD_TRACE'))
+  }
+})

@@ -1,0 +1,272 @@
+// Streams: what is read is right from the first moment on, urgent reads overtake, and the copy ends up whole.
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import t from 'tap'
+import { ImageStream, Profile, type StreamProgress } from '../../lib/stream/index.js'
+import { checkCache, CHUNK, code, copyOf, imageBytes, noise, packed, scratch, until, WebServer } from './support.js'
+
+t.test('over HTTP: read at once, whole in the end', async t => {
+  const { folder, bytes, manifest } = await packed(t, imageBytes(100))
+  const server = await WebServer.start(t, folder)
+  const stream = await ImageStream.open(server.url, { cache: path.join(scratch(t), 'a', 'b'), digest: manifest.digest })
+  t.ok((await stream.read(50 * CHUNK - 10, 20)).equals(bytes.subarray(50 * CHUNK - 10, 50 * CHUNK + 10)))
+  t.ok((await stream.read(bytes.length - 7, 1000)).equals(bytes.subarray(-7)), 'the end')
+  t.equal((await stream.read(bytes.length, 10)).length, 0)
+  await t.rejects(stream.read(-1, 10), code('EINVAL'))
+  await t.rejects(stream.read(0.5, 10), code('EINVAL'))
+  await stream.complete
+  await stream.ready
+  t.ok(copyOf(stream).equals(bytes), 'the copy is the image')
+  const { state, missingBytes, presentBytes, allocatedBytes, fetched, trouble, requests } = stream.progress()
+  t.same({ state, missingBytes, trouble }, { state: 'complete', missingBytes: 0, trouble: undefined })
+  t.equal(presentBytes, allocatedBytes)
+  const sum = Object.values(fetched).reduce((a, b) => a + b)
+  t.equal(sum, manifest.dataSize, 'each byte came once')
+  t.ok(requests.count < 40, `adjacent chunks share a request: ${requests.count} for ${manifest.blobs}`)
+  await stream.close()
+  await stream.close()
+  t.equal(stream.progress().state, 'closed')
+  await t.rejects(stream.read(0, 1).then(() => stream.read(CHUNK * 4, 1)), Error)
+})
+
+t.test('from a folder', async t => {
+  const { folder, bytes } = await packed(t, imageBytes(50))
+  for (const source of [folder, `file://${folder}`]) {
+    await using stream = await ImageStream.open(source, { cache: scratch(t) })
+    await stream.complete
+    t.ok(copyOf(stream).equals(bytes))
+  }
+})
+
+t.test('what somebody waits for overtakes what comes besides', async t => {
+  const { folder, bytes, manifest } = await packed(t, noise(200 * CHUNK, 'overtake'))
+  const server = await WebServer.start(t, folder)
+  // What is not asked for by a read stands still after its first answers.
+  let held: (() => void)[] = []
+  const last = manifest.offsets[manifest.blobOf[199] as number] as number
+  server.trouble = async ({ name, from }) => {
+    if (name.endsWith('.chunks') && from !== last) await new Promise<void>(resolve => held.push(resolve))
+    return false
+  }
+  await using stream = await ImageStream.open(server.url, { cache: scratch(t) })
+  await until(() => held.length >= 1)
+  const read = await stream.read(199 * CHUNK, CHUNK)
+  t.ok(read.equals(bytes.subarray(199 * CHUNK)), 'while nothing else comes')
+  t.ok(stream.progress().missingBytes >= 190 * CHUNK)
+  t.equal(stream.progress().fetched.demand, CHUNK)
+  server.trouble = () => false
+  for (const go of held) go()
+  held = []
+  await stream.complete
+  t.ok(copyOf(stream).equals(bytes))
+})
+
+t.test('what is under way besides is bounded', async t => {
+  const { folder } = await packed(t, noise(400 * CHUNK, 'bounded'))
+  const server = await WebServer.start(t, folder)
+  server.trouble = ({ name }) => name.endsWith('.chunks')
+  await using stream = await ImageStream.open(server.url, { cache: scratch(t) })
+  await until(() => server.ranges().length >= 4)
+  await new Promise(resolve => setTimeout(resolve, 100))
+  const asked = server.ranges().reduce((sum, { from, to }) => sum + to - from, 0)
+  t.ok(asked <= 640 << 10, `${asked} bytes before anything is known of the link`)
+  t.equal(stream.progress().state, 'rest', 'there is no profile to wait for')
+})
+
+t.test('in the order of the profile, then the rest', async t => {
+  const { folder, bytes, manifest } = await packed(t, noise(120 * CHUNK, 'order'))
+  const order = [100, 7, 8, 9, 55, 3]
+  const profile = Profile.fromOrder(manifest, order.map((chunk, i) => ({ chunk, atMs: i * 10 })), 1)
+  writeFileSync(path.join(folder, 'profile.json'), profile.toString())
+  const server = await WebServer.start(t, folder)
+  let released = false
+  const held: (() => void)[] = []
+  const wanted = new Set(order.map(chunk => manifest.offsets[manifest.blobOf[chunk] as number]))
+  server.trouble = async ({ name, from }) => {
+    if (!released && name.endsWith('.chunks') && !wanted.has(from)) await new Promise<void>(resolve => held.push(resolve))
+    return false
+  }
+  await using stream = await ImageStream.open(server.url, { cache: scratch(t), gate: 'profile' })
+  t.same({ ...stream.match, wanted: undefined }, { unchanged: 6, moved: 0, stale: 0, wanted: undefined })
+  await stream.ready
+  const map = stream.map()
+  t.ok(order.every(chunk => map[chunk] === 1), 'the gate opens when the profile is here')
+  const asked = server.ranges().flatMap(({ from, to }) => Array.from({ length: (to - from) / CHUNK }, (_, i) => from / CHUNK + i))
+  t.same(asked.slice(0, 6), order)
+  t.ok(server.ranges().some(({ from, to }) => from === 7 * CHUNK && to === 9 * CHUNK), 'adjacent ones in one request')
+  const { profile: told, fetched, state, startInMs } = stream.progress()
+  t.same({ told, gate: fetched.gate, state, startInMs }, { told: { bytes: 6 * CHUNK, missingBytes: 0 }, gate: 6 * CHUNK, state: 'rest', startInMs: 0 })
+  released = true
+  for (const go of held) go()
+  await stream.complete
+  t.ok(copyOf(stream).equals(bytes))
+})
+
+t.test('without a fill nothing comes unasked', async t => {
+  const { folder, bytes } = await packed(t, imageBytes(60))
+  const server = await WebServer.start(t, folder)
+  await using stream = await ImageStream.open(server.url, { cache: scratch(t), fill: false, gate: 'none', profile: false })
+  await stream.ready
+  t.ok((await stream.read(8 * CHUNK, 10)).equals(bytes.subarray(8 * CHUNK, 8 * CHUNK + 10)))
+  t.ok((await stream.read(2 * CHUNK, CHUNK)).equals(Buffer.alloc(CHUNK)), 'zeros cost nothing')
+  t.equal(server.ranges().length, 1)
+  t.equal(stream.progress().fetched.demand, CHUNK)
+})
+
+t.test('the gate by forecast opens early, and nothing is late', async t => {
+  const { folder, manifest } = await packed(t, noise(64 * CHUNK, 'forecast'))
+  const server = await WebServer.start(t, folder)
+  // 1 MiB/s; the start needs 512 KiB at once and the rest only much later.
+  let free = Promise.resolve()
+  server.trouble = async ({ name, from, to }) => {
+    if (!name.endsWith('.chunks')) return false
+    const before = free
+    free = before.then(() => new Promise(resolve => setTimeout(resolve, (1000 * (to - from)) / (1 << 20))))
+    await free
+    return false
+  }
+  const entries = Array.from({ length: 64 }, (_, chunk) => ({ chunk, atMs: chunk < 8 ? 0 : 60_000 }))
+  await using stream = await ImageStream.open(server.url, { cache: scratch(t), profile: Profile.fromOrder(manifest, entries, 1) })
+  await stream.ready
+  const map = stream.map()
+  t.ok(Array.from({ length: 8 }).every((_, chunk) => map[chunk] === 1), 'what is needed at once is here')
+  t.ok(map.filter(byte => byte !== 0).length < 48, 'and much of the rest is not')
+})
+
+t.test('a stream goes on where the last one ended', async t => {
+  const { folder, bytes, manifest } = await packed(t, noise(80 * CHUNK, 'resume'))
+  const server = await WebServer.start(t, folder)
+  const cache = scratch(t)
+  const one = await ImageStream.open(server.url, { cache, fill: false, gate: 'none' })
+  await one.read(10 * CHUNK, 30 * CHUNK)
+  await one.close()
+  t.equal(await checkCache(cache, bytes), 30)
+  server.asked.length = 0
+  const two = await ImageStream.open(server.url, { cache })
+  await two.complete
+  t.equal(Object.values(two.progress().fetched).reduce((a, b) => a + b), manifest.dataSize - 30 * CHUNK)
+  await two.close()
+  await server.stop()
+  const three = await ImageStream.open(server.url, { cache })
+  await three.ready
+  await three.complete
+  t.ok((await three.read(0, bytes.length)).equals(bytes), 'and without its source when all is here')
+  await three.close()
+})
+
+t.test('one process at a time; the next one waits', async t => {
+  const { folder } = await packed(t, imageBytes(20))
+  const cache = scratch(t)
+  await t.rejects(ImageStream.status(cache), code('NOT_RUNNING'))
+  const one = await ImageStream.open(folder, { cache })
+  await t.rejects(ImageStream.open(folder, { cache }), code('IN_USE'))
+  const told = await ImageStream.status(cache)
+  t.equal(told.imageBytes, one.manifest.imageSize)
+  let released = false
+  const wait = ImageStream.released(cache).then(() => (released = true))
+  await t.rejects(ImageStream.released(cache, AbortSignal.timeout(20)), { name: 'TimeoutError' })
+  t.equal(released, false)
+  await one.close()
+  await wait
+  const two = await ImageStream.open(folder, { cache })
+  await two.close()
+  await ImageStream.released(cache)
+})
+
+t.test('two packs do not share a cache', async t => {
+  const a = await packed(t, imageBytes(20))
+  const b = await packed(t, imageBytes(20, 'b'))
+  const cache = scratch(t)
+  await (await ImageStream.open(a.folder, { cache })).close()
+  await t.rejects(ImageStream.open(a.folder, { cache, digest: b.manifest.digest }), code('BAD_DIGEST'))
+  await t.rejects(ImageStream.open(b.folder, { cache: scratch(t), digest: a.manifest.digest }), code('BAD_DIGEST'))
+})
+
+t.test('a cache whose files are not what they were', async t => {
+  const { folder, bytes } = await packed(t, imageBytes(40))
+  const cache = scratch(t)
+  const fill = async (): Promise<StreamProgress> => {
+    await using stream = await ImageStream.open(folder, { cache })
+    await stream.complete
+    t.ok(copyOf(stream).equals(bytes))
+    return stream.progress()
+  }
+  const fetched = (progress: StreamProgress): number => Object.values(progress.fetched).reduce((a, b) => a + b)
+  const all = fetched(await fill())
+  t.equal(fetched(await fill()), 0)
+  const map = path.join(cache, 'chunks')
+  const good = readFileSync(map)
+  for (const change of [
+    () => rmSync(map),
+    () => rmSync(path.join(cache, 'image')),
+    () => writeFileSync(path.join(cache, 'image'), 'short'),
+    () => writeFileSync(map, good.subarray(1)),
+    () => writeFileSync(map, Buffer.alloc(good.length)),
+    () => writeFileSync(map, Buffer.concat([good.subarray(0, 4096), Buffer.alloc(good.length - 4096, 3)])),
+    () => writeFileSync(map, Buffer.concat([good.subarray(0, 4096), Buffer.alloc(good.length - 4096, 2)]))
+  ]) {
+    change()
+    t.equal(fetched(await fill()), all, 'begins anew')
+  }
+  writeFileSync(path.join(cache, 'manifest'), 'rubbish')
+  await t.rejects(fill(), code('BAD_MANIFEST'))
+})
+
+t.test('after a power failure every chunk is verified', async t => {
+  const { folder, bytes, manifest } = await packed(t, imageBytes(40))
+  const cache = scratch(t)
+  const one = await ImageStream.open(folder, { cache })
+  await one.complete
+  await one.close()
+  // Another boot, not closed; two chunks did not make it to the disk.
+  const map = readFileSync(path.join(cache, 'chunks'))
+  map.writeUInt32LE(0, 28)
+  map.write('00000000-0000-0000-0000-000000000000', 64, 'latin1')
+  writeFileSync(path.join(cache, 'chunks'), map)
+  const image = readFileSync(path.join(cache, 'image'))
+  image.fill(0, 4 * CHUNK, 6 * CHUNK)
+  writeFileSync(path.join(cache, 'image'), image)
+  const two = await ImageStream.open(folder, { cache, fill: false })
+  t.equal(await checkCache(cache, bytes), 38)
+  await two.close()
+  const three = await ImageStream.open(folder, { cache })
+  await three.complete
+  t.ok(copyOf(three).equals(bytes))
+  const length = [4, 5].reduce((sum, chunk) => sum + manifest.lengthOf(manifest.blobOf[chunk] as number), 0)
+  t.equal(Object.values(three.progress().fetched).reduce((a, b) => a + b), length)
+  await three.close()
+})
+
+t.test('progress is told until the end', async t => {
+  const { folder } = await packed(t, imageBytes(60))
+  const server = await WebServer.start(t, folder)
+  const stream = await ImageStream.open(server.url, { cache: scratch(t) })
+  const states: string[] = []
+  const iterated = (async () => {
+    for await (const { state } of stream) states.push(state)
+  })()
+  await stream.complete
+  await stream.close()
+  await iterated
+  t.equal(states.at(-1), 'closed')
+  for await (const { state } of stream) t.equal(state, 'closed')
+})
+
+t.test('what cannot be streamed', async t => {
+  const { folder } = await packed(t, imageBytes(4))
+  const cache = scratch(t)
+  await t.rejects(ImageStream.open('', { cache }), code('EINVAL'))
+  await t.rejects(ImageStream.open('ftp://x/y', { cache }), code('EINVAL'))
+  await t.rejects(ImageStream.open('http://', { cache }), code('EINVAL'))
+  await t.rejects(ImageStream.open('http://127.0.0.1/x?y', { cache }), code('EINVAL'))
+  await t.rejects(ImageStream.open(folder, { cache: '' }), code('EINVAL'))
+  await t.rejects(ImageStream.open(folder, { cache, digest: 'abc' }), code('EINVAL'))
+  await t.rejects(ImageStream.open(folder, { cache, gate: 'soon' as 'none' }), code('EINVAL'))
+  await t.rejects(ImageStream.open(folder, { cache, profile: {} as Profile }), code('EINVAL'))
+  await t.rejects(ImageStream.open(folder, { cache, silenceMs: 0 }), code('EINVAL'))
+  await t.rejects(ImageStream.open(path.join(folder, 'nosuch'), { cache }), { code: 'SOURCE_REFUSED', message: /stream pack/ })
+  await t.rejects(ImageStream.open('http://127.0.0.1:1/', { cache }), code('SOURCE_UNREACHABLE'))
+  await t.rejects(ImageStream.open(folder, { cache, signal: AbortSignal.abort(new Error('no')) }), { message: 'no' })
+  writeFileSync(path.join(folder, 'manifest'), 'rubbish')
+  await t.rejects(ImageStream.open(folder, { cache }), code('BAD_MANIFEST'))
+})
