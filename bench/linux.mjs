@@ -34,7 +34,7 @@ const rigs = await rigsUp(1, { memory: 2048, cpus: 2 })
 try {
   const given = { elf, image, initrd: own, agent, quick, only: chosen.length > 0 ? chosen : all }
   const words = [process.execPath, '--expose-gc', path.join(root, 'bench/linux/turns.mjs'), JSON.stringify(given)]
-  process.exitCode = await runInRig([...rigs][0], words, { cwd: root, timeout: 900_000, input: null })
+  process.exitCode = await runInRig([...rigs][0], words, { cwd: root, timeout: 1_800_000, input: null })
 } finally {
   await rigs.down()
 }
