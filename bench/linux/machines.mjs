@@ -6,6 +6,9 @@ import { Machine } from '../../dist/machine/index.js'
 
 const counters = '/sys/kernel/debug/kvm'
 
+/** The one with which microvm starts soonest. */
+export const firmware = '/usr/share/qemu/qboot.rom'
+
 /** What a guest says on its console, a line or a mark at a time. */
 class Console {
   #text = ''
@@ -159,7 +162,7 @@ export class Qemu extends Guest {
   async boot({ kernel, initrd, memory, disk, tap, address, vhost, state, load }) {
     const args = [
       ...['-accel', 'kvm', '-cpu', 'host,-kvm-asyncpf-int', '-M', 'microvm,acpi=on,pcie=on,pit=off,pic=off'],
-      ...['-bios', '/usr/share/qemu/qboot.rom', '-m', `${memory / 2 ** 20}M`],
+      ...['-bios', firmware, '-m', `${memory / 2 ** 20}M`],
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-serial', 'stdio', '-no-reboot'],
       ...['-chardev', 'socket,id=monitor,fd=3', '-mon', 'chardev=monitor,mode=control', '-device', 'virtio-rng-pci'],
       ...['-kernel', kernel, '-initrd', initrd, '-append', agentWords(address)],
