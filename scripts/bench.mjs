@@ -1,5 +1,5 @@
 // The benchmarks: sets up, builds native/bench into build/bench, runs all or those that are named.
-//   npm run bench -- [exit] [dirty] [mailroom] [log] [snapshot] [migrate] [wire] [libvirt] [ha] [linux] [--quick] [--json]
+//   npm run bench -- [exit] [dirty] [mailroom] [log] [snapshot] [standard] [migrate] [wire] [libvirt] [ha] [linux] [--quick] [--json]
 // Prints a figure a line, as JSON with --json or where stdout is no terminal: {name, value, unit}, with {baseline,
 // ratio, quartiles} where it is compared with something in the same run, and {goal, met} where there is a goal. Progress
 // goes to stderr. Exit code 1 when a benchmark fails; a goal that is not met is a figure, not a failure.
@@ -18,6 +18,7 @@ const benchmarks = {
   mailroom: { kvm: true, native: ['mailroom_bench'], scripts: ['mailroom.mjs'] },
   log: { kvm: false, native: ['log_bench'], scripts: [] },
   snapshot: { kvm: true, native: ['snapshot_bench'], scripts: [] },
+  standard: { kvm: true, native: ['standard_bench'], scripts: [] },
   migrate: { kvm: true, native: [], scripts: ['migrate.mjs'] },
   libvirt: { kvm: false, native: [], scripts: ['libvirt.mjs'] },
   wire: { kvm: false, native: ['wire_bench'], scripts: [] },
@@ -43,6 +44,7 @@ const goals = [
   { name: /^replay\/idle/, most: 1 },
   { name: /^replay\/mailroom/, most: 1.11 },
   { name: /[/-]bytes-vs-allowed$/, most: 1 },
+  { name: /^machine\/standard\/restore-to-first-exit$/, of: 'value', most: 3 },
   { name: /^linux\/(boot|memory)\//, most: 1 },
   { name: /^linux\/.*\/exits(-to-user-space)?$/, most: 1 },
   { name: /^linux\/(disk|net)\//, least: 1 },
