@@ -1,5 +1,5 @@
 // The benchmarks: sets up, builds native/bench into build/bench, runs all or those that are named.
-//   npm run bench -- [exit] [dirty] [mailroom] [log] [snapshot] [migrate] [wire] [libvirt] [ha] [--quick] [--json]
+//   npm run bench -- [exit] [dirty] [mailroom] [log] [snapshot] [standard] [migrate] [wire] [libvirt] [ha] [linux] [--quick] [--json]
 // Prints a figure a line, as JSON with --json or where stdout is no terminal: {name, value, unit}, with {baseline,
 // ratio, quartiles} where it is compared with something in the same run, and {goal, met} where there is a goal. Progress
 // goes to stderr. Exit code 1 when a benchmark fails; a goal that is not met is a figure, not a failure.
@@ -18,11 +18,14 @@ const benchmarks = {
   mailroom: { kvm: true, native: ['mailroom_bench'], scripts: ['mailroom.mjs'] },
   log: { kvm: false, native: ['log_bench'], scripts: [] },
   snapshot: { kvm: true, native: ['snapshot_bench'], scripts: [] },
+  standard: { kvm: true, native: ['standard_bench'], scripts: [] },
   migrate: { kvm: true, native: [], scripts: ['migrate.mjs'] },
   libvirt: { kvm: false, native: [], scripts: ['libvirt.mjs'] },
   wire: { kvm: false, native: ['wire_bench'], scripts: [] },
   // Both ends in one process, and the failover as users see it, among the campaign's hosts.
-  ha: { kvm: true, native: ['ha_bench', ['hypertwin_campaign', 'bench']], scripts: [] }
+  ha: { kvm: true, native: ['ha_bench', ['hypertwin_campaign', 'bench']], scripts: [] },
+  // In a rig, which brings a KVM of its own.
+  linux: { kvm: false, native: [], scripts: ['linux.mjs'] }
 }
 
 // Of the figures whose names match: what their ratio should be, or what they should be themselves.
@@ -41,6 +44,12 @@ const goals = [
   { name: /^replay\/idle/, most: 1 },
   { name: /^replay\/mailroom/, most: 1.11 },
   { name: /[/-]bytes-vs-allowed$/, most: 1 },
+  { name: /^machine\/standard\/restore-to-first-exit$/, of: 'value', most: 3 },
+  { name: /^linux\/(boot|memory)\//, most: 1 },
+  { name: /^linux\/.*\/exits(-to-user-space)?$/, most: 1 },
+  { name: /^linux\/(disk|net)\//, least: 1 },
+  { name: /^linux\/restore\/vs-loadvm$/, most: 0.1 },
+  { name: /^linux\/restore\//, most: 1 },
   { name: /^libvirt\/.*serial\/vs-c-and-hop$/, most: 2 },
   { name: /^libvirt\/.*in-flight-64\/vs-python$/, least: 1 },
   { name: /^libvirt\/read-file\//, most: 1.2 }

@@ -296,17 +296,21 @@ export class Machine implements AsyncDisposable {
   static async around(make: (notify: (what: number) => void) => Promise<NativeMachine>): Promise<Machine> {
     // The addon keeps `notify`; only a running machine is kept (see `running`).
     const found: { machine?: WeakRef<Machine> } = {}
-    const native = await machineErrors(() =>
-      make(what => {
-        const here = found.machine?.deref()
-        if (here) here.#notified(what)
-      })
-    )
+    const notify = Machine.#notifier(found)
+    const native = await machineErrors(() => make(notify))
     const machine = new Machine(native)
     found.machine = new WeakRef(machine)
     // What it told before there was anybody to hear it.
     for (let what = 0; what <= machine.nets.length; what++) machine.#notified(what)
     return machine
+  }
+
+  // Made where nothing else is in scope: what lies there, the kernel's bytes for one, would be kept with it.
+  static #notifier(found: { machine?: WeakRef<Machine> }): (what: number) => void {
+    return what => {
+      const here = found.machine?.deref()
+      if (here) here.#notified(what)
+    }
   }
 
   /** Its state now. An event of it may still be on its way. */

@@ -12,6 +12,7 @@
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "backends/file_disk.h"
 #include "backends/tap.h"
@@ -132,6 +133,141 @@ TEST_F(FileDiskTest, TheDestructorPerformsWhatIsQueued) {
   EXPECT_EQ(done.size(), 3000u);
 }
 
+TEST_F(FileDiskTest, MovesDataStraightIntoAndOutOfItsOwnersMemory) {
+  for (unsigned threads : {1u, 4u}) {
+    std::ofstream(path) << std::string(8192, 'a');
+    FileDisk disk(path, FileDisk::Options{.threads = threads}, keep());
+    std::string from = "bcdefghi", into(300, 'x');
+    disk.submit({.ordinal = 0,
+                 .operation = BlockOperation::kWrite,
+                 .offset = 100,
+                 .size = 8,
+                 .data = {},
+                 .parts = {{from.data(), 3}, {from.data() + 3, 5}}});
+    disk.drain();
+    disk.submit({.ordinal = 1,
+                 .operation = BlockOperation::kRead,
+                 .offset = 99,
+                 .size = 10,
+                 .data = {},
+                 .parts = {{into.data() + 200, 4}, {into.data(), 6}}});
+    disk.drain();
+    std::filesystem::resize_file(path, 4096);
+    disk.submit({.ordinal = 2,
+                 .operation = BlockOperation::kRead,
+                 .offset = 4094,
+                 .size = 8,
+                 .data = {},
+                 .parts = {{into.data() + 100, 8}}});
+    disk.submit({.ordinal = 3,
+                 .operation = BlockOperation::kRead,
+                 .offset = 8192 - 4,
+                 .size = 8,
+                 .data = {},
+                 .parts = {{into.data() + 150, 8}}});
+    disk.drain();
+    std::lock_guard lock(mutex);
+    EXPECT_EQ(into.substr(200, 5), "abcdx");
+    EXPECT_EQ(into.substr(0, 7), "efghiax");
+    EXPECT_EQ(into.substr(100, 9), std::string("aa\0\0\0\0\0\0x", 9))
+        << "zeros behind the end of a file that was cut";
+    EXPECT_EQ(done[3].err, EINVAL);
+    EXPECT_EQ(into[150], 'x');
+    std::vector<uint64_t> written(1);
+    disk.take_written(written);
+    EXPECT_EQ(written[0], 1u);
+  }
+}
+
+TEST_F(FileDiskTest, NothingIsPerformedWhileItIsHeldNorAfterItWasCancelled) {
+  auto write = [](uint64_t ordinal, char what) {
+    return devices::BlockRequest{.ordinal = ordinal,
+                                 .operation = BlockOperation::kWrite,
+                                 .offset = 0,
+                                 .size = 0,
+                                 .data = std::vector<uint8_t>(512, static_cast<uint8_t>(what))};
+  };
+  auto first = [&] {
+    char byte = 0;
+    std::ifstream(path).get(byte);
+    return byte;
+  };
+  for (unsigned threads : {1u, 4u}) {
+    done.clear();
+    std::ofstream(path) << std::string(8192, 'a');
+    FileDisk disk(path, FileDisk::Options{.threads = threads, .batch = 8}, keep());
+    disk.hold();
+    disk.submit(write(0, 'b'));
+    disk.hold();
+    EXPECT_EQ(first(), 'a');
+    disk.release();
+    disk.drain();
+    EXPECT_EQ(first(), 'b');
+    disk.hold();
+    for (uint64_t i = 1; i < 100; ++i) disk.submit(write(i, 'c'));
+    disk.cancel();
+    disk.release();
+    disk.drain();
+    disk.submit(write(100, 'd'));
+    disk.drain();
+    std::lock_guard lock(mutex);
+    EXPECT_EQ(done.size(), 2u);
+    EXPECT_EQ(first(), 'd');
+  }
+}
+
+// What is told between two pauses is bounded, nothing is left untold, and holding it loses nothing.
+TEST_F(FileDiskTest, ManyThreadsAndBatches) {
+  std::ofstream(path) << std::string(1 << 20, 'a');
+  unsigned since = 0, most = 0;
+  {
+    FileDisk disk(path,
+                  FileDisk::Options{.threads = 4,
+                                    .batch = 8,
+                                    .on_pause =
+                                        [&] {
+                                          std::lock_guard lock(mutex);
+                                          most = std::max(most, std::exchange(since, 0u));
+                                        }},
+                  [&](FileDisk::Completion completion) {
+                    std::lock_guard lock(mutex);
+                    ++since;
+                    done[completion.ordinal] = std::move(completion);
+                  });
+    std::vector<std::vector<uint8_t>> memory(2000, std::vector<uint8_t>(512));
+    for (uint64_t i = 0; i < memory.size(); ++i) {
+      memory[i].assign(512, static_cast<uint8_t>(i));
+      disk.submit(
+          {.ordinal = i,
+           .operation = i % 100 == 99 ? BlockOperation::kFlush : BlockOperation::kWrite,
+           .offset = i % 100 == 99 ? 0 : i * 512,
+           .size = i % 100 == 99 ? 0u : 512u,
+           .data = {},
+           .parts = i % 100 == 99 ? std::vector<iovec>{} : std::vector<iovec>{{memory[i].data(), 512}}});
+      if (i % 50 == 0) {
+        disk.hold();
+        disk.release();
+      }
+    }
+    disk.drain();
+    for (uint64_t i = 0; i < memory.size(); ++i) memory[i].assign(512, 0);
+    for (uint64_t i = 0; i < memory.size(); ++i)
+      disk.submit({.ordinal = 2000 + i,
+                   .operation = BlockOperation::kRead,
+                   .offset = i * 512,
+                   .size = 512,
+                   .data = {},
+                   .parts = {{memory[i].data(), 512}}});
+    disk.drain();
+    for (uint64_t i = 0; i < memory.size(); ++i)
+      EXPECT_EQ(memory[i], std::vector<uint8_t>(512, i % 100 == 99 ? 'a' : static_cast<uint8_t>(i))) << i;
+  }
+  EXPECT_EQ(done.size(), 4000u);
+  EXPECT_EQ(since, 0u) << "each is followed by a pause";
+  EXPECT_LE(most, 4 * 8u);
+  for (const auto& [ordinal, completion] : done) EXPECT_EQ(completion.status, BlockStatus::kOk) << ordinal;
+}
+
 TEST_F(FileDiskTest, ReadOnlyAndOpenErrors) {
   {
     FileDisk disk(path, true, keep());
@@ -152,16 +288,43 @@ TEST_F(FileDiskTest, ReadOnlyAndOpenErrors) {
   EXPECT_THROW(FileDisk("/dev/null", false, keep()), Error);
 }
 
+// Gives the tap's interface the address 198.51.100.1/24 and takes it up.
+void take_up(const Tap& tap, int control) {
+  ifreq request{};
+  std::strncpy(request.ifr_name, tap.name().c_str(), IFNAMSIZ - 1);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(0xc6336401);
+  std::memcpy(&request.ifr_addr, &address, sizeof address);
+  ASSERT_EQ(ioctl(control, SIOCSIFADDR, &request), 0) << strerror(errno);
+  address.sin_addr.s_addr = htonl(0xffffff00);
+  std::memcpy(&request.ifr_netmask, &address, sizeof address);
+  ASSERT_EQ(ioctl(control, SIOCSIFNETMASK, &request), 0) << strerror(errno);
+  request.ifr_flags = IFF_UP;
+  ASSERT_EQ(ioctl(control, SIOCSIFFLAGS, &request), 0) << strerror(errno);
+}
+
+// The kernel asks who has 198.51.100.2.
+void make_it_ask(int control) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(0xc6336402);
+  address.sin_port = htons(9);
+  ASSERT_EQ(sendto(control, "x", 1, 0, reinterpret_cast<sockaddr*>(&address), sizeof address), 1);
+}
+
+bool asks(std::span<const uint8_t> f) { return f.size() >= 42 && f[12] == 8 && f[13] == 6 && f[41] == 2; }
+
 // A frame sent by the kernel on the interface reaches the callback, and one written is counted by the kernel.
 TEST(Tap, CarriesFramesBothWays) {
   std::mutex mutex;
   std::condition_variable changed;
-  std::vector<std::vector<uint8_t>> frames;
+  bool asked = false;
   std::unique_ptr<Tap> tap;
   try {
     tap = std::make_unique<Tap>("", [&](std::span<const uint8_t> frame) {
       std::lock_guard lock(mutex);
-      frames.emplace_back(frame.begin(), frame.end());
+      asked |= asks(frame);
       changed.notify_all();
     });
   } catch (const Error& error) {
@@ -171,28 +334,48 @@ TEST(Tap, CarriesFramesBothWays) {
   EXPECT_FALSE(tap->write(frame));  // the interface is down
   EXPECT_EQ(tap->dropped(), 1u);
   Fd control(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  ifreq request{};
-  std::strncpy(request.ifr_name, tap->name().c_str(), IFNAMSIZ - 1);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(0xc6336401);  // 198.51.100.1
-  std::memcpy(&request.ifr_addr, &address, sizeof address);
-  ASSERT_EQ(ioctl(control.get(), SIOCSIFADDR, &request), 0) << strerror(errno);
-  address.sin_addr.s_addr = htonl(0xffffff00);
-  std::memcpy(&request.ifr_netmask, &address, sizeof address);
-  ASSERT_EQ(ioctl(control.get(), SIOCSIFNETMASK, &request), 0) << strerror(errno);
-  request.ifr_flags = IFF_UP;
-  ASSERT_EQ(ioctl(control.get(), SIOCSIFFLAGS, &request), 0) << strerror(errno);
+  ASSERT_NO_FATAL_FAILURE(take_up(*tap, control.get()));
   EXPECT_TRUE(tap->write(frame));
-  address.sin_addr.s_addr = htonl(0xc6336402);
-  address.sin_port = htons(9);
-  ASSERT_EQ(sendto(control.get(), "x", 1, 0, reinterpret_cast<sockaddr*>(&address), sizeof address), 1);
+  ASSERT_NO_FATAL_FAILURE(make_it_ask(control.get()));
   std::unique_lock lock(mutex);
-  changed.wait(lock, [&] {  // the kernel asks who has 198.51.100.2
-    for (const auto& f : frames)
-      if (f.size() >= 42 && f[12] == 8 && f[13] == 6 && f[41] == 2) return true;
-    return false;
-  });
+  changed.wait(lock, [&] { return asked; });
+}
+
+TEST(Tap, CarriesVirtiosHeadersAndRefusesBadOnes) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool asked = false, paused = false;
+  std::unique_ptr<Tap> tap;
+  try {
+    tap = std::make_unique<Tap>(
+        "",
+        [&](std::span<const uint8_t> packet) {
+          std::lock_guard lock(mutex);
+          asked |= packet.size() > 12 && asks(packet.subspan(12));
+        },
+        Tap::Headed{.on_pause = [&] {
+          std::lock_guard lock(mutex);
+          paused |= asked;
+          changed.notify_all();
+        }});
+  } catch (const Error& error) {
+    GTEST_SKIP() << "no tap here: " << error.what();
+  }
+  Fd control(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ASSERT_NO_FATAL_FAILURE(take_up(*tap, control.get()));
+  EXPECT_TRUE(tap->set_receiver_finishes({.checksum = true, .tcp4 = true, .tcp6 = true, .congestion = true}));
+  EXPECT_TRUE(tap->set_receiver_finishes({.tcp4 = true})) << "segments without checksums are left out";
+  uint8_t header[12] = {};
+  std::vector<uint8_t> frame(200, 0xff);
+  const iovec parts[] = {{header, sizeof header}, {frame.data(), 100}, {frame.data() + 100, 100}};
+  EXPECT_TRUE(tap->write(parts));
+  header[0] = 1;  // a checksum is needed, far behind the end
+  header[7] = 0xff;
+  EXPECT_FALSE(tap->write(parts));
+  EXPECT_EQ(tap->dropped(), 1u);
+  ASSERT_NO_FATAL_FAILURE(make_it_ask(control.get()));
+  std::unique_lock lock(mutex);
+  changed.wait(lock, [&] { return paused; });
 }
 
 TEST(Tap, SaysWhyItCannotBe) {

@@ -225,6 +225,118 @@ TEST(VirtioBlk, BytesInFlightAreBoundedAndTheRestWaits) {
   EXPECT_TRUE(blk.offered() & 1 << 5);
 }
 
+// Data straight into and out of guest memory.
+class VirtioBlkDirectTest : public testing::Test, protected DirectDiskHost {
+ protected:
+  static constexpr uint64_t kFlush = 1 << 9;
+
+  void SetUp() override { ASSERT_TRUE(driver.start(kFlush)); }
+  void block_cancel(uint32_t) override { ++cancelled; }
+  VirtioBlk::Options options(DirectDiskHost* direct) {
+    return {.size = 1 << 20,
+            .read_only = false,
+            .block_size = 512,
+            .serial = "",
+            .discard = false,
+            .direct = direct};
+  }
+  // One of two pieces of 512 bytes, a page apart.
+  void request(uint32_t type, uint16_t head, uint64_t data) {
+    put_le(board.at(kHeaders + 16 * head), type);
+    put_le<uint64_t>(board.at(kHeaders + 16 * head + 8), 8);
+    *board.at(kStatus + head) = 0xee;
+    const bool read = type == 0;
+    driver.give(0, head,
+                {{kHeaders + 16u * head, 16},
+                 {data, 512, read},
+                 {data + 4096, 512, read},
+                 {kStatus + head, 1, true}});
+  }
+  // Whether the page was marked as written; takes all marks.
+  bool marked(uint64_t address) {
+    std::vector<uint64_t> marks(4);
+    board.ram.take_written(0, marks);
+    return marks[address / 4096 / 64] >> (address / 4096 % 64) & 1;
+  }
+
+  TestBoard board;
+  FakeHost host;
+  int cancelled = 0;
+  VirtioBlk blk{host, 0, "disk", board.ram, options(this)};
+  BareDriver driver{board, blk};
+};
+
+TEST_F(VirtioBlkDirectTest, RequestsNameGuestMemoryAndItsPagesAreMarkedWhenTheDataIsThere) {
+  request(0, 0, kData);
+  request(1, 4, kData + 0x8000);
+  ASSERT_EQ(host.requests.size(), 2u);
+  for (const auto& each : host.requests) {
+    EXPECT_TRUE(each.data.empty());
+    EXPECT_EQ(each.size, 1024u);
+    ASSERT_EQ(each.parts.size(), 2u) << "the status byte is not data";
+    EXPECT_EQ(each.parts[1].iov_len, 512u);
+  }
+  EXPECT_EQ(host.requests[0].parts[0].iov_base, board.at(kData));
+  EXPECT_EQ(host.requests[1].parts[1].iov_base, board.at(kData + 0x9000));
+  std::memset(host.requests[0].parts[0].iov_base, 0x77, 512);
+  EXPECT_FALSE(marked(kData));
+  blk.mark_reads();
+  EXPECT_TRUE(marked(kData)) << "while a machine stands still";
+  driver.transport.queue_interrupts = 0;
+  EXPECT_TRUE(blk.complete_one(0, BlockStatus::kOk, {}));
+  EXPECT_TRUE(marked(kData));
+  EXPECT_EQ(*board.at(kStatus), 0);
+  EXPECT_EQ(driver.rings[0].used_index(), 0);
+  EXPECT_TRUE(blk.complete_one(1, BlockStatus::kIoError, {}));
+  EXPECT_FALSE(marked(kData + 0x8000)) << "it was written from";
+  blk.show_completed();
+  EXPECT_EQ(driver.transport.queue_interrupts, 1);
+  ASSERT_EQ(driver.rings[0].used_index(), 2);
+  EXPECT_EQ(driver.rings[0].used(0), std::pair(0u, 1025u));
+  EXPECT_EQ(*board.at(kStatus + 4), 1);
+  EXPECT_EQ(*board.at(kData), 0x77);
+  EXPECT_FALSE(blk.complete_one(0, BlockStatus::kOk, {}));
+}
+
+TEST_F(VirtioBlkDirectTest, AReadThatFailedMayHaveWrittenTooAndIsMarked) {
+  request(0, 0, kData);
+  marked(0);
+  EXPECT_TRUE(blk.complete_one(0, BlockStatus::kIoError, {}));
+  EXPECT_TRUE(marked(kData));
+  EXPECT_EQ(*board.at(kStatus), 1);
+}
+
+TEST_F(VirtioBlkDirectTest, AResetWaitsUntilNothingTouchesTheGuestsMemory) {
+  blk.reset();
+  EXPECT_EQ(cancelled, 0) << "there is nothing";
+  ASSERT_TRUE(driver.start(kFlush));
+  request(0, 0, kData);
+  blk.reset();
+  EXPECT_EQ(cancelled, 1);
+  EXPECT_FALSE(blk.complete_one(0, BlockStatus::kOk, {}));
+  blk.show_completed();
+}
+
+TEST_F(VirtioBlkDirectTest, AStateHasTheDataAndGoesOnAnywhere) {
+  std::memset(board.at(kData), 0x11, 512);
+  std::memset(board.at(kData + 4096), 0x22, 512);
+  request(1, 0, kData);
+  request(0, 4, kData + 0x8000);
+  const auto state = state_of(blk);
+  for (DirectDiskHost* direct : {static_cast<DirectDiskHost*>(this), static_cast<DirectDiskHost*>(nullptr)}) {
+    VirtioBlk other(host, 0, "disk", board.ram, options(direct));
+    load_state_of(other, state);
+    EXPECT_EQ(state_of(other), state);
+    const auto flying = other.in_flight();
+    ASSERT_EQ(flying.size(), 2u);
+    EXPECT_EQ(flying[0].data[511], 0x11);
+    EXPECT_EQ(flying[0].data[512], 0x22);
+    EXPECT_TRUE(flying[1].parts.empty());
+    EXPECT_TRUE(other.complete_one(1, BlockStatus::kOk, std::vector<uint8_t>(1024, 0x33)));
+    EXPECT_EQ(*board.at(kData + 0x9000), 0x33);
+  }
+}
+
 class VirtioBlkDiscardTest : public testing::Test {
  protected:
   static constexpr uint64_t kFeatures = 1 << 9 | 1 << 13 | 1 << 14;

@@ -5,7 +5,8 @@
 #include <memory>
 #include <numeric>
 
-#include "devices_board.h"
+#include "base/error.h"
+#include "devices_virtio.h"
 
 namespace hypertwin::devices {
 namespace {
@@ -307,6 +308,233 @@ INSTANTIATE_TEST_SUITE_P(
                               ring.offer(0);
                             }}),
     [](const auto& hostile) { return std::string(hostile.param.name); });
+
+// A host's side that takes packets that are not finished.
+struct FakeUnfinished : UnfinishedHost {
+  struct Sent {
+    NetHeader header;
+    std::vector<uint8_t> frame;
+    size_t parts = 0;
+    const void* second = nullptr;
+  };
+  std::vector<uint64_t> finishes;
+  std::vector<Sent> sent;
+
+  void guest_finishes(uint32_t, uint64_t features) override { finishes.push_back(features); }
+  void transmit_unfinished(uint32_t, std::span<const iovec> parts) override {
+    Sent each;
+    ASSERT_EQ(parts[0].iov_len, sizeof each.header);
+    std::memcpy(&each.header, parts[0].iov_base, sizeof each.header);
+    for (const iovec& part : parts.subspan(1)) {
+      const auto* at = static_cast<const uint8_t*>(part.iov_base);
+      each.frame.insert(each.frame.end(), at, at + part.iov_len);
+    }
+    each.parts = parts.size();
+    each.second = parts[1].iov_base;
+    sent.push_back(std::move(each));
+  }
+};
+
+constexpr uint64_t kChecksum = 1 << 0, kHostTcp4 = 1 << 11, kHostTcp6 = 1 << 12, kHostCongestion = 1 << 13;
+constexpr uint64_t kGuestAll = VirtioNet::kGuestChecksum | VirtioNet::kGuestTcp4 | VirtioNet::kGuestTcp6;
+
+class UnfinishedNetTest : public testing::Test {
+ protected:
+  std::unique_ptr<VirtioNet> make(UnfinishedHost* to) {
+    return std::make_unique<VirtioNet>(
+        board.host, 0, "net", board.ram,
+        VirtioNet::Options{.mac = {2, 0, 0, 0, 0, 1}, .mtu = 1500, .link_up = true, .unfinished = to});
+  }
+  void put(uint64_t address, const NetHeader& header, std::span<const uint8_t> frame) {
+    std::memcpy(board.at(address), &header, sizeof header);
+    std::copy(frame.begin(), frame.end(), board.at(address + sizeof header));
+  }
+  static std::vector<uint8_t> headed(const NetHeader& header, std::span<const uint8_t> frame) {
+    std::vector<uint8_t> bytes(sizeof header + frame.size());
+    std::memcpy(bytes.data(), &header, sizeof header);
+    std::copy(frame.begin(), frame.end(), bytes.begin() + sizeof header);
+    return bytes;
+  }
+  // One packet of 200 bytes with this header; whether it came out.
+  bool passes(NetHeader header) {
+    const size_t before = host.sent.size();
+    put(kBuffers, header, packet_of(200));
+    driver.give(1, 0, {{kBuffers, 212}});
+    EXPECT_FALSE(driver.broken());
+    return host.sent.size() > before;
+  }
+
+  TestBoard board;
+  FakeUnfinished host;
+  std::unique_ptr<VirtioNet> net = make(&host);
+  BareDriver driver{board, *net};
+};
+
+TEST_F(UnfinishedNetTest, IsOfferedOnlyWhereTheHostTakesIt) {
+  const uint64_t all = kChecksum | kHostTcp4 | kHostTcp6 | kHostCongestion | kGuestAll;
+  EXPECT_EQ(net->offered() & all, all);
+  EXPECT_EQ(board.net.offered() & all, 0u);
+}
+
+TEST_F(UnfinishedNetTest, TransmitsSegmentsStraightFromRam) {
+  ASSERT_TRUE(driver.start(kChecksum | kHostTcp4));
+  const auto frame = packet_of(30000);
+  const NetHeader header{.flags = NetHeader::kNeedsChecksum | 2,
+                         .segments = NetHeader::kTcp4,
+                         .header_size = 54,
+                         .segment_size = 1448,
+                         .checksum_start = 34,
+                         .checksum_offset = 16,
+                         .buffers = 77};
+  put(kBuffers, header, frame);
+  driver.give(1, 0, {{kBuffers, 12}, {kBuffers + 12, 10000}, {kBuffers + 10012, 20000}});
+  ASSERT_EQ(host.sent.size(), 1u);
+  EXPECT_EQ(host.sent[0].frame, frame);
+  EXPECT_EQ(host.sent[0].parts, 3u);
+  EXPECT_EQ(host.sent[0].second, board.at(kBuffers + 12)) << "not a copy";
+  const NetHeader& sent = host.sent[0].header;
+  EXPECT_EQ(sent.flags, NetHeader::kNeedsChecksum) << "the other flag is the device's";
+  EXPECT_EQ(sent.buffers, 0u);
+  EXPECT_EQ(sent.segments, NetHeader::kTcp4);
+  EXPECT_EQ(sent.segment_size, 1448u);
+  EXPECT_EQ(driver.rings[1].used_index(), 1);
+  EXPECT_TRUE(board.host.packets.empty());
+}
+
+TEST_F(UnfinishedNetTest, RefusesWhatWasNotNegotiatedOrLiesOutside) {
+  const NetHeader whole{};
+  const NetHeader checksum{.flags = 1, .checksum_start = 34, .checksum_offset = 16};
+  const NetHeader tcp4{.flags = 1,
+                       .segments = NetHeader::kTcp4,
+                       .header_size = 54,
+                       .segment_size = 100,
+                       .checksum_start = 34,
+                       .checksum_offset = 16};
+  auto changed = [](NetHeader header, auto change) {
+    change(header);
+    return header;
+  };
+  ASSERT_TRUE(driver.start(kChecksum | kHostTcp4));
+  EXPECT_TRUE(passes(whole));
+  EXPECT_TRUE(passes(checksum));
+  EXPECT_TRUE(passes(tcp4));
+  EXPECT_TRUE(passes(changed(checksum, [](auto& h) { h.checksum_start = 182; })))
+      << "its last byte is the 200th";
+  const std::vector<NetHeader> bad = {
+      changed(checksum, [](auto& h) { h.checksum_start = 183; }),
+      changed(checksum, [](auto& h) { h.checksum_start = h.checksum_offset = 0xffff; }),
+      changed(tcp4, [](auto& h) { h.segments = NetHeader::kTcp6; }),
+      changed(tcp4, [](auto& h) { h.segments = NetHeader::kTcp4 | NetHeader::kCongestion; }),
+      changed(tcp4, [](auto& h) { h.segments = NetHeader::kCongestion; }),
+      changed(tcp4, [](auto& h) { h.segments = 3; }),  // UDP
+      changed(tcp4, [](auto& h) { h.segments = 0x7f; }),
+      changed(tcp4, [](auto& h) { h.segment_size = 0; }),
+      changed(tcp4, [](auto& h) { h.flags = 0; }),
+      changed(tcp4, [](auto& h) { h.header_size = 201; })};
+  for (size_t i = 0; i < bad.size(); ++i) EXPECT_FALSE(passes(bad[i])) << i;
+  EXPECT_EQ(net->counters().refused, bad.size());
+  ASSERT_TRUE(driver.start(kChecksum | kHostTcp4 | kHostTcp6 | kHostCongestion));
+  EXPECT_TRUE(passes(bad[2]));
+  EXPECT_TRUE(passes(bad[3]));
+  // A driver that has agreed to nothing gives a header without a meaning.
+  ASSERT_TRUE(driver.start());
+  EXPECT_TRUE(passes(tcp4));
+  EXPECT_EQ(host.sent.back().header.flags, 0);
+  EXPECT_EQ(host.sent.back().header.segments, NetHeader::kNone);
+}
+
+TEST_F(UnfinishedNetTest, ReceivesLargePacketsAndShowsThemTogether) {
+  ASSERT_TRUE(driver.start(kGuestAll | kMergeable));
+  for (uint16_t i = 0; i < 8; ++i) driver.rings[0].offer(i, {{kBuffers + 4096u * i, 4096, true}});
+  driver.rings[0].set_flags(0);
+  const auto frame = packet_of(10000);
+  const NetHeader header{.flags = 1, .segments = NetHeader::kTcp4, .segment_size = 1448, .buffers = 9};
+  driver.transport.queue_interrupts = 0;
+  EXPECT_TRUE(net->receive_unfinished(headed(header, frame)));
+  EXPECT_TRUE(net->receive_unfinished(headed({}, packet_of(60))));
+  EXPECT_EQ(driver.rings[0].used_index(), 0);
+  net->show_received();
+  EXPECT_EQ(driver.transport.queue_interrupts, 1);
+  ASSERT_EQ(driver.rings[0].used_index(), 4);
+  NetHeader seen;
+  std::memcpy(&seen, board.at(kBuffers), sizeof seen);
+  EXPECT_EQ(seen.segments, NetHeader::kTcp4);
+  EXPECT_EQ(seen.segment_size, 1448u);
+  EXPECT_EQ(seen.buffers, 3u);
+  std::vector<uint8_t> data(board.at(kBuffers + 12), board.at(kBuffers + 12 + 10000));
+  EXPECT_EQ(data, frame);
+  EXPECT_EQ(driver.rings[0].used(2).second, 10012u - 8192);
+  std::memcpy(&seen, board.at(kBuffers + 3 * 4096), sizeof seen);
+  EXPECT_EQ(seen.flags, 0);
+  EXPECT_EQ(seen.buffers, 1u);
+  EXPECT_FALSE(net->receive_unfinished(headed({}, std::vector<uint8_t>(VirtioNet::kMaxPacket + 1))));
+  EXPECT_FALSE(net->receive_unfinished(std::vector<uint8_t>(11))) << "not even a header";
+  EXPECT_FALSE(net->receive_unfinished(headed({}, {})));
+}
+
+TEST_F(UnfinishedNetTest, TheHostKnowsWhatTheGuestFinishes) {
+  ASSERT_TRUE(driver.start(kGuestAll));
+  EXPECT_EQ(host.finishes.back() & kGuestAll, kGuestAll);
+  net->reset();
+  EXPECT_EQ(host.finishes.back(), 0u);
+  // One of the last guest's packets that is still on its way.
+  ASSERT_TRUE(driver.start());
+  EXPECT_EQ(host.finishes.back() & kGuestAll, 0u);
+  driver.rings[0].offer(0, {{kBuffers, 2048, true}});
+  EXPECT_FALSE(net->receive_unfinished(headed({.flags = 1}, packet_of(60))));
+  EXPECT_FALSE(net->receive_unfinished(headed({.segments = NetHeader::kTcp4}, packet_of(60))));
+  EXPECT_TRUE(net->receive_unfinished(headed({.flags = 2}, packet_of(60)))) << "found to be right already";
+  EXPECT_EQ(*board.at(kBuffers), 0) << "of which this guest knows nothing";
+  EXPECT_FALSE(net->receive_unfinished(headed({}, packet_of(1519)))) << "longer than its MTU";
+}
+
+TEST_F(UnfinishedNetTest, WaitingPacketsKeepTheirHeadersInAState) {
+  ASSERT_TRUE(driver.start(kGuestAll | kMergeable));
+  const NetHeader header{.flags = 1, .segments = NetHeader::kTcp6, .segment_size = 99};
+  EXPECT_TRUE(net->receive_unfinished(headed(header, packet_of(5000))));
+  EXPECT_TRUE(net->receive(packet_of(60, 7))) << "a whole one from elsewhere";
+  const auto state = state_of(*net);
+  auto other = make(&host);
+  load_state_of(*other, state);
+  EXPECT_EQ(host.finishes.back() & kGuestAll, kGuestAll);
+  EXPECT_EQ(state_of(*other), state);
+  for (uint16_t i = 0; i < 3; ++i) driver.rings[0].offer(i, {{kBuffers + 4096u * i, 4096, true}});
+  other->notify(0);
+  EXPECT_EQ(other->pending(), 0u);
+  NetHeader seen;
+  std::memcpy(&seen, board.at(kBuffers), sizeof seen);
+  EXPECT_EQ(seen.segments, NetHeader::kTcp6);
+  std::memcpy(&seen, board.at(kBuffers + 8192), sizeof seen);
+  EXPECT_EQ(seen.segments, NetHeader::kNone);
+  EXPECT_EQ(*board.at(kBuffers + 8192 + 12), 7);
+  auto plain = make(nullptr);
+  try {
+    load_state_of(*plain, state);
+    FAIL() << "its guest leaves work to a tap";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), "BAD_CONFIG");
+    EXPECT_NE(std::string(error.what()).find("tap"), std::string::npos);
+  }
+  EXPECT_GT(try_bad_states(
+                state_of(*other), [&] { return make(&host); },
+                [](VirtioDevice& device) {
+                  device.notify(0);
+                  device.notify(1);
+                }),
+            10);
+}
+
+TEST_F(UnfinishedNetTest, OthersHaveATurnAfterABatch) {
+  ASSERT_TRUE(driver.start(kChecksum, 256));
+  put(kBuffers, {}, packet_of(60));
+  for (uint16_t i = 0; i < 100; ++i) driver.rings[1].offer(i, {{kBuffers, 72}});
+  net->notify(1);
+  EXPECT_EQ(host.sent.size(), VirtioNet::kMaxBatch);
+  EXPECT_TRUE(net->more());
+  net->notify(1);
+  EXPECT_EQ(host.sent.size(), 100u);
+  EXPECT_FALSE(net->more());
+}
 
 }  // namespace
 }  // namespace hypertwin::devices

@@ -1,4 +1,4 @@
-// /dev/net/tun, one queue, no header before the frames.
+// /dev/net/tun, one queue.
 #include "backends/tap.h"
 
 #include <fcntl.h>
@@ -21,9 +21,17 @@ namespace hypertwin::backends {
 
 namespace {
 constexpr size_t kMaxFrame = 65536 + 32;
-}
+constexpr int kHeader = 12;       // virtio 1.2's
+constexpr unsigned kMaxRun = 64;  // packets until somebody else has a turn
+}  // namespace
 
-Tap::Tap(const std::string& name, OnPacket on_packet) : on_packet_(std::move(on_packet)) {
+Tap::Tap(const std::string& name, OnPacket on_packet) : Tap(name, std::move(on_packet), {}, false) {}
+
+Tap::Tap(const std::string& name, OnPacket on_packet, Headed headed)
+    : Tap(name, std::move(on_packet), std::move(headed.on_pause), true) {}
+
+Tap::Tap(const std::string& name, OnPacket on_packet, OnPause on_pause, bool headed)
+    : on_packet_(std::move(on_packet)), on_pause_(std::move(on_pause)) {
   if (name.size() >= IFNAMSIZ)
     throw Error("EINVAL", "the interface name " + name + " is longer than 15 characters");
   fd_ = Fd(open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
@@ -34,7 +42,7 @@ Tap::Tap(const std::string& name, OnPacket on_packet) : on_packet_(std::move(on_
   }
   ifreq request{};
   std::memcpy(request.ifr_name, name.data(), name.size());
-  request.ifr_flags = IFF_TAP | IFF_NO_PI;
+  request.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | (headed ? IFF_VNET_HDR : 0));
   if (ioctl(fd_.get(), TUNSETIFF, &request) < 0) {
     int err = errno;
     std::string attempted = "attaching to the tap interface " + (name.empty() ? "(any name)" : name);
@@ -42,6 +50,13 @@ Tap::Tap(const std::string& name, OnPacket on_packet) : on_packet_(std::move(on_
     throw Error::system(err, "TUNSETIFF", attempted);
   }
   name_ = request.ifr_name;
+  if (headed) {
+    // An interface keeps both from who had it before.
+    int size = kHeader, little_endian = 1;
+    if (ioctl(fd_.get(), TUNSETVNETHDRSZ, &size) < 0 || ioctl(fd_.get(), TUNSETVNETLE, &little_endian) < 0 ||
+        !set_receiver_finishes({}))
+      throw_errno("TUNSETOFFLOAD", "setting up the header of packets of the tap interface " + name_);
+  }
   stop_ = Fd(eventfd(0, EFD_CLOEXEC));
   if (!stop_) throw_errno("eventfd", "making the tap thread's stop signal");
   thread_ = std::thread([this] { run(); });
@@ -54,13 +69,38 @@ Tap::~Tap() {
   thread_.join();
 }
 
+bool Tap::count(ssize_t written, size_t wanted) {
+  if (written == static_cast<ssize_t>(wanted)) return true;
+  dropped_.fetch_add(1, std::memory_order_relaxed);
+  return false;
+}
+
 bool Tap::write(std::span<const uint8_t> packet) {
   ssize_t n;
   do n = ::write(fd_.get(), packet.data(), packet.size());
   while (n < 0 && errno == EINTR);
-  if (n == static_cast<ssize_t>(packet.size())) return true;
-  dropped_.fetch_add(1, std::memory_order_relaxed);
-  return false;
+  return count(n, packet.size());
+}
+
+bool Tap::write(std::span<const iovec> parts) {
+  size_t size = 0;
+  for (const iovec& part : parts) size += part.iov_len;
+  ssize_t n;
+  do n = ::writev(fd_.get(), parts.data(), static_cast<int>(parts.size()));
+  while (n < 0 && errno == EINTR);
+  return count(n, size);
+}
+
+bool Tap::set_receiver_finishes(const Finishes& what) {
+  // Segments need checksums.
+  unsigned flags = 0;
+  if (what.checksum) {
+    flags |= TUN_F_CSUM;
+    if (what.tcp4) flags |= TUN_F_TSO4;
+    if (what.tcp6) flags |= TUN_F_TSO6;
+    if (what.congestion && (what.tcp4 || what.tcp6)) flags |= TUN_F_TSO_ECN;
+  }
+  return ioctl(fd_.get(), TUNSETOFFLOAD, static_cast<unsigned long>(flags)) == 0;
 }
 
 void Tap::run() {
@@ -73,11 +113,18 @@ void Tap::run() {
       return;
     }
     if (fds[1].revents) return;
-    ssize_t n = read(fd_.get(), frame.data(), frame.size());
-    if (n > 0)
-      on_packet_({frame.data(), static_cast<size_t>(n)});
-    else if (n < 0 && errno != EAGAIN && errno != EINTR)
-      fds[0].fd = -1;  // the interface is gone: only the stop is waited for
+    unsigned packets = 0;
+    for (; packets < kMaxRun; ++packets) {
+      ssize_t n = read(fd_.get(), frame.data(), frame.size());
+      if (n > 0) {
+        on_packet_({frame.data(), static_cast<size_t>(n)});
+        continue;
+      }
+      if (n < 0 && errno != EAGAIN && errno != EINTR)
+        fds[0].fd = -1;  // the interface is gone: only the stop is waited for
+      break;
+    }
+    if (packets > 0 && on_pause_) on_pause_();
   }
 }
 

@@ -3,6 +3,8 @@
 // function of the guest's accesses and of the inputs handed to it, in order.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -23,7 +25,7 @@ enum class PowerEvent : uint8_t { kPowerOff = 1, kReset = 2 };
 enum class BlockOperation : uint8_t { kRead = 0, kWrite = 1, kFlush = 2, kDiscard = 3, kWriteZeroes = 4 };
 
 // One request as the device hands it out. The data of a write was copied from guest memory at the boundary
-// at which the guest submitted it.
+// at which the guest submitted it, unless `parts` says where it lies.
 struct BlockRequest {
   uint64_t ordinal = 0;  // per device, from 0: names the request in completions and logs
   BlockOperation operation = BlockOperation::kRead;
@@ -32,6 +34,8 @@ struct BlockRequest {
   std::vector<uint8_t> data;  // of a write
   bool durable = false;       // a write that must be on the medium when it completes
   bool unmap = false;         // of kWriteZeroes: the space may be given back
+  // Of a read or write straight into or out of guest memory, `size` bytes; until it is completed.
+  std::vector<iovec> parts = {};
 };
 
 // virtio-blk's status byte.

@@ -76,13 +76,17 @@ void VirtioDevice::save(ByteWriter& out) const {
   save_state(out);
 }
 
+void VirtioDevice::refuse_features(ByteReader& in, uint64_t /*features*/) {
+  in.corrupt("features that this device does not offer");
+}
+
 void VirtioDevice::load(ByteReader& in) {
   load_version(in, 1);
   driver_features_ = in.u64();
   negotiated_ = in.u64();
   status_ = in.u8();
   config_generation_ = in.u8();
-  if (negotiated_ & ~offered_) in.corrupt("features that this device does not offer");
+  if (negotiated_ & ~offered_) refuse_features(in, negotiated_ & ~offered_);
   for (VirtQueue& queue : queues_) {
     queue.load(in, ram_);
     queue.use(negotiated_);

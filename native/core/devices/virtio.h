@@ -66,6 +66,8 @@ class VirtioDevice {
   virtual void on_reset() = 0;
   virtual void save_state(ByteWriter& out) const = 0;
   virtual void load_state(ByteReader& in) = 0;
+  // A saved guest uses these, which are not offered. Throws.
+  [[noreturn]] virtual void refuse_features(ByteReader& in, uint64_t features);
 
   // The ring broke the rules: the device stops until the guest resets it.
   void break_device();

@@ -27,6 +27,7 @@ VirtioBlk::VirtioBlk(Host& host, uint32_t id, std::string name, GuestRam& ram, c
                    kSizeMax | kSegMax | kBlkSize | kFlush | (options.read_only ? kReadOnly : 0) |
                        (options.discard && !options.read_only ? kDiscard | kWriteZeroes : 0)),
       host_(host),
+      direct_(options.direct),
       size_(options.size),
       read_only_(options.read_only) {
   if (size_ == 0 || size_ % kSector || size_ > INT64_MAX)
@@ -50,6 +51,8 @@ VirtioBlk::VirtioBlk(Host& host, uint32_t id, std::string name, GuestRam& ram, c
 void VirtioBlk::on_notify(unsigned) { process(); }
 
 void VirtioBlk::on_reset() {
+  // Before the guest uses its memory for something else.
+  if (direct_ && !requests_.empty()) direct_->block_cancel(id());
   requests_.clear();
   bytes_in_flight_ = 0;
 }
@@ -104,6 +107,7 @@ bool VirtioBlk::start(const Chain& chain) {
                                                .size = range.size,
                                                .unmap = range.unmap,
                                                .data = {},
+                                               .readable = {},
                                                .writable = chain.writable,
                                                .writable_bytes = chain.writable_bytes});
       host_.block_submit(id(), std::move(range));
@@ -126,21 +130,54 @@ bool VirtioBlk::start(const Chain& chain) {
                    .data = {},
                    .durable = durable(operation),
                    .unmap = false};
-  if (operation == BlockOperation::kWrite) {
+  Request request{.head = chain.head,
+                  .operation = operation,
+                  .offset = out.offset,
+                  .size = static_cast<uint32_t>(data_size),
+                  .unmap = false,
+                  .data = {},
+                  .readable = {},
+                  .writable = chain.writable,
+                  .writable_bytes = chain.writable_bytes};
+  request.direct = direct_ && data_size > 0 && find_parts(chain, out);
+  if (request.direct) {
+    out.size = request.size;
+    if (operation == BlockOperation::kWrite) request.readable = chain.readable;
+  } else if (operation == BlockOperation::kWrite) {
     out.data.resize(static_cast<size_t>(data_size));
     copy_from(ram_, chain.readable, kHeader, out.data);
+    request.data = out.data;
   }
   bytes_in_flight_ += data_size;
-  requests_.emplace(out.ordinal, Request{.head = chain.head,
-                                         .operation = operation,
-                                         .offset = out.offset,
-                                         .size = static_cast<uint32_t>(data_size),
-                                         .unmap = false,
-                                         .data = out.data,
-                                         .writable = chain.writable,
-                                         .writable_bytes = chain.writable_bytes});
+  requests_.emplace(out.ordinal, std::move(request));
   host_.block_submit(id(), std::move(out));
   return true;
+}
+
+bool VirtioBlk::find_parts(const Chain& chain, BlockRequest& request) const {
+  const bool reading = request.operation == BlockOperation::kRead;
+  if (host_parts(ram_, reading ? chain.writable : chain.readable, reading ? 0 : kHeader, request.parts)) {
+    // Behind the data of a read is the status byte.
+    if (reading && --request.parts.back().iov_len == 0) request.parts.pop_back();
+    return true;
+  }
+  request.parts.clear();
+  return false;
+}
+
+// After the data is there: a harvest in between would otherwise take the mark and miss the data.
+void VirtioBlk::mark_data(const Request& request) {
+  uint64_t left = request.size;
+  for (const Segment& segment : request.writable) {
+    const uint64_t size = std::min<uint64_t>(left, segment.size);
+    ram_.mark_written(segment.address, size);
+    left -= size;
+  }
+}
+
+void VirtioBlk::mark_reads() {
+  for (const auto& [ordinal, request] : requests_)
+    if (request.direct && request.operation == BlockOperation::kRead) mark_data(request);
 }
 
 // virtio 1.2, 5.2.6: one range; a flag that is not known is not supported, and none is for a discard.
@@ -184,21 +221,29 @@ void VirtioBlk::finish(uint16_t head, std::span<const Segment> writable, uint64_
 }
 
 bool VirtioBlk::complete(uint64_t ordinal, BlockStatus status, std::span<const uint8_t> data) {
+  if (!complete_one(ordinal, status, data)) return false;
+  if (live()) process();  // what waited for room
+  return true;
+}
+
+bool VirtioBlk::complete_one(uint64_t ordinal, BlockStatus status, std::span<const uint8_t> data) {
   auto found = requests_.find(ordinal);
   if (found == requests_.end()) return false;
   Request request = std::move(found->second);
   requests_.erase(found);
   if (moves_data(request.operation)) bytes_in_flight_ -= request.size;
+  if (request.direct && request.operation == BlockOperation::kRead) mark_data(request);
   if (!live()) return true;  // broken since: its ring is left alone
   uint64_t written = 0;
   if (request.operation == BlockOperation::kRead && status == BlockStatus::kOk) {
-    if (data.size() >= request.size)
+    if (request.direct)
+      written = request.size;
+    else if (data.size() >= request.size)
       written = copy_to(ram_, request.writable, 0, data.first(request.size));
     else
       status = BlockStatus::kIoError;
   }
   finish(request.head, request.writable, request.writable_bytes, written, status);
-  process();  // what waited for room
   return true;
 }
 
@@ -217,10 +262,17 @@ std::vector<BlockRequest> VirtioBlk::in_flight() const {
                    .operation = request.operation,
                    .offset = request.offset,
                    .size = request.operation == BlockOperation::kWrite ? 0 : request.size,
-                   .data = request.data,
+                   .data = data_of(request),
                    .durable = durable(request.operation),
                    .unmap = request.unmap});
   return out;
+}
+
+std::vector<uint8_t> VirtioBlk::data_of(const Request& request) const {
+  if (request.operation != BlockOperation::kWrite || !request.direct) return request.data;
+  std::vector<uint8_t> data(request.size);
+  copy_from(ram_, request.readable, kHeader, data);
+  return data;
 }
 
 void VirtioBlk::save_state(ByteWriter& out) const {
@@ -233,7 +285,7 @@ void VirtioBlk::save_state(ByteWriter& out) const {
     out.u8(static_cast<uint8_t>(request.operation));
     out.u64(request.offset);
     out.u32(request.size);
-    if (request.operation == BlockOperation::kWrite) out.raw(request.data);
+    if (request.operation == BlockOperation::kWrite) out.raw(data_of(request));
     if (request.operation == BlockOperation::kWriteZeroes) out.u8(request.unmap);
     save_segments(out, request.writable);
   }

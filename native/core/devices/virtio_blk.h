@@ -13,6 +13,14 @@
 
 namespace hypertwin::devices {
 
+// The host's side where it moves data straight into and out of guest memory.
+class DirectDiskHost {
+ public:
+  virtual ~DirectDiskHost() = default;
+  // The guest has given up its requests: from the return on none touches its memory.
+  virtual void block_cancel(uint32_t device) = 0;
+};
+
 class VirtioBlk final : public VirtioDevice {
  public:
   static constexpr uint32_t kSector = 512;
@@ -33,6 +41,8 @@ class VirtioBlk final : public VirtioDevice {
     std::string serial;  // GET_ID, cut at 20 bytes
     // DISCARD and WRITE_ZEROES are offered, unless the disk is read-only.
     bool discard = false;
+    // Requests name guest memory; none: they carry the data.
+    DirectDiskHost* direct = nullptr;
   };
 
   // `id` names the device in Host::block_submit.
@@ -41,6 +51,14 @@ class VirtioBlk final : public VirtioDevice {
   // The request's outcome; `data` is a read's. False when there is no such request (the guest reset the
   // device meanwhile), which is no error. A read completed with too few bytes ends as an I/O error.
   bool complete(uint64_t ordinal, BlockStatus status, std::span<const uint8_t> data);
+  // The same of one of several, without data where the request had parts; the guest sees them after
+  // show_completed().
+  bool complete_one(uint64_t ordinal, BlockStatus status, std::span<const uint8_t> data);
+  void show_completed() {
+    if (live()) process();
+  }
+  // Reads in flight may have written to guest memory before they are completed.
+  void mark_reads();
   // What was submitted and not completed, in order of submission.
   std::vector<BlockRequest> in_flight() const;
   // The ordinal of the next request.
@@ -58,8 +76,10 @@ class VirtioBlk final : public VirtioDevice {
     uint32_t size = 0;
     bool unmap = false;
     std::vector<uint8_t> data;      // of a write
+    std::vector<Segment> readable;  // of one without data, after the header
     std::vector<Segment> writable;  // the status byte is the last one
     uint64_t writable_bytes = 0;
+    bool direct = false;
   };
 
   void on_notify(unsigned queue) override;
@@ -79,7 +99,14 @@ class VirtioBlk final : public VirtioDevice {
   void finish(uint16_t head, std::span<const Segment> writable, uint64_t writable_bytes, uint64_t written,
               BlockStatus status);
 
+  // Where the request's data lies; false when a piece does not lie in one place.
+  bool find_parts(const Chain& chain, BlockRequest& request) const;
+  void mark_data(const Request& request);
+  // Of a write.
+  std::vector<uint8_t> data_of(const Request& request) const;
+
   Host& host_;
+  DirectDiskHost* direct_;
   std::array<uint8_t, 60> config_{};
   size_t config_size_ = 36;
   uint64_t size_;

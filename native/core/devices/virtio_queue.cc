@@ -64,6 +64,21 @@ size_t copy_to(GuestRam& ram, std::span<const Segment> to, uint64_t offset, std:
               [&](uint64_t at, std::span<const uint8_t> part) { return ram.write(at, part); });
 }
 
+bool host_parts(const GuestRam& ram, std::span<const Segment> segments, uint64_t offset,
+                std::vector<iovec>& parts) {
+  for (const Segment& segment : segments) {
+    if (offset >= segment.size) {
+      offset -= segment.size;
+      continue;
+    }
+    uint8_t* at = ram.translate(segment.address + offset, segment.size - offset);
+    if (!at) return false;
+    parts.push_back({at, static_cast<size_t>(segment.size - offset)});
+    offset = 0;
+  }
+  return true;
+}
+
 void save_segments(ByteWriter& out, std::span<const Segment> segments) {
   out.varint(segments.size());
   for (const Segment& segment : segments) {

@@ -2,6 +2,8 @@
 // and checked; what breaks the rules makes the queue broken, never the host.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -38,6 +40,10 @@ struct Chain {
 size_t copy_from(const GuestRam& ram, std::span<const Segment> from, uint64_t offset,
                  std::span<uint8_t> into);
 size_t copy_to(GuestRam& ram, std::span<const Segment> to, uint64_t offset, std::span<const uint8_t> from);
+// Where segments lie in this process, beginning `offset` bytes in, behind what `parts` holds. False when a
+// piece does not lie in one place. The guest may change what is there; a writer marks it as written.
+bool host_parts(const GuestRam& ram, std::span<const Segment> segments, uint64_t offset,
+                std::vector<iovec>& parts);
 // Segments within a device's state. What is loaded is RAM again; returns its bytes.
 void save_segments(ByteWriter& out, std::span<const Segment> segments);
 uint64_t load_segments(ByteReader& in, const GuestRam& ram, std::vector<Segment>& segments);

@@ -86,6 +86,7 @@ StandardBoard::StandardBoard(std::shared_ptr<kvm::Vm> vm, StandardHost& host, de
   for (size_t i = 0; i < config.nets.size(); ++i) {
     devices::VirtioNet::Options options;
     options.mac = config.nets[i].mac;
+    if (config.nets[i].backend == NetBackend::kTap) options.unfinished = &host;
     add(std::make_unique<devices::VirtioNet>(host, static_cast<uint32_t>(i), "net" + std::to_string(i), ram,
                                              options));
   }
@@ -95,6 +96,7 @@ StandardBoard::StandardBoard(std::shared_ptr<kvm::Vm> vm, StandardHost& host, de
     options.read_only = config.disks[i].read_only;
     options.serial = "hypertwin-" + std::to_string(i);
     options.discard = !options.read_only;
+    options.direct = &host;
     add(std::make_unique<devices::VirtioBlk>(host, static_cast<uint32_t>(i), "disk" + std::to_string(i), ram,
                                              options));
   }

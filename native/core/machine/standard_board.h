@@ -34,6 +34,8 @@ namespace hypertwin::machine {
 class StandardHost : public devices::Host,
                      public devices::EntropyHost,
                      public devices::BalloonHost,
+                     public devices::UnfinishedHost,
+                     public devices::DirectDiskHost,
                      public devices::VsockHost {};
 
 // Device numbers of Host::console_output.

@@ -32,6 +32,7 @@ namespace {
 constexpr uint8_t kStateVersion = 3;
 constexpr auto kKickInterval = std::chrono::milliseconds(1);
 constexpr size_t kInboxPackets = 4096, kInboxBytes = 16u << 20;
+constexpr unsigned kDiskThreads = 4, kDiskBatch = 8;
 constexpr uint64_t kTssAddress = 0xfffbd000;
 constexpr uint32_t kMtrrDefault = 0x2ff, kMtrrWriteBack = 1 << 11 | 6;
 
@@ -105,7 +106,11 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
   for (size_t i = 0; i < config_.disks.size(); ++i) {
     auto& disk = config_.disks[i];
     files_.push_back(std::make_unique<backends::FileDisk>(
-        disk.path, disk.read_only,
+        disk.path,
+        backends::FileDisk::Options{.read_only = disk.read_only,
+                                    .threads = kDiskThreads,
+                                    .batch = kDiskBatch,
+                                    .on_pause = [this, i] { show_completed(i); }},
         [this, i](backends::FileDisk::Completion completion) { complete(i, std::move(completion)); }));
     disk.settle(files_.back()->size());
   }
@@ -155,11 +160,12 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
 
   for (size_t i = 0; i < config_.nets.size(); ++i) inboxes_.push_back(std::make_unique<Inbox>());
   for (size_t i = 0; i < config_.nets.size(); ++i)
-    taps_.push_back(
-        config_.nets[i].backend == NetBackend::kTap
-            ? std::make_unique<backends::Tap>(
-                  config_.nets[i].tap, [this, i](std::span<const uint8_t> packet) { receive(i, packet); })
-            : nullptr);
+    taps_.push_back(config_.nets[i].backend == NetBackend::kTap
+                        ? std::make_unique<backends::Tap>(
+                              config_.nets[i].tap,
+                              [this, i](std::span<const uint8_t> packet) { receive(i, packet); },
+                              backends::Tap::Headed{.on_pause = [this, i] { show_received(i); }})
+                        : nullptr);
   if (config_.vsock)
     vsock_ = std::make_unique<backends::VsockUnix>(config_.vsock->path, [this](devices::VsockEvent event) {
       const auto pass = gate_.enter();
@@ -290,6 +296,7 @@ void StandardMachine::go() {
     for (auto& function : board_->functions())
       for (size_t queue = 0; queue < function->queues(); ++queue) ring(function->doorbell(queue));
   }
+  for (auto& file : files_) file->release();
   gate_.open();
   {
     std::lock_guard lock(mutex_);
@@ -309,8 +316,17 @@ void StandardMachine::halt() {
   stand_still();
 }
 
-void StandardMachine::stand_still() {
+void StandardMachine::close_gate() {
   gate_.close();
+  for (size_t i = 0; i < files_.size(); ++i) {
+    files_[i]->hold();
+    std::lock_guard lock(board_->disk_function(i).mutex());
+    board_->disk_function(i).as<devices::VirtioBlk>().mark_reads();
+  }
+}
+
+void StandardMachine::stand_still() {
+  close_gate();
   if (time_runs_.exchange(false)) time_base_ += now_ns() - time_since_;
   if (kernel_clock_ && !clock_) clock_ = vm_->get_clock();
   for (auto& cpu : cpus_) {
@@ -364,7 +380,7 @@ void StandardMachine::standing_still(const std::function<void()>& task) {
   if (was_running)
     halt();
   else
-    gate_.close();  // open still where the guest has ended the machine
+    close_gate();  // it is open still where the guest has ended the machine
   std::exception_ptr error;
   try {
     task();
@@ -514,7 +530,10 @@ void StandardMachine::io_main(StandardBoard::Function& function) {
       std::lock_guard lock(function.mutex());
       function.device().notify(static_cast<unsigned>(i));
       if (rng) give_entropy();
-      if (net) take_inbox(*net);
+      if (net) {
+        take_inbox(*net);
+        if (function.as<devices::VirtioNet>().more()) ring(function.doorbell(1));
+      }
     }
   }
 }
@@ -523,16 +542,32 @@ void StandardMachine::complete(size_t disk, backends::FileDisk::Completion compl
   const auto pass = gate_.enter();
   if (!pass) return;
   std::lock_guard lock(board_->disk_function(disk).mutex());
-  board_->disk_function(disk).as<devices::VirtioBlk>().complete(completion.ordinal, completion.status,
-                                                                completion.data);
+  board_->disk_function(disk).as<devices::VirtioBlk>().complete_one(completion.ordinal, completion.status,
+                                                                    completion.data);
 }
+
+void StandardMachine::show_completed(size_t disk) {
+  const auto pass = gate_.enter();
+  if (!pass) return;
+  std::lock_guard lock(board_->disk_function(disk).mutex());
+  board_->disk_function(disk).as<devices::VirtioBlk>().show_completed();
+}
+
+void StandardMachine::block_cancel(uint32_t device) { files_.at(device)->cancel(); }
 
 void StandardMachine::receive(size_t net, std::span<const uint8_t> packet) {
   const auto pass = gate_.enter();
   if (!pass) return;
   packets_in_.fetch_add(1, std::memory_order_relaxed);
   std::lock_guard lock(board_->net_function(net).mutex());
-  board_->net_function(net).as<devices::VirtioNet>().receive(packet);
+  board_->net_function(net).as<devices::VirtioNet>().receive_unfinished(packet);
+}
+
+void StandardMachine::show_received(size_t net) {
+  const auto pass = gate_.enter();
+  if (!pass) return;
+  std::lock_guard lock(board_->net_function(net).mutex());
+  board_->net_function(net).as<devices::VirtioNet>().show_received();
 }
 
 // The clock's alarms.
@@ -567,6 +602,21 @@ void StandardMachine::transmit(uint32_t device, std::span<const uint8_t> packet)
     taps_[device]->write(packet);
   else if (listener_)
     listener_->on_packet(device, packet);
+}
+
+void StandardMachine::guest_finishes(uint32_t device, uint64_t features) {
+  using devices::VirtioNet;
+  // Where the kernel cannot, or the interface is gone, packets come finished, or none.
+  (void)taps_.at(device)->set_receiver_finishes(
+      {.checksum = (features & VirtioNet::kGuestChecksum) != 0,
+       .tcp4 = (features & VirtioNet::kGuestTcp4) != 0,
+       .tcp6 = (features & VirtioNet::kGuestTcp6) != 0,
+       .congestion = (features & VirtioNet::kGuestCongestion) != 0});
+}
+
+void StandardMachine::transmit_unfinished(uint32_t device, std::span<const iovec> parts) {
+  packets_out_.fetch_add(1, std::memory_order_relaxed);
+  taps_[device]->write(parts);
 }
 
 void StandardMachine::console_output(uint32_t device, std::span<const uint8_t> bytes) {

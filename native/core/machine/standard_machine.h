@@ -146,7 +146,11 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void stand_still();
   void set_state(State state, Reason reason, std::string message = {});
   void complete(size_t disk, backends::FileDisk::Completion completion);
+  void show_completed(size_t disk);
+  // The devices' threads touch no device, and neither they nor the disks guest memory.
+  void close_gate();
   void receive(size_t net, std::span<const uint8_t> packet);
+  void show_received(size_t net);
 
   // StandardHost
   uint64_t now() override;
@@ -160,6 +164,9 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void hints_ended(uint32_t, uint32_t) override {}
   void balloon_stats(uint32_t) override {}
   void vsock_event(uint32_t device, devices::VsockEvent event) override;
+  void guest_finishes(uint32_t device, uint64_t features) override;
+  void transmit_unfinished(uint32_t device, std::span<const iovec> parts) override;
+  void block_cancel(uint32_t device) override;
   void give_entropy();
   // Tells the guest that its random numbers must not be those of another machine.
   void new_generation();
