@@ -1,6 +1,6 @@
 // Serves a local copy over NBD, by nbdkit and its plugin of ours (native/nbdkit). That process is one of its own: it goes
 // on when the one that streams is killed, and its reads wait until another one takes its place.
-import { spawn, type ChildProcess } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { existsSync, openSync, closeSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { connect } from 'node:net'
@@ -64,24 +64,23 @@ export class NbdServer implements AsyncDisposable {
   /** Settled when that has ended. */
   readonly ended: Promise<void>
   readonly #folder: string
+  #gone = false
   #closing: Promise<void> | undefined
 
-  private constructor(child: ChildProcess, uri: string, socket: string | undefined, folder: string) {
+  private constructor(pid: number, ended: Promise<void>, uri: string, socket: string | undefined, folder: string) {
     this.uri = uri
     this.socket = socket
-    this.pid = child.pid as number
+    this.pid = pid
     this.#folder = folder
-    this.ended = new Promise(resolve => {
-      if (child.exitCode !== null || child.signalCode !== null) resolve()
-      else child.once('exit', () => resolve())
-    })
+    this.ended = ended.then(() => void (this.#gone = true))
   }
 
   /**
-   * Starts to serve.
+   * Starts to serve. Where a process that has been killed has left a server at the socket, and it serves this cache, that
+   * one is taken over, with its clients, as it was started.
    *
    * @param cache - the folder that an {@link ImageStream} has made
-   * @throws StreamError `EINVAL`, `TOOL_MISSING`, `TOOL_FAILED`
+   * @throws StreamError `EINVAL`, `EADDRINUSE`, `TOOL_MISSING`, `TOOL_FAILED`
    */
   static async start(cache: string, options: NbdOptions = {}): Promise<NbdServer> {
     const { listen, writable = false, waitSeconds = 0, exitWithLastClient = false } = options
@@ -96,20 +95,25 @@ export class NbdServer implements AsyncDisposable {
     try {
       if (socket !== undefined && Buffer.byteLength(socket) > MAX_SOCKET)
         throw invalid(`the path ${socket} is longer than ${MAX_SOCKET} bytes, which no socket's may be`)
-      if (socket !== undefined && options.socket !== undefined) await freeSocket(socket)
-      const pidFile = path.join(folder, 'pid')
+      const pidFile = options.socket === undefined ? path.join(folder, 'pid') : `${socket}.pid`
+      const uri = socket === undefined ? `nbd://${listen}` : `nbd+unix:///?socket=${encodeURI(socket)}`
+      if (socket !== undefined && (await answers(socket))) {
+        const pid = await serverOf(pidFile, path.resolve(cache))
+        if (pid === undefined) throw new StreamError(`Another server listens at ${socket} already`, { code: 'EADDRINUSE' })
+        return new NbdServer(pid, untilGone(pid), uri, socket, folder)
+      }
+      if (socket !== undefined) for (const file of [socket, pidFile]) await rm(file, { force: true })
       const filters = [...(exitWithLastClient ? ['exitlast'] : []), ...(writable ? ['cow'] : [])]
       const args = [
-        '--foreground', '--pidfile', pidFile, ...filters.map(name => `--filter=${name}`),
+        '--log=stderr', '--pidfile', pidFile, ...filters.map(name => `--filter=${name}`),
         ...(socket === undefined ? ['--ipaddr', (address?.[1] ?? '').replace(/^\[|\]$/g, ''), '--port', address?.[2] ?? ''] : ['--unix', socket]),
         ...(writable ? [] : ['--readonly']),
         plugin, `cache=${path.resolve(cache)}`, `wait=${waitSeconds}`,
         ...(options.trace === undefined ? [] : [`log=${path.resolve(options.trace)}`])
       ]
-      const child = await launch(args, path.join(folder, 'log'))
-      await ready(child, pidFile, path.join(folder, 'log'))
-      const uri = socket === undefined ? `nbd://${listen}` : `nbd+unix:///?socket=${encodeURI(socket)}`
-      return new NbdServer(child, uri, socket, folder)
+      await launch(args, path.join(folder, 'log'))
+      const pid = await written(pidFile)
+      return new NbdServer(pid, untilGone(pid), uri, socket, folder)
     } catch (error) {
       await rm(folder, { recursive: true, force: true })
       throw failed('starting nbdkit', error)
@@ -127,57 +131,57 @@ export class NbdServer implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    try {
-      process.kill(this.pid, 'SIGTERM')
-    } catch {
-      // It has ended.
-    }
-    const hard = setTimeout(() => {
-      try {
-        process.kill(this.pid, 'SIGKILL')
-      } catch {
-        // It has ended.
-      }
-    }, 5_000)
+    this.#kill('SIGTERM')
+    const hard = setTimeout(() => this.#kill('SIGKILL'), 5_000)
     await this.ended
     clearTimeout(hard)
-    if (this.socket !== undefined) await rm(this.socket, { force: true })
+    if (this.socket !== undefined) for (const file of [this.socket, `${this.socket}.pid`]) await rm(file, { force: true })
     await rm(this.#folder, { recursive: true, force: true })
+  }
+
+  /** Once it has ended, its number may be another process's. */
+  #kill(signal: NodeJS.Signals): void {
+    if (this.#gone) return
+    try {
+      process.kill(this.pid, signal)
+    } catch {
+      // It has ended just now.
+    }
   }
 }
 
-/** Of its own session: what ends this process need not end it. */
-async function launch(args: readonly string[], log: string): Promise<ChildProcess> {
+/** nbdkit goes into the background when it listens; in the foreground it ends with whoever started it. */
+async function launch(args: readonly string[], log: string): Promise<void> {
   const output = openSync(log, 'w', 0o600)
+  let how: string
   try {
     const env = { ...process.env, PATH: `${process.env['PATH'] ?? '/usr/bin:/bin'}:/usr/sbin:/sbin` }
-    const child = spawn('nbdkit', args, { env, detached: true, stdio: ['ignore', output, output] })
-    await new Promise<void>((resolve, reject) => {
-      child.once('spawn', resolve)
+    const child = spawn('nbdkit', args, { env, stdio: ['ignore', output, output] })
+    how = await new Promise((resolve, reject) => {
       child.once('error', error => reject((error as NodeJS.ErrnoException).code === 'ENOENT' ? missing('nbdkit', error) : error))
+      child.once('exit', (status, signal) => resolve(status === 0 ? '' : (signal ?? `status ${status}`)))
     })
-    // Who wants to wait for it does; it alone keeps no process alive.
-    child.unref()
-    return child
   } finally {
     closeSync(output)
   }
+  if (how === '') return
+  const said = (await readFile(log, 'utf8')).trim().slice(-2000)
+  throw new StreamError(`nbdkit ended: ${said || how}`, { code: 'TOOL_FAILED' })
 }
 
-/** nbdkit writes its process id when it listens. */
-async function ready(child: ChildProcess, pidFile: string, log: string): Promise<void> {
-  while (!existsSync(pidFile)) {
-    if (child.exitCode !== null || child.signalCode !== null) {
-      const said = (await readFile(log, 'utf8')).trim().slice(-2000)
-      throw new StreamError(`nbdkit ended: ${said || (child.signalCode ?? `status ${child.exitCode}`)}`, { code: 'TOOL_FAILED' })
-    }
+/** The process id that nbdkit writes, which it does only after it has gone into the background. */
+async function written(pidFile: string): Promise<number> {
+  for (let tries = 0; tries < 1000; tries++) {
+    const text = await readFile(pidFile, 'utf8').catch(() => '')
+    if (/^\d+\n$/.test(text)) return Number(text)
     await new Promise(resolve => setTimeout(resolve, 10))
   }
+  throw new StreamError(`nbdkit did not write ${pidFile}`, { code: 'TOOL_FAILED' })
 }
 
-/** A socket that a killed server has left behind goes; one that somebody listens at does not. */
-async function freeSocket(socket: string): Promise<void> {
-  const used = await new Promise<boolean>(resolve => {
+/** Whether somebody listens at a socket. */
+function answers(socket: string): Promise<boolean> {
+  return new Promise(resolve => {
     const probe = connect(socket)
     probe.once('connect', () => {
       probe.destroy()
@@ -185,6 +189,22 @@ async function freeSocket(socket: string): Promise<void> {
     })
     probe.once('error', () => resolve(false))
   })
-  if (used) throw new StreamError(`Another server listens at ${socket} already`, { code: 'EADDRINUSE' })
-  await rm(socket, { force: true })
+}
+
+/** The process of a server of this cache's, by what it wrote when it began. */
+async function serverOf(pidFile: string, cache: string): Promise<number | undefined> {
+  try {
+    const pid = Number(await readFile(pidFile, 'utf8'))
+    if (!Number.isInteger(pid) || pid < 2) return undefined
+    const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0')
+    return words.includes(`cache=${cache}`) ? pid : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** Of a process that is nobody's child here; one that only waits to be buried is gone. */
+async function untilGone(pid: number): Promise<void> {
+  while (await readFile(`/proc/${pid}/stat`, 'utf8').then(text => !/^\d+ \(.*\) Z/s.test(text), () => false))
+    await new Promise(resolve => setTimeout(resolve, 50).unref())
 }

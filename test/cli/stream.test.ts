@@ -30,7 +30,7 @@ function json(result: SpawnSyncReturns<string>): Record<string, unknown> {
 
 /** A command that goes on, and its lines of JSON. */
 function running(t: Test, ...args: string[]): { child: ChildProcess; lines: Record<string, unknown>[]; event: (name: string) => Promise<Record<string, unknown>> } {
-  const child = spawn(process.execPath, [command, 'stream', ...args, '--json'], { stdio: ['ignore', 'pipe', 'ignore'] })
+  const child = spawn(process.execPath, [command, 'stream', ...args, '--json'], { stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => child.kill('SIGKILL'))
   const lines: Record<string, unknown>[] = []
   createInterface({ input: child.stdout as NodeJS.ReadableStream }).on('line', line => lines.push(JSON.parse(line) as Record<string, unknown>))
@@ -126,6 +126,32 @@ t.test('from an image to a whole copy, with a profile learnt on the way', { skip
   third.child.kill('SIGINT')
   await once(third.child, 'exit')
   process.kill((await second.event('serving'))['pid'] as number, 'SIGTERM')
+})
+
+t.test('killed and started again at its socket, under a client', { skip: noNbd, timeout: 120_000 }, async t => {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  const bytes = noise(40 * CHUNK, 'again')
+  writeFileSync(at('image'), bytes)
+  stream('pack', at('image'), at('pack'))
+  const args = ['serve', at('pack'), '--cache', at('cache'), '--socket', at('s'), '--gate', 'none', '--no-fill']
+  const first = running(t, ...args)
+  const { uri, pid } = await first.event('serving')
+  t.equal(spawnSync('qemu-io', ['-r', '-f', 'raw', '-c', 'read 0 4096', uri as string]).status, 0)
+  first.child.kill('SIGKILL')
+  await once(first.child, 'exit')
+  const client = spawn('qemu-io', ['-r', '-f', 'raw', '-c', `read ${20 * CHUNK} 8192`, uri as string], { stdio: 'ignore' })
+  t.teardown(() => client.kill('SIGKILL'))
+  const done = once(client, 'exit')
+  const second = running(t, ...args)
+  const again = await second.event('serving')
+  t.same([again['uri'], again['pid']], [uri, pid], 'the same server')
+  t.same(await done, [0, null], 'which has waited')
+  const other = stream('serve', at('pack'), '--cache', at('other'), '--socket', at('s'))
+  t.match(other, { status: 1, stderr: /Another server listens/ }, 'but not for another cache')
+  second.child.kill('SIGINT')
+  await once(second.child, 'exit')
+  t.notOk(existsSync(at('s')))
 })
 
 t.test('examine', { skip: lacks('debugfs', 'mke2fs') && 'e2fsprogs are missing' }, async t => {
