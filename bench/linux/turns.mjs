@@ -262,7 +262,7 @@ try {
   }
   if (wanted('disk') || wanted('net')) {
     note('disk and network')
-    await devices(given.quick ? 3 : 7, given.quick ? 500 : 1000)
+    await devices(given.quick ? 3 : 5, given.quick ? 500 : 1000)
   }
   if (wanted('vhost')) {
     note('network beside vhost')
@@ -270,7 +270,7 @@ try {
   }
   if (wanted('restore')) {
     note('restore')
-    await restores(given.quick ? 3 : 7)
+    await restores(given.quick ? 3 : 5)
   }
 } finally {
   rmSync(folder, { recursive: true, force: true })
