@@ -118,7 +118,8 @@ t.test('it tells how far it is', { skip }, async t => {
   const machine = await guest(t, 'dirtier', 'base=8M rounds=0 pages=500')
   await machine.start()
   const accepted = to.accept()
-  const migration = migrate(machine, to.address, { maxBlackoutMs: 0, maxRounds: 4 })
+  // Slow enough for the guest to write in each round, and for each to be told.
+  const migration = migrate(machine, to.address, { maxBlackoutMs: 0, maxRounds: 4, compress: false, bandwidth: '16MiB' })
   const seen: MigrationProgress[] = []
   const watching = (async () => {
     for await (const progress of migration) seen.push(progress)
