@@ -353,7 +353,6 @@ export class Fetcher {
       })
       .catch(() => undefined)
       .finally(() => (this.#looking = undefined))
-    void this.#looking
   }
 
   #end(error: StreamError): void {

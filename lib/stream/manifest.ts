@@ -17,6 +17,9 @@ export const MAX_CHUNKS = 1 << 22
 export const MIN_CHUNK_SIZE = 4096
 /** @internal */
 export const MAX_CHUNK_SIZE = 1 << 20
+/** A power of two between the two. @internal */
+export const isChunkSize = (size: number): boolean =>
+  size >= MIN_CHUNK_SIZE && size <= MAX_CHUNK_SIZE && (size & (size - 1)) === 0
 /** No manifest is longer: so many chunks, each with a run, a length and a digest of its own. @internal */
 export const MAX_MANIFEST_BYTES = HEADER + MAX_CHUNKS * (RUN + 4 + DIGEST)
 /** The manifest's name in a pack. @internal */
@@ -86,8 +89,7 @@ export class Manifest {
     const version = bytes.readUInt32LE(8)
     if (version !== VERSION) throw bad(`its version is ${version}, and this program reads version ${VERSION}`)
     this.chunkSize = bytes.readUInt32LE(12)
-    if (this.chunkSize < MIN_CHUNK_SIZE || this.chunkSize > MAX_CHUNK_SIZE || (this.chunkSize & (this.chunkSize - 1)) !== 0)
-      throw bad(`${this.chunkSize} is no size of chunks`)
+    if (!isChunkSize(this.chunkSize)) throw bad(`${this.chunkSize} is no size of chunks`)
     const imageSize = bytes.readBigUInt64LE(16)
     if (imageSize === 0n || imageSize > BigInt(MAX_CHUNKS) * BigInt(this.chunkSize)) throw bad(`${imageSize} is no size of an image`)
     this.imageSize = Number(imageSize)

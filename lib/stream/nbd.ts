@@ -9,7 +9,7 @@ import path from 'node:path'
 import process from 'node:process'
 import { fileURLToPath } from 'node:url'
 import { failed, invalid, StreamError } from './errors.js'
-import { missing } from './tool.js'
+import { missing, startError, toolEnvironment } from './tool.js'
 
 /**
  * How a local copy is served.
@@ -155,10 +155,9 @@ async function launch(args: readonly string[], log: string): Promise<void> {
   const output = openSync(log, 'w', 0o600)
   let how: string
   try {
-    const env = { ...process.env, PATH: `${process.env['PATH'] ?? '/usr/bin:/bin'}:/usr/sbin:/sbin` }
-    const child = spawn('nbdkit', args, { env, stdio: ['ignore', output, output] })
+    const child = spawn('nbdkit', args, { env: toolEnvironment(), stdio: ['ignore', output, output] })
     how = await new Promise((resolve, reject) => {
-      child.once('error', error => reject((error as NodeJS.ErrnoException).code === 'ENOENT' ? missing('nbdkit', error) : error))
+      child.once('error', error => reject(startError('nbdkit', error)))
       child.once('exit', (status, signal) => resolve(status === 0 ? '' : (signal ?? `status ${status}`)))
     })
   } finally {

@@ -13,7 +13,7 @@ export type FetchClass = 'demand' | 'gate' | 'profile' | 'ahead' | 'fill'
 /** @internal */
 export const fetchClasses: readonly FetchClass[] = ['demand', 'gate', 'profile', 'ahead', 'fill']
 
-export const MISSING = 0
+const MISSING = 0
 const FLYING = 1
 const HERE = 2
 /** Not now: it came damaged, and is asked for again later. */
@@ -81,11 +81,6 @@ export class FetchOrder {
       if (next !== undefined && next !== ZERO && this.#states[next] === MISSING) this.#ahead.push(next)
     }
     if (this.#ahead.length > MAX_AHEAD) this.#ahead = this.#ahead.slice(-MAX_AHEAD / 2)
-  }
-
-  /** Nobody waits for it any more. */
-  forget(blob: number): void {
-    this.#demanded.delete(blob)
   }
 
   /** The next chunks that somebody waits for, at most so many bytes, and at least one; they are under way now. */

@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, open, rename, rm, writeFile, type FileHandle } from 'no
 import path from 'node:path'
 import { digestOf, encodeChunk } from './codec.js'
 import { check, failed, invalid, StreamError } from './errors.js'
-import { Manifest, MANIFEST_FILE, MAX_CHUNK_SIZE, MAX_CHUNKS, MIN_CHUNK_SIZE, PROFILE_FILE, ZERO } from './manifest.js'
+import { isChunkSize, Manifest, MANIFEST_FILE, MAX_CHUNKS, PROFILE_FILE, ZERO } from './manifest.js'
 import type { Profile } from './profile.js'
 import { runTool } from './tool.js'
 import { bytesOf, noSize, type Size } from '../size.js'
@@ -79,8 +79,7 @@ export async function pack(image: string, folder: string, options: PackOptions =
   const { format = 'raw', quality = 5, signal } = options
   const chunkSize = Number(bytesOf(options.chunkSize ?? '64KiB') ?? NaN)
   if (Number.isNaN(chunkSize)) throw invalid(noSize(options.chunkSize))
-  if (chunkSize < MIN_CHUNK_SIZE || chunkSize > MAX_CHUNK_SIZE || (chunkSize & (chunkSize - 1)) !== 0)
-    throw invalid('chunkSize must be a power of two from 4 KiB to 1 MiB')
+  if (!isChunkSize(chunkSize)) throw invalid('chunkSize must be a power of two from 4 KiB to 1 MiB')
   if (!Number.isInteger(quality) || quality < 0 || quality > 11) throw invalid('quality must be a whole number from 0 to 11')
   if (format !== 'raw' && format !== 'qcow2') throw invalid(`${String(format)} is no format: 'raw' or 'qcow2'`)
   check(signal)

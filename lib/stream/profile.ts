@@ -3,7 +3,7 @@
 // is the same. A profile can waste a reader's bandwidth, and nothing else. docs/stream-format.md describes it.
 import { readFile, stat } from 'node:fs/promises'
 import { failed, invalid, StreamError } from './errors.js'
-import { MAX_CHUNK_SIZE, MAX_CHUNKS, MIN_CHUNK_SIZE, ZERO, type Manifest } from './manifest.js'
+import { isChunkSize, MAX_CHUNK_SIZE, MAX_CHUNKS, ZERO, type Manifest } from './manifest.js'
 
 const FORMAT = 'hypertwin-stream-profile'
 const VERSION = 1
@@ -165,7 +165,7 @@ export class Profile {
     if (format !== FORMAT) throw bad('it does not say that it is one')
     if (version !== VERSION) throw bad(`its version is ${String(version)}, and this program reads version ${VERSION}`)
     if (typeof manifest !== 'string' || !/^[0-9a-f]{64}$/.test(manifest)) throw bad('it names no manifest')
-    if (!whole(chunkSize, MAX_CHUNK_SIZE) || chunkSize < MIN_CHUNK_SIZE || (chunkSize & (chunkSize - 1)) !== 0)
+    if (!whole(chunkSize, MAX_CHUNK_SIZE) || !isChunkSize(chunkSize))
       throw bad('it has no size of chunks')
     if (!whole(traces, 1e6)) throw bad('it has no number of traces')
     if (!Array.isArray(entries) || entries.length > MAX_CHUNKS) throw bad('it has no list of chunks')

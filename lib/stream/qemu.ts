@@ -7,7 +7,7 @@ import path from 'node:path'
 import { bytesOf, noSize, type Size } from '../size.js'
 import { failed, invalid, StreamError } from './errors.js'
 import type { NbdServer } from './nbd.js'
-import { missing, runTool } from './tool.js'
+import { runTool, startError } from './tool.js'
 
 /**
  * What QEMU is started with.
@@ -100,9 +100,7 @@ export class QemuGuest implements AsyncDisposable {
       )
       await new Promise<void>((resolve, reject) => {
         child.once('spawn', resolve)
-        child.once('error', error =>
-          reject((error as NodeJS.ErrnoException).code === 'ENOENT' ? missing('qemu-system-x86_64', error) : error)
-        )
+        child.once('error', error => reject(startError('qemu-system-x86_64', error)))
       })
       return new QemuGuest(child, folder)
     } catch (error) {

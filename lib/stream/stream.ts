@@ -3,6 +3,7 @@ import type { Socket } from 'node:net'
 import path from 'node:path'
 import { Stream } from '../stream.js'
 import { Cache } from './cache.js'
+import { digestOf } from './codec.js'
 import { askStatus, Door, knock } from './door.js'
 import { check, failed, invalid, StreamError } from './errors.js'
 import { Fetcher } from './fetcher.js'
@@ -11,7 +12,6 @@ import { Manifest, MANIFEST_FILE, MAX_MANIFEST_BYTES, PROFILE_FILE, ZERO } from 
 import { MAX_PROFILE_BYTES, Profile, type ProfileMatch } from './profile.js'
 import type { StreamProgress } from './progress.js'
 import { openSource, type Source, type SourceOptions } from './source.js'
-import { createHash } from 'node:crypto'
 
 /**
  * How an image is streamed.
@@ -374,7 +374,7 @@ async function manifestOf(source: Source, folder: string, digest: string | undef
     )
   }
   const bytes = await source.file(MANIFEST_FILE, MAX_MANIFEST_BYTES, signal)
-  const given = createHash('sha256').update(bytes).digest('hex')
+  const given = digestOf(bytes).toString('hex')
   if (digest !== undefined && given !== digest)
     throw new StreamError(`The manifest at ${source.where} has the digest ${given}: it is not the one that was asked for`, {
       code: 'BAD_DIGEST'

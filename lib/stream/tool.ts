@@ -21,6 +21,17 @@ export function missing(program: string, cause?: unknown): StreamError {
   })
 }
 
+/** Why a program did not start. @internal */
+export function startError(program: string, error: Error): Error {
+  return (error as NodeJS.ErrnoException).code === 'ENOENT' ? missing(program, error) : error
+}
+
+/** This process's environment, with the folders where only root looks: e2fsprogs, fdisk and nbdkit lie there. @internal */
+export const toolEnvironment = (): NodeJS.ProcessEnv => ({
+  ...process.env,
+  PATH: `${process.env['PATH'] ?? '/usr/bin:/bin'}:/usr/sbin:/sbin`
+})
+
 /**
  * Its standard output.
  *
@@ -35,8 +46,7 @@ export function runTool(
 ): Promise<string> {
   const { signal, limit = 64 << 20, input, anyStatus = false } = options
   return new Promise((resolve, reject) => {
-    // e2fsprogs and fdisk lie where only root looks.
-    const env = { ...process.env, LC_ALL: 'C', PATH: `${process.env['PATH'] ?? '/usr/bin:/bin'}:/usr/sbin:/sbin` }
+    const env = { ...toolEnvironment(), LC_ALL: 'C' }
     const child = spawn(program, args, { env, stdio: ['pipe', 'pipe', 'pipe'], ...(signal && { signal }) })
     const out: Buffer[] = []
     let size = 0
@@ -53,7 +63,7 @@ export function runTool(
     child.stdin.end(input ?? '')
     child.once('error', error => {
       if (signal?.aborted) reject(signal.reason as Error)
-      else reject((error as NodeJS.ErrnoException).code === 'ENOENT' ? missing(program, error) : error)
+      else reject(startError(program, error))
     })
     child.once('close', (status, killed) => {
       if (status === 0 || (anyStatus && status !== null)) return resolve(Buffer.concat(out).toString('utf8'))

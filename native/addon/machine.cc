@@ -537,14 +537,16 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
     how.adjust = std::move(adjust);
     how.verify =
         options.Get("verifyBefore").ToBoolean() ? machine::Verify::kBefore : machine::Verify::kBehind;
-    return make_machine(info, info[2], text_of(options.Get("device"), "device"),
-                        [path = Args(info).text(0), how = std::move(how)](
-                            std::shared_ptr<kvm::System> system,
-                            std::shared_ptr<Mailbox> mailbox) -> std::unique_ptr<VirtualMachine> {
-                          if (machine::snapshot_board(path) == machine::BoardKind::kStandard)
-                            return StandardMachine::restore(std::move(system), path, std::move(mailbox), how);
-                          return Machine::restore(std::move(system), path, std::move(mailbox), how);
-                        });
+    return make_machine(
+        info, info[2], text_of(options.Get("device"), "device"),
+        [path = Args(info).text(0), how = std::move(how)](
+            std::shared_ptr<kvm::System> system,
+            std::shared_ptr<Mailbox> mailbox) -> std::unique_ptr<VirtualMachine> {
+          machine::SnapshotChain chain = machine::open_snapshot(path);
+          if (machine::snapshot_board(*chain.front()) == machine::BoardKind::kStandard)
+            return StandardMachine::restore(std::move(system), std::move(chain), std::move(mailbox), how);
+          return Machine::restore(std::move(system), std::move(chain), std::move(mailbox), how);
+        });
   });
 }
 

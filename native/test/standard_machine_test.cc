@@ -134,7 +134,7 @@ TEST(StandardMachine, ContinuesFromASnapshotTakenUnderLoad) {
   const auto digest = machine->state_digest();
   machine->snapshot(dir.file("snap"));
   std::filesystem::copy_file(dir.file("mail.img"), dir.file("twin.img"));
-  EXPECT_EQ(snapshot_board(dir.file("snap")), BoardKind::kStandard);
+  EXPECT_EQ(snapshot_board(SnapshotFile(dir.file("snap"))), BoardKind::kStandard);
   auto there = users.side();
   std::shared_ptr<StandardMachine> twin = StandardMachine::restore(
       system_, dir.file("snap"), there,

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/event.h"
 
 namespace hypertwin::backends {
 
@@ -63,9 +64,7 @@ Tap::Tap(const std::string& name, OnPacket on_packet, OnPause on_pause, bool hea
 }
 
 Tap::~Tap() {
-  uint64_t one = 1;
-  while (::write(stop_.get(), &one, sizeof one) < 0 && errno == EINTR) {
-  }
+  ring(stop_.get());
   thread_.join();
 }
 

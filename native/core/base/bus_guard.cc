@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "base/error.h"
+#include "base/event.h"
 
 namespace hypertwin {
 
@@ -40,9 +41,7 @@ void on_bus_error(int signal, siginfo_t* info, void* context) {
     if (::mmap(page, kPage, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != page)
       break;
     range->hit.store(true, std::memory_order_release);
-    const uint64_t one = 1;
-    [[maybe_unused]] const ssize_t n =
-        ::write(range->event.load(std::memory_order_relaxed), &one, sizeof(one));
+    ring(range->event.load(std::memory_order_relaxed));
     errno = saved;
     return;
   }

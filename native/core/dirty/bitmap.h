@@ -14,6 +14,10 @@ constexpr size_t words_for(uint64_t pages) { return static_cast<size_t>((pages +
 
 // Number of set bits.
 uint64_t popcount(std::span<const uint64_t> words);
+// Sets `count` bits from `first` on.
+inline void set_range(std::span<uint64_t> words, uint64_t first, uint64_t count) {
+  for (uint64_t bit = first; bit < first + count; ++bit) words[bit / 64] |= uint64_t{1} << (bit % 64);
+}
 // into |= from; the spans have the same length.
 void merge(std::span<uint64_t> into, std::span<const uint64_t> from);
 // As merge; returns how many bits became set that were not.

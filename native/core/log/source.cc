@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "base/error.h"
+#include "base/event.h"
 #include "log/format.h"
 
 namespace hypertwin::log {
@@ -83,9 +84,7 @@ class DirectorySource : public Source {
 
   void cancel() override {
     cancelled_.store(true);
-    uint64_t one = 1;
-    // Can only fail when the counter is full, and then the wait ends anyway.
-    [[maybe_unused]] ssize_t n = ::write(wake_.get(), &one, sizeof(one));
+    ring(wake_.get());
   }
 
   bool cancelled() const override { return cancelled_.load(); }

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/event.h"
 
 namespace hypertwin::machine {
 
@@ -88,9 +89,7 @@ void MessageRoutes::Function::set_message(unsigned vector, const devices::Messag
 
 void MessageRoutes::Function::signal(unsigned vector) {
   routes_.signalled_.fetch_add(1, std::memory_order_relaxed);
-  const uint64_t one = 1;
-  // Full only with 2^64 - 2 interrupts waiting.
-  [[maybe_unused]] auto written = ::write(events_[vector].get(), &one, sizeof(one));
+  ring(events_[vector].get());
 }
 
 }  // namespace hypertwin::machine

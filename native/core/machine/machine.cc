@@ -124,15 +124,16 @@ std::unique_ptr<Machine> Machine::create(std::shared_ptr<kvm::System> system, Ma
 std::unique_ptr<Machine> Machine::restore(std::shared_ptr<kvm::System> system, const std::string& path,
                                           std::shared_ptr<Listener> listener, const RestoreOptions& options,
                                           Backends backends) {
-  SnapshotChain chain = open_snapshot(path);
+  return restore(std::move(system), open_snapshot(path), std::move(listener), options, backends);
+}
+
+std::unique_ptr<Machine> Machine::restore(std::shared_ptr<kvm::System> system, SnapshotChain chain,
+                                          std::shared_ptr<Listener> listener, const RestoreOptions& options,
+                                          Backends backends) {
   const std::shared_ptr<const SnapshotFile> file = chain.front();
   ByteReader in(file->state(), "the snapshot's state");
   if (in.u8() != kStateVersion) in.corrupt("an unknown version of the machine's state");
-  ByteReader config_bytes(in.blob(1u << 20), "the snapshot's configuration");
-  MachineConfig config = MachineConfig::load(config_bytes);
-  if (options.adjust) options.adjust(config);
-  if (config.memory_size != file->memory_size())
-    in.corrupt("memory of another size than the configuration's");
+  MachineConfig config = restored_config(in, *file, options);
 
   std::unique_ptr<Machine> machine(new Machine(std::move(system), std::move(config), std::move(listener),
                                                backends, restored_memory(std::move(chain), options)));
@@ -215,10 +216,7 @@ void Machine::call(At at, std::function<void()> run, std::chrono::milliseconds p
   task->run = std::move(run);
   std::unique_lock lock(mutex_);
   if (quit_.load()) throw Error("CLOSED", "the machine is closed");
-  tasks_.push_back(task);
-  control_.store(true, std::memory_order_release);
-  wake_.notify_all();
-  live_.wake_for_control();
+  post(task);
   if (at == At::kAnywhere) {
     // Again, where the guest could not be left.
     do vcpu_->kick();
@@ -233,6 +231,14 @@ void Machine::call(At at, std::function<void()> run, std::chrono::milliseconds p
     task->finished.wait(lock, [&] { return task->done; });
   }
   if (task->error) std::rethrow_exception(task->error);
+}
+
+// mutex_ is held.
+void Machine::post(std::shared_ptr<Task> task) {
+  tasks_.push_back(std::move(task));
+  control_.store(true, std::memory_order_release);
+  wake_.notify_all();
+  live_.wake_for_control();
 }
 
 void Machine::run_tasks() {
@@ -318,25 +324,24 @@ void Machine::set_state(State state, Reason reason, std::string message) {
 
 // Until it is settled, the vCPU's thread may wait for a page.
 void Machine::lost(const Error& error, bool settled) {
+  auto fail_here = [this, error] {
+    if (state() == State::kRunning || state() == State::kPaused) fail(error);
+  };
+  if (settled) {
+    try {
+      call(At::kAnywhere, fail_here);
+    } catch (const Error&) {
+      // Closed meanwhile.
+    }
+    return;
+  }
+  auto task = std::make_shared<Task>();
+  task->run = fail_here;
   {
     std::lock_guard lock(mutex_);
-    if (quit_.load()) return;
-    auto task = std::make_shared<Task>();
-    task->run = [this, error] {
-      if (state() == State::kRunning || state() == State::kPaused) fail(error);
-    };
-    tasks_.push_back(std::move(task));
-    control_.store(true, std::memory_order_release);
+    post(std::move(task));
   }
-  wake_.notify_all();
-  live_.wake_for_control();
   vcpu_->kick();
-  if (!settled) return;
-  try {
-    call(At::kAnywhere, [] {});
-  } catch (const Error&) {
-    // Closed meanwhile.
-  }
 }
 
 void Machine::fail(const std::exception& error) { set_state(State::kFailed, Reason::kError, error.what()); }

@@ -66,6 +66,11 @@ class Machine final : public VirtualMachine, private devices::Host {
                                           std::shared_ptr<Listener> listener,
                                           const RestoreOptions& options = {},
                                           Backends backends = Backends::kAttached);
+  // The same of one that is open.
+  static std::unique_ptr<Machine> restore(std::shared_ptr<kvm::System> system, SnapshotChain chain,
+                                          std::shared_ptr<Listener> listener,
+                                          const RestoreOptions& options = {},
+                                          Backends backends = Backends::kAttached);
   // A machine whose memory and disks are filled from outside, by memory() and disk(); it has no thread and
   // knows only close until arrive() has given it the rest. `config`: as the source's, with other backends.
   static std::unique_ptr<Machine> incoming(std::shared_ptr<kvm::System> system, MachineConfig config,
@@ -165,6 +170,7 @@ class Machine final : public VirtualMachine, private devices::Host {
 
   void thread_main();
   void run_tasks();
+  void post(std::shared_ptr<Task> task);
   void run_once();
   bool step_here(Stepper& stepper);
   void on_exit();

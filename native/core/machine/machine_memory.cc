@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "base/bytes.h"
+#include "base/event.h"
 #include "dirty/bitmap.h"
 
 namespace hypertwin::machine {
@@ -44,8 +45,16 @@ bool next_data(const kvm::GuestMemory& memory, uint64_t from, uint64_t& begin, u
   return true;
 }
 
-void set_bits(std::span<uint64_t> bitmap, uint64_t first, uint64_t pages) {
-  for (uint64_t page = first; page < first + pages; ++page) bitmap[page / 64] |= uint64_t{1} << (page % 64);
+// Calls with [first, pages) of each run of pages of [first, last) that are all zero, or all not.
+template <class Run>
+void for_each_kind(const uint8_t* memory, uint64_t first, uint64_t last, const Run& run) {
+  while (first < last) {
+    const bool zero = is_zero(memory + first * kPage);
+    uint64_t stop = first + 1;
+    while (stop < last && is_zero(memory + stop * kPage) == zero) ++stop;
+    run(first, stop - first, zero);
+    first = stop;
+  }
 }
 
 }  // namespace
@@ -81,7 +90,7 @@ MachineMemory::MachineMemory(SnapshotChain chain) : chain_(std::move(chain)) {
 void MachineMemory::know(const SnapshotFile& full) {
   const uint64_t words = dirty::words_for(size() / kPage);
   in_file_.resize(words);
-  for (const auto& run : full.runs()) set_bits(in_file_, run.first_page, run.pages);
+  for (const auto& run : full.runs()) dirty::set_range(in_file_, run.first_page, run.pages);
   discarded_ = std::make_unique<std::atomic<uint64_t>[]>(words);
 }
 
@@ -132,29 +141,15 @@ void MachineMemory::for_each_candidate(const Candidates& candidates) const {
 
 void MachineMemory::for_each_run(const std::function<void(uint64_t, uint64_t)>& run) const {
   for_each_candidate([&](uint64_t first, uint64_t last) {
-    while (first < last) {
-      if (is_zero(data() + first * kPage)) {
-        ++first;
-        continue;
-      }
-      uint64_t stop = first + 1;
-      while (stop < last && !is_zero(data() + stop * kPage)) ++stop;
-      run(first, stop - first);
-      first = stop;
-    }
+    for_each_kind(data(), first, last, [&](uint64_t page, uint64_t pages, bool zero) {
+      if (!zero) run(page, pages);
+    });
   });
 }
 
 void MachineMemory::for_each_run_of(std::span<const uint64_t> bitmap,
                                     const std::function<void(uint64_t, uint64_t, bool)>& run) const {
-  for (auto [first, count] : dirty::Ranges(bitmap))
-    for (const uint64_t last = first + count; first < last;) {
-      const bool zero = is_zero(data() + first * kPage);
-      uint64_t stop = first + 1;
-      while (stop < last && is_zero(data() + stop * kPage) == zero) ++stop;
-      run(first, stop - first, zero);
-      first = stop;
-    }
+  for (auto [first, count] : dirty::Ranges(bitmap)) for_each_kind(data(), first, first + count, run);
 }
 
 Digest128 MachineMemory::digest() const {
@@ -186,12 +181,13 @@ std::vector<uint64_t> MachineMemory::changed() const {
                 : -1;
     if (n < static_cast<ssize_t>(sizeof(uint64_t))) {
       // This kernel does not tell: any can.
-      set_bits(bitmap, page, pages - page);
+      dirty::set_range(bitmap, page, pages - page);
       break;
     }
     const uint64_t got = static_cast<uint64_t>(n) / sizeof(uint64_t);
     for (uint64_t i = 0; i < got; ++i)
-      if ((entries[i] & (kPresent | kSwapped)) && !(entries[i] & kOfFile)) set_bits(bitmap, page + i, 1);
+      if ((entries[i] & (kPresent | kSwapped)) && !(entries[i] & kOfFile))
+        dirty::set_range(bitmap, page + i, 1);
     page += got;
   }
   return bitmap;
@@ -225,8 +221,7 @@ OriginWatch::OriginWatch(const MachineMemory& memory, bool verify, Pager::OnFail
 
 OriginWatch::~OriginWatch() {
   quit_ = true;
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t n = ::write(quit_event_.get(), &one, sizeof(one));
+  ring(quit_event_.get());
   thread_.join();
 }
 
@@ -279,17 +274,6 @@ void MachineMemory::check() const {
 
 void MachineMemory::give_up() {
   if (pager_) pager_->give_up();
-}
-
-void FilePages::read(uint64_t first, std::span<uint8_t> into) {
-  for (uint64_t at = SnapshotFile::kMemoryOffset + first * kPage; !into.empty();) {
-    const ssize_t n = ::pread(file_->fd(), into.data(), into.size(), static_cast<off_t>(at));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw_errno("pread", "reading the snapshot " + file_->path());
-    if (n == 0) throw Error("CORRUPT", "the snapshot " + file_->path() + " is damaged: it is cut short");
-    into = into.subspan(static_cast<size_t>(n));
-    at += static_cast<uint64_t>(n);
-  }
 }
 
 }  // namespace hypertwin::machine

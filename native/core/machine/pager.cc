@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "base/clock.h"
+#include "base/event.h"
 #include "devices/guest_ram.h"
 #include "dirty/bitmap.h"
 
@@ -103,8 +104,7 @@ void Pager::give_up() {
   }
   wake_.notify_all();
   source_->cancel();
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t n = ::write(quit_event_.get(), &one, sizeof(one));
+  ring(quit_event_.get());
   for (auto& thread : threads_)
     if (thread.joinable()) thread.join();
   unregister();

@@ -208,8 +208,12 @@ SnapshotFile::SnapshotFile(const std::string& path) : path_(path) {
   body.expect_done();
 }
 
+void SnapshotFile::read_pages(uint64_t first, std::span<uint8_t> into) const {
+  if (!read_all(fd_.get(), into, kMemoryOffset + first * kPage, path_)) corrupt("it is cut short");
+}
+
 void SnapshotFile::read(const Run& run, std::span<uint8_t> into) const {
-  if (!read_all(fd_.get(), into, kMemoryOffset + run.first_page * kPage, path_)) corrupt("it is cut short");
+  read_pages(run.first_page, into);
   if (checksum64(into) != run.checksum)
     corrupt("the checksum of its memory from page " + std::to_string(run.first_page) + " on is wrong");
 }

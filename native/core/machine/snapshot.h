@@ -60,6 +60,8 @@ class SnapshotFile {
   const std::vector<Run>& runs() const { return runs_; }  // ascending, apart
   int fd() const { return fd_.get(); }
 
+  // As they are in the file. Throws Error: the failed call, CORRUPT (it is cut short).
+  void read_pages(uint64_t first, std::span<uint8_t> into) const;
   // Reads a run that is not zero, and checks it. Throws Error("CORRUPT").
   void read(const Run& run, std::span<uint8_t> into) const;
   // Reads all of them, and sees that the rest is zero. False: `go_on` did not want it any more.

@@ -24,9 +24,7 @@ void Snapshots::harvest() {
     // Slots lie in the memory one behind the other.
     const auto where = target_.vm->slot(slot.slot);
     const uint64_t offset = where ? where->offset / devices::kPageSize : 0;
-    for (auto [first, count] : slot.ranges())
-      for (uint64_t page = offset + first; page < offset + first + count; ++page)
-        dirty_[page / 64] |= uint64_t{1} << (page % 64);
+    for (auto [first, count] : slot.ranges()) dirty::set_range(dirty_, offset + first, count);
   }
 }
 

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/event.h"
 #include "base/hex.h"
 #include "boot/acpi.h"
 #include "boot/kernel.h"
@@ -35,13 +36,6 @@ constexpr size_t kInboxPackets = 4096, kInboxBytes = 16u << 20;
 constexpr unsigned kDiskThreads = 4, kDiskBatch = 8;
 constexpr uint64_t kTssAddress = 0xfffbd000;
 constexpr uint32_t kMtrrDefault = 0x2ff, kMtrrWriteBack = 1 << 11 | 6;
-
-// As if the guest had notified the queue.
-void ring(int doorbell) {
-  const uint64_t one = 1;
-  // Full only with 2^64 - 2 rings waiting.
-  [[maybe_unused]] auto written = ::write(doorbell, &one, sizeof(one));
-}
 
 void get_random(std::span<uint8_t> bytes, const char* what) {
   while (!bytes.empty()) {
@@ -199,15 +193,17 @@ std::unique_ptr<StandardMachine> StandardMachine::restore(std::shared_ptr<kvm::S
                                                           const std::string& path,
                                                           std::shared_ptr<Listener> listener,
                                                           const RestoreOptions& options) {
-  SnapshotChain chain = open_snapshot(path);
+  return restore(std::move(system), open_snapshot(path), std::move(listener), options);
+}
+
+std::unique_ptr<StandardMachine> StandardMachine::restore(std::shared_ptr<kvm::System> system,
+                                                          SnapshotChain chain,
+                                                          std::shared_ptr<Listener> listener,
+                                                          const RestoreOptions& options) {
   const std::shared_ptr<const SnapshotFile> file = chain.front();
   ByteReader in(file->state(), "the snapshot's state");
   if (in.u8() != kStateVersion) in.corrupt("a machine of another board, or of an unknown version");
-  ByteReader config_bytes(in.blob(1u << 20), "the snapshot's configuration");
-  MachineConfig config = MachineConfig::load(config_bytes);
-  if (options.adjust) options.adjust(config);
-  if (config.memory_size != file->memory_size())
-    in.corrupt("memory of another size than the configuration's");
+  MachineConfig config = restored_config(in, *file, options);
   std::unique_ptr<StandardMachine> machine(new StandardMachine(
       std::move(system), std::move(config), std::move(listener), restored_memory(std::move(chain), options)));
   machine->load_state(in);
@@ -885,8 +881,7 @@ SnapshotInfo StandardMachine::snapshot(const std::string& path, const SnapshotOp
   return info;
 }
 
-BoardKind snapshot_board(const std::string& path) {
-  const SnapshotFile file(path);
+BoardKind snapshot_board(const SnapshotFile& file) {
   return !file.state().empty() && file.state()[0] == kStateVersion ? BoardKind::kStandard
                                                                    : BoardKind::kDeterministic;
 }

@@ -38,6 +38,10 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   static std::unique_ptr<StandardMachine> restore(std::shared_ptr<kvm::System> system,
                                                   const std::string& path, std::shared_ptr<Listener> listener,
                                                   const RestoreOptions& options = {});
+  // The same of one that is open.
+  static std::unique_ptr<StandardMachine> restore(std::shared_ptr<kvm::System> system, SnapshotChain chain,
+                                                  std::shared_ptr<Listener> listener,
+                                                  const RestoreOptions& options = {});
   ~StandardMachine() override;
   StandardMachine(const StandardMachine&) = delete;
   StandardMachine& operator=(const StandardMachine&) = delete;
@@ -222,7 +226,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   bool clock_quit_ = false;
 };
 
-// Of which board a snapshot's machine is. Throws as the reading of it does.
-BoardKind snapshot_board(const std::string& path);
+// Of which board a snapshot's machine is.
+BoardKind snapshot_board(const SnapshotFile& file);
 
 }  // namespace hypertwin::machine

@@ -17,6 +17,14 @@ void put_digest(ByteWriter& out, const Digest128& digest) {
 
 }  // namespace
 
+MachineConfig restored_config(ByteReader& in, const SnapshotFile& file, const RestoreOptions& options) {
+  ByteReader bytes(in.blob(1u << 20), "the snapshot's configuration");
+  MachineConfig config = MachineConfig::load(bytes);
+  if (options.adjust) options.adjust(config);
+  if (config.memory_size != file.memory_size()) in.corrupt("memory of another size than the configuration's");
+  return config;
+}
+
 std::unique_ptr<MachineMemory> restored_memory(SnapshotChain chain, const RestoreOptions& options) {
   if (options.pages) return std::make_unique<MachineMemory>(chain.front(), options.pages, options.paging);
   if (options.verify == Verify::kBefore) chain.back()->verify([] { return true; });

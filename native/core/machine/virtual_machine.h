@@ -86,6 +86,9 @@ struct RestoreOptions {
   Pager::Options paging{};
 };
 
+// The configuration of a machine that is restored, which is next in `in`. Throws Error: what `adjust` throws,
+// CORRUPT.
+MachineConfig restored_config(ByteReader& in, const SnapshotFile& file, const RestoreOptions& options);
 // The memory of a machine that is restored from `chain`.
 std::unique_ptr<MachineMemory> restored_memory(SnapshotChain chain, const RestoreOptions& options);
 

@@ -349,8 +349,7 @@ struct Sender::Impl {
       disk.checksums.assign(disk.blocks(), 0);
       machine->disk(disk.index)->take_written(disk.dirty);
       std::fill(disk.dirty.begin(), disk.dirty.end(), 0);
-      for (uint64_t block = 0; block < disk.blocks(); ++block)
-        disk.dirty[block / 64] |= uint64_t{1} << (block % 64);
+      dirty::set_range(disk.dirty, 0, disk.blocks());
       remaining_blocks += disk.blocks();
     }
     update([&](Progress& p) {

@@ -20,6 +20,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/event.h"
 #include "wire/socket.h"
 #include "wire/tls.h"
 
@@ -433,9 +434,6 @@ std::unique_ptr<Stream> Listener::accept(const std::function<void(const std::str
   }
 }
 
-void Listener::close() noexcept {
-  const uint64_t one = 1;
-  if (::write(stop_.get(), &one, sizeof(one)) < 0) return;  // full: it is readable already
-}
+void Listener::close() noexcept { ring(stop_.get()); }
 
 }  // namespace hypertwin::wire
