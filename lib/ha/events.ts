@@ -1,5 +1,5 @@
 // What a protection or a standby tells, and who listens.
-import { Stream } from '../stream.js'
+import { Queue } from '../queue.js'
 import { invalid } from './errors.js'
 import { monotonic, wallClock, type HaState, type HaTimeline } from './figures.js'
 
@@ -111,7 +111,7 @@ function describe(timeline: HaTimeline): string {
 
 /** Gives each event to everybody who iterates, and remembers the last ones. @internal */
 export class EventHub {
-  readonly #streams = new Set<Stream<HaEvent>>()
+  readonly #streams = new Set<Queue<HaEvent>>()
   readonly #recent: HaEvent[] = []
   #over = false
 
@@ -142,7 +142,7 @@ export class EventHub {
   events(options: { signal?: AbortSignal; limit?: number } = {}): AsyncIterableIterator<HaEvent> {
     const limit = options.limit ?? 1024
     if (!Number.isSafeInteger(limit) || limit < 1) throw invalid('limit must be a positive integer')
-    const stream: Stream<HaEvent> = new Stream<HaEvent>({
+    const stream: Queue<HaEvent> = new Queue<HaEvent>({
       limit,
       onFull: dropOldest,
       onClose: () => this.#streams.delete(stream),

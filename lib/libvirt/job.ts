@@ -1,6 +1,6 @@
 // Work of a hypervisor's that goes on for a while: how far it is, how it ends, and how it is given up.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Stream } from '../stream.js'
+import { Queue } from '../queue.js'
 import { LibvirtError } from './errors.js'
 
 /** How often giving up is tried while libvirt says that it cannot be yet, in ms: at first, and at most. */
@@ -23,7 +23,7 @@ export abstract class DomainJob<Progress, Result> implements AsyncIterable<Progr
    * rejection that nobody awaits ends no process.
    */
   readonly done: Promise<Result>
-  readonly #streams = new Set<Stream<Progress>>()
+  readonly #streams = new Set<Queue<Progress>>()
   readonly #settle: Settle<Result>
   readonly #signal: AbortSignal | undefined
   readonly #abort = (): void => this.cancel()
@@ -66,7 +66,7 @@ export abstract class DomainJob<Progress, Result> implements AsyncIterable<Progr
 
   /** Its progress, beginning with the present one. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Progress> {
-    const stream: Stream<Progress> = new Stream<Progress>({
+    const stream: Queue<Progress> = new Queue<Progress>({
       limit: 256,
       onFull: (items, item) => [...items.slice(1), item],
       onClose: () => this.#streams.delete(stream),

@@ -1,6 +1,6 @@
 // The machine's serial console: what the guest wrote, and what is typed to it.
 import { StringDecoder } from 'node:string_decoder'
-import { Stream } from '../stream.js'
+import { Queue } from '../queue.js'
 import type { NativeMachine } from './addon.js'
 import { MachineError, invalid, machineErrors } from './errors.js'
 import { whole } from './options.js'
@@ -16,7 +16,7 @@ const keptCharacters = 1 << 20
 export class Console {
   readonly #native: NativeMachine
   readonly #decoder = new StringDecoder('utf8')
-  readonly #streams = new Set<Stream<string>>()
+  readonly #streams = new Set<Queue<string>>()
   #text = ''
   #ended = false
 
@@ -62,7 +62,7 @@ export class Console {
    * @param options - `signal`: ends the iteration with its reason
    */
   output(options: { signal?: AbortSignal } = {}): AsyncIterableIterator<string> {
-    const stream: Stream<string> = new Stream<string>({
+    const stream: Queue<string> = new Queue<string>({
       limit: 1,
       onFull: (items, item) => [(items.join('') + item).slice(-keptCharacters)],
       onClose: () => this.#streams.delete(stream),

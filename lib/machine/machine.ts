@@ -1,5 +1,5 @@
 // A virtual machine on KVM: its life cycle, its events, and the ways into it.
-import { Stream } from '../stream.js'
+import { Queue } from '../queue.js'
 import { decodeRegisters, nativeHandle, type MemoryView, type Registers, type StateDigest } from '../state.js'
 import { nativeMachines, type NativeMachine } from './addon.js'
 import { Console } from './console.js'
@@ -226,7 +226,7 @@ export class Machine implements AsyncDisposable {
   /** The block devices, by number. */
   readonly disks: readonly { path: string; size: number; readOnly: boolean }[]
   readonly #native: NativeMachine
-  readonly #streams = new Set<Stream<MachineEvent>>()
+  readonly #streams = new Set<Queue<MachineEvent>>()
   #referenced = true
   #over = false
   #closing: Promise<void> | undefined
@@ -513,7 +513,7 @@ export class Machine implements AsyncDisposable {
   events(options: { signal?: AbortSignal; limit?: number } = {}): AsyncIterableIterator<MachineEvent> {
     const limit = options.limit ?? 1024
     if (!Number.isSafeInteger(limit) || limit < 1) throw invalid(`limit must be a positive integer, not ${describe(limit)}`)
-    const stream: Stream<MachineEvent> = new Stream<MachineEvent>({
+    const stream: Queue<MachineEvent> = new Queue<MachineEvent>({
       limit,
       onFull: dropOldest,
       onClose: () => this.#streams.delete(stream),

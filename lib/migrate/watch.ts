@@ -1,6 +1,6 @@
 // What a migration tells while it goes on, at either side: the last progress, its rounds, and who iterates.
 import { MigrationRounds, type MigrationRound } from '../migration_round.js'
-import { Stream } from '../stream.js'
+import { Queue } from '../queue.js'
 import type { NativeNews } from './addon.js'
 import { decodeProgress, noProgress, type MigrationProgress, type NativeProgress } from './progress.js'
 
@@ -24,7 +24,7 @@ export class Wake {
 export class Watch {
   progress: MigrationProgress = decodeProgress(noProgress)
   readonly #rounds = new MigrationRounds()
-  readonly #streams = new Set<Stream<MigrationProgress>>()
+  readonly #streams = new Set<Queue<MigrationProgress>>()
   readonly #onStep: ((step: string) => void) | undefined
   #over = false
 
@@ -52,7 +52,7 @@ export class Watch {
 
   /** From now on, beginning with what is. When nobody takes it for long, all but the newest are dropped. */
   iterate(): AsyncIterableIterator<MigrationProgress> {
-    const stream: Stream<MigrationProgress> = new Stream<MigrationProgress>({
+    const stream: Queue<MigrationProgress> = new Queue<MigrationProgress>({
       limit: 256,
       onFull: (items, item) => [...items.slice(1), item],
       onClose: () => this.#streams.delete(stream),

@@ -1,7 +1,7 @@
 // A stream: an image that can be read from the first moment on, while it comes.
 import type { Socket } from 'node:net'
 import path from 'node:path'
-import { Stream } from '../stream.js'
+import { Queue } from '../queue.js'
 import { Cache } from './cache.js'
 import { digestOf } from './codec.js'
 import { askStatus, Door, knock } from './door.js'
@@ -67,7 +67,7 @@ export class ImageStream implements AsyncDisposable {
   readonly #fetcher: Fetcher
   readonly #gate: Gate
   readonly #wanted: { blobs: Uint32Array; bytes: Float64Array; atMs: Float64Array }
-  readonly #streams = new Set<Stream<StreamProgress>>()
+  readonly #streams = new Set<Queue<StreamProgress>>()
   readonly #began = performance.now()
   #door: Door | undefined
   #isReady = false
@@ -227,7 +227,7 @@ export class ImageStream implements AsyncDisposable {
 
   /** From now on, beginning with what is, several times a second while something changes. */
   [Symbol.asyncIterator](): AsyncIterableIterator<StreamProgress> {
-    const stream: Stream<StreamProgress> = new Stream<StreamProgress>({
+    const stream: Queue<StreamProgress> = new Queue<StreamProgress>({
       limit: 16,
       onFull: (items, item) => [...items.slice(1), item],
       onClose: () => this.#streams.delete(stream),

@@ -5,7 +5,7 @@
  *
  * @internal
  */
-export class Stream<T> implements AsyncIterableIterator<T> {
+export class Queue<T> implements AsyncIterableIterator<T> {
   #items: T[] = []
   #waiting: { resolve: (result: IteratorResult<T>) => void; reject: (error: unknown) => void }[] = []
   #ended = false
