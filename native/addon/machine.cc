@@ -11,6 +11,7 @@
 #include "machine/quirks.h"
 #include "machine_convert.h"
 #include "machine_state.h"
+#include "stream/snapshot_pages.h"
 
 namespace hypertwin::addon {
 namespace {
@@ -54,7 +55,7 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
                        {InstanceMethod<&H::command<&VirtualMachine::start>>("start"),
                         InstanceMethod<&H::command<&VirtualMachine::pause>>("pause"),
                         InstanceMethod<&H::command<&VirtualMachine::resume>>("resume"),
-                        InstanceMethod<&H::command<&VirtualMachine::stop>>("stop"),
+                        InstanceMethod<&H::stop>("stop"),
                         InstanceMethod<&H::close>("close"),
                         InstanceMethod<&H::snapshot>("snapshot"),
                         InstanceMethod<&H::state_digest>("stateDigest"),
@@ -79,6 +80,10 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
                         InstanceMethod<&H::translate>("translate"),
                         InstanceMethod<&H::read_memory>("readMemory"),
                         InstanceMethod<&H::write_memory>("writeMemory"),
+                        InstanceMethod<&H::want_memory>("wantMemory"),
+                        InstanceMethod<&H::memory_here>("memoryHere"),
+                        InstanceMethod<&H::paging>("paging"),
+                        InstanceMethod<&H::touched>("touched"),
                         InstanceMethod<&H::hold>("hold"),
                         InstanceMethod<&H::dirty_target>("dirtyTarget")});
   }
@@ -110,6 +115,13 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
   Napi::Value command(const Napi::CallbackInfo& info) {
     return guarded(info.Env(),
                    [&] { return on_thread(info, [](VirtualMachine& machine) { (machine.*method)(); }); });
+  }
+  Napi::Value stop(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      auto done = on_thread(info, [](VirtualMachine& machine) { machine.stop(); });
+      state_->give_up_pages();
+      return done;
+    });
   }
   Napi::Value close(const Napi::CallbackInfo& info) { return shut_down(info, *env_, state_); }
   Napi::Value snapshot(const Napi::CallbackInfo& info) {
@@ -358,15 +370,70 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
   Napi::Value read_memory(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       Args args(info);
-      state_->open()->read_memory(args.u64(0), args.view(1));
+      auto machine = state_->open();
+      expect_here(*machine, args.u64(0), args.view(1).size());
+      machine->read_memory(args.u64(0), args.view(1));
       return info.Env().Undefined();
     });
   }
   Napi::Value write_memory(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       Args args(info);
-      state_->open()->write_memory(args.u64(0), args.view(1));
+      auto machine = state_->open();
+      expect_here(*machine, args.u64(0), args.view(1).size());
+      machine->write_memory(args.u64(0), args.view(1));
       return info.Env().Undefined();
+    });
+  }
+  // JavaScript's thread waits for no page.
+  static void expect_here(const VirtualMachine& machine, uint64_t address, uint64_t size) {
+    if (!machine.memory_here(address, size))
+      throw Error(
+          "NOT_HERE",
+          "this memory of the machine has not come yet: await bring(address, length) before you use it");
+  }
+  Napi::Value want_memory(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      Args args(info);
+      state_->open()->want_memory(args.u64(0), args.u64(1));
+      return info.Env().Undefined();
+    });
+  }
+  Napi::Value memory_here(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      Args args(info);
+      return Napi::Boolean::New(info.Env(), state_->open()->memory_here(args.u64(0), args.u64(1)));
+    });
+  }
+  // Pages that hold something, of them here, waited for; nanoseconds waited in all, and the longest; whether
+  // all have come. Undefined where memory does not come while the machine runs.
+  Napi::Value paging(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      auto machine = state_->open();
+      const machine::Pager* pager = machine->memory().pager();
+      if (!pager) return info.Env().Undefined();
+      const auto stats = pager->stats();
+      const uint64_t values[] = {stats.pages,     stats.here,       stats.touched,
+                                 stats.waited_ns, stats.longest_ns, uint64_t{stats.complete}};
+      auto out = Napi::BigUint64Array::New(info.Env(), std::size(values));
+      std::memcpy(out.Data(), values, sizeof(values));
+      return out;
+    });
+  }
+  // Three numbers for each page that was waited for: page, when, how long, in nanoseconds.
+  Napi::Value touched(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      auto machine = state_->open();
+      const machine::Pager* pager = machine->memory().pager();
+      const auto touched = pager ? pager->touched() : std::vector<machine::Pager::Touch>{};
+      auto out = Napi::BigUint64Array::New(info.Env(), 3 * touched.size());
+      uint64_t* at = out.Data();
+      for (const auto& touch : touched) {
+        *at++ = touch.page;
+        *at++ = touch.at_ns;
+        *at++ = touch.waited_ns;
+      }
+      return out;
     });
   }
   Napi::Value hold(const Napi::CallbackInfo& info) {
@@ -451,12 +518,14 @@ MachineConfig read_config(const Napi::Object& options) {
 Napi::Value make_machine(
     const Napi::CallbackInfo& info, const Napi::Value& notify, std::string device,
     std::function<std::unique_ptr<VirtualMachine>(std::shared_ptr<kvm::System>, std::shared_ptr<Mailbox>)>
-        make) {
+        make,
+    std::shared_ptr<machine::PageSource> pages = nullptr) {
   Napi::Env env = info.Env();
   if (!notify.IsFunction()) throw Error("EINVAL", "notify must be a function");
   auto machines = machine_env(env);
   auto callback = std::make_shared<Callback>(machines, notify.As<Napi::Function>());
   auto state = std::make_shared<MachineState>(std::make_shared<Mailbox>(callback->signal()));
+  state->set_pages(std::move(pages));
   machines->add(state);
   return run_async<detail::None>(
       env, state->thread(),
@@ -487,7 +556,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   });
 }
 
-// path, what differs, notify
+// path (of a streamed one: its cache), what differs, notify
 Napi::Value restore(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     auto options = object_of(info[1], "the options");
@@ -537,16 +606,29 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
     how.adjust = std::move(adjust);
     how.verify =
         options.Get("verifyBefore").ToBoolean() ? machine::Verify::kBefore : machine::Verify::kBehind;
+    std::shared_ptr<stream::SnapshotPages> pages;
+    if (Napi::Value given = options.Get("stream"); !given.IsUndefined()) {
+      auto from = object_of(given, "stream");
+      pages = std::make_shared<stream::SnapshotPages>(Args(info).text(0),
+                                                      static_cast<unsigned>(size_of(from, "waitSeconds")));
+      how.pages = pages;
+      how.paging = pages->options();
+      how.paging.all = flag_of(from, "all");
+      auto chunks = from.Get("chunks").As<Napi::Uint32Array>();
+      how.paging.working_set = pages->pages_of({chunks.Data(), chunks.ElementLength()});
+    }
     return make_machine(
         info, info[2], text_of(options.Get("device"), "device"),
-        [path = Args(info).text(0), how = std::move(how)](
+        [path = Args(info).text(0), how = std::move(how), pages](
             std::shared_ptr<kvm::System> system,
             std::shared_ptr<Mailbox> mailbox) -> std::unique_ptr<VirtualMachine> {
-          machine::SnapshotChain chain = machine::open_snapshot(path);
+          machine::SnapshotChain chain =
+              pages ? machine::SnapshotChain{pages->open()} : machine::open_snapshot(path);
           if (machine::snapshot_board(*chain.front()) == machine::BoardKind::kStandard)
             return StandardMachine::restore(std::move(system), std::move(chain), std::move(mailbox), how);
           return Machine::restore(std::move(system), std::move(chain), std::move(mailbox), how);
-        });
+        },
+        pages);
   });
 }
 

@@ -182,6 +182,10 @@ Mailbox::StateEvent MachineState::status() const {
   return {machine_->state(), machine_->reason(), machine_->message(), machine_->boundary()};
 }
 
+void MachineState::give_up_pages() {
+  if (pages_) pages_->cancel();
+}
+
 void MachineState::shutdown() {
   std::lock_guard once(shutdown_mutex_);
   std::vector<std::weak_ptr<Closable>> users;
@@ -193,6 +197,8 @@ void MachineState::shutdown() {
   // Recordings first: they take their source out of the machine.
   for (auto& weak : users)
     if (auto user = weak.lock()) user->shutdown();
+  // What runs on the thread may wait for memory.
+  give_up_pages();
   thread_.stop();
   std::shared_ptr<machine::VirtualMachine> machine;
   {

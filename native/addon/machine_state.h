@@ -155,12 +155,17 @@ class MachineState final : public Closable {
   std::shared_ptr<machine::StandardMachine> standard() const;
   // Is closed before the machine.
   void attach(const std::shared_ptr<Closable>& user);
+  // Where the machine's memory comes from while it runs. Before anybody else knows this.
+  void set_pages(std::shared_ptr<machine::PageSource> pages) { pages_ = std::move(pages); }
+  // Nobody waits for memory any more: a machine some of whose memory has not come ends.
+  void give_up_pages();
   // Also of a closed machine.
   Mailbox::StateEvent status() const;
   void shutdown() override;
 
  private:
   const std::shared_ptr<Mailbox> mailbox_;
+  std::shared_ptr<machine::PageSource> pages_;
   std::mutex shutdown_mutex_;  // makes the second closer wait for the first
   mutable std::mutex mutex_;   // guards all below
   std::shared_ptr<machine::VirtualMachine> machine_;

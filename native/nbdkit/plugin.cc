@@ -17,14 +17,14 @@
 
 #include "access_log.h"
 #include "base/error.h"
-#include "cache_view.h"
-#include "manager.h"
+#include "stream/cached_image.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
 namespace hypertwin::nbdkit {
 namespace {
 
+using stream::CacheView;
 using Clock = std::chrono::steady_clock;
 
 struct Served {
@@ -32,8 +32,7 @@ struct Served {
   std::string log_path;
   // 0: for ever.
   unsigned wait_seconds = 0;
-  std::unique_ptr<CacheView> cache;
-  std::unique_ptr<Manager> manager;
+  std::unique_ptr<stream::CachedImage> image;
   std::unique_ptr<AccessLog> log;
 };
 
@@ -41,6 +40,8 @@ Served& served() {
   static Served instance;
   return instance;
 }
+
+const CacheView& cache() { return served().image->view(); }
 
 // Nothing that is thrown may come out into nbdkit.
 template <typename Body>
@@ -67,52 +68,25 @@ bool pause(Clock::time_point begin, int ms) {
 
 thread_local Clock::time_point read_began;
 
-// Until all of them are here; those that are not in the cache all the same.
-std::vector<Loose> bring(uint32_t first, uint32_t last) {
-  const CacheView& cache = *served().cache;
-  const auto missing = [&](uint32_t chunk) { return cache.chunk(chunk) == CacheView::Chunk::kMissing; };
-  while (first <= last && !missing(first)) first++;
-  while (last > first && !missing(last)) last--;
-  if (first > last) return {};
-  return served().manager->need(first, last - first + 1, [&] {
-    for (uint32_t chunk = first; chunk <= last; chunk++)
-      if (missing(chunk)) return false;
-    return true;
-  });
-}
-
 void read(void* to, uint32_t size, uint64_t offset) {
   if (size == 0) return;
-  const CacheView& cache = *served().cache;
-  const uint32_t chunk_size = cache.chunk_size();
-  const auto first = static_cast<uint32_t>(offset / chunk_size);
-  const auto last = static_cast<uint32_t>((offset + size - 1) / chunk_size);
   const auto begin = Clock::now();
   read_began = begin;
-  bool hit = true;
-  for (uint32_t chunk = first; chunk <= last && hit; chunk++)
-    hit = cache.chunk(chunk) != CacheView::Chunk::kMissing;
-  uint64_t waited_us = 0;
-  std::vector<Loose> loose;
+  AccessLog* log = served().log.get();
   try {
-    if (!hit) {
-      loose = bring(first, last);
+    uint64_t waited_us = 0;
+    if (!served().image->read(to, size, offset)) {
       const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin).count();
       waited_us = static_cast<uint64_t>(std::max<int64_t>(1, waited));
     }
-    cache.read(to, size, offset);
+    const uint32_t chunk_size = cache().chunk_size();
+    if (log)
+      log->add(static_cast<uint32_t>(offset / chunk_size),
+               static_cast<uint32_t>((offset + size - 1) / chunk_size), size, begin, waited_us);
   } catch (...) {
-    if (served().log) served().log->failed();
+    if (log) log->failed();
     throw;
   }
-  for (const Loose& one : loose) {
-    const uint64_t at = uint64_t{one.chunk} * chunk_size;
-    const uint64_t from = std::max(at, offset);
-    const uint64_t to_end = std::min(at + chunk_size, offset + size);
-    std::memcpy(static_cast<uint8_t*>(to) + (from - offset), one.contents.data() + (from - at),
-                to_end - from);
-  }
-  if (served().log) served().log->add(first, last, size, begin, waited_us);
 }
 
 int config(const char* key, const char* value) {
@@ -138,18 +112,16 @@ int config_complete() {
 int get_ready() {
   return guarded([] {
     Served& all = served();
-    all.cache = std::make_unique<CacheView>(all.folder);
-    const CacheView& cache = *all.cache;
-    all.manager = std::make_unique<Manager>(cache.folder(), cache.chunk_size(),
-                                            [](int ms) { return pause(read_began, ms); });
+    all.image =
+        std::make_unique<stream::CachedImage>(all.folder, [](int ms) { return pause(read_began, ms); });
     if (!all.log_path.empty())
-      all.log = std::make_unique<AccessLog>(all.log_path, cache.chunk_size(), cache.chunks(),
-                                            cache.manifest_digest());
+      all.log = std::make_unique<AccessLog>(all.log_path, cache().chunk_size(), cache().chunks(),
+                                            cache().manifest_digest());
   });
 }
 
 void* open_handle(int /*readonly*/) { return NBDKIT_HANDLE_NOT_NEEDED; }
-int64_t get_size(void* /*handle*/) { return static_cast<int64_t>(served().cache->image_size()); }
+int64_t get_size(void* /*handle*/) { return static_cast<int64_t>(cache().image_size()); }
 int no(void* /*handle*/) { return 0; }
 int yes(void* /*handle*/) { return 1; }
 
@@ -158,17 +130,16 @@ int pread_chunks(void* /*handle*/, void* to, uint32_t size, uint64_t offset, uin
 }
 
 int extents(void* /*handle*/, uint32_t size, uint64_t offset, uint32_t flags, struct nbdkit_extents* found) {
-  const CacheView& cache = *served().cache;
-  const uint64_t chunk_size = cache.chunk_size();
+  const uint64_t chunk_size = cache().chunk_size();
   const uint64_t end = offset + size;
   for (uint64_t at = offset; at < end;) {
     const auto hole = [&](uint64_t where) {
-      return cache.chunk(static_cast<uint32_t>(where / chunk_size)) == CacheView::Chunk::kHole;
+      return cache().chunk(static_cast<uint32_t>(where / chunk_size)) == CacheView::Chunk::kHole;
     };
     const bool is_hole = hole(at);
     uint64_t next = at;
     do {
-      next = std::min((next / chunk_size + 1) * chunk_size, cache.image_size());
+      next = std::min((next / chunk_size + 1) * chunk_size, cache().image_size());
     } while (next < end && hole(next) == is_hole);
     const uint32_t type = is_hole ? NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO : 0;
     if (nbdkit_add_extent(found, at, next - at, type) == -1) return -1;
@@ -185,15 +156,13 @@ int cache_chunks(void* /*handle*/, uint32_t size, uint64_t offset, uint32_t /*fl
   return guarded([&] {
     if (size == 0) return;
     read_began = Clock::now();
-    const uint32_t chunk_size = served().cache->chunk_size();
-    bring(static_cast<uint32_t>(offset / chunk_size),
-          static_cast<uint32_t>((offset + size - 1) / chunk_size));
+    served().image->bring(offset, size);
   });
 }
 
 int block_size(void* /*handle*/, uint32_t* minimum, uint32_t* preferred, uint32_t* maximum) {
   *minimum = 1;
-  *preferred = served().cache->chunk_size();
+  *preferred = cache().chunk_size();
   *maximum = 32u << 20;
   return 0;
 }

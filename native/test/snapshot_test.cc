@@ -246,7 +246,7 @@ TEST_P(Snapshot, AFileThatIsCutFailsTheMachineAlone) {
 class GatedPages final : public PageSource {
  public:
   explicit GatedPages(const std::string& path) : file_(std::make_shared<SnapshotFile>(path)) {}
-  void read(uint64_t first, std::span<uint8_t> into) override {
+  void read(uint64_t first, std::span<uint8_t> into, bool /*urgent*/) override {
     std::unique_lock lock(mutex_);
     ++asked_;
     changed_.notify_all();
@@ -254,7 +254,7 @@ class GatedPages final : public PageSource {
     if (cancelled_) throw Error("CANCELLED", "nobody waits any more");
     if (broken_) throw Error("EIO", "the source has gone");
     lock.unlock();
-    file_.read(first, into);
+    file_.read(first, into, true);
   }
   void cancel() override { set(cancelled_); }
   void open() { set(open_); }
@@ -301,7 +301,8 @@ TEST_P(Snapshot, ItsMemoryMayComeWhileItRuns) {
       EXPECT_GT(stats.touched, 0u);
       EXPECT_GT(stats.longest_ns, 0u);
     }
-    working_set = twin->memory().pager()->touched();
+    working_set.clear();
+    for (const auto& touch : twin->memory().pager()->touched()) working_set.push_back(touch.page);
     // The rest is brought by who reads it.
     const SnapshotInfo info = twin->snapshot(dir_.file("t"));
     EXPECT_GT(info.pages, 10u);

@@ -325,7 +325,10 @@ void Machine::set_state(State state, Reason reason, std::string message) {
 // Until it is settled, the vCPU's thread may wait for a page.
 void Machine::lost(const Error& error, bool settled) {
   auto fail_here = [this, error] {
-    if (state() == State::kRunning || state() == State::kPaused) fail(error);
+    if (error.code() == "CLOSED")
+      stop_here(Reason::kRequested, {});
+    else if (state() == State::kRunning || state() == State::kPaused)
+      fail(error);
   };
   if (settled) {
     try {

@@ -145,6 +145,8 @@ void MachineMemory::for_each_run(const std::function<void(uint64_t, uint64_t)>& 
       if (!zero) run(page, pages);
     });
   });
+  // Those that could not be had looked like zeros.
+  check();
 }
 
 void MachineMemory::for_each_run_of(std::span<const uint64_t> bitmap,

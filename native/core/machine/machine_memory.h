@@ -84,7 +84,9 @@ class MachineMemory {
 class FilePages final : public PageSource {
  public:
   explicit FilePages(std::shared_ptr<const SnapshotFile> file) : file_(std::move(file)) {}
-  void read(uint64_t first, std::span<uint8_t> into) override { file_->read_pages(first, into); }
+  void read(uint64_t first, std::span<uint8_t> into, bool /*urgent*/) override {
+    file_->read_pages(first, into);
+  }
   void cancel() override {}
 
  private:

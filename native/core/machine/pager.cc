@@ -24,8 +24,6 @@ namespace hypertwin::machine {
 namespace {
 
 constexpr uint64_t kPage = devices::kPageSize;
-// What comes with a page that is touched.
-constexpr uint64_t kBlock = 16;
 // Zero pages between two pieces that are watched as one: each piece is a mapping of the process.
 constexpr ptrdiff_t kNear = 2 << 20;
 
@@ -64,6 +62,7 @@ Pager::Pager(std::span<uint8_t> memory, std::span<const uint64_t> held, std::sha
       source_(std::move(source)),
       options_(std::move(options)),
       on_failure_(std::move(on_failure)),
+      begun_ns_(now_ns()),
       held_(held.begin(), held.end()),
       held_pages_(dirty::popcount(held)),
       here_(std::make_unique<std::atomic<uint64_t>[]>(held.size())),
@@ -172,10 +171,11 @@ void Pager::serve_faults() {
     const Fault fault = wanted_.front();
     wanted_.pop_front();
     const bool first = wants(fault.page);
-    if (first) touched_.push_back(fault.page);
+    const size_t index = touched_.size();
+    if (first) touched_.push_back({fault.page, fault.since_ns - begun_ns_, 0});
     lock.unlock();
     try {
-      if (first) bring(fault.page);
+      if (first) bring(fault.page, true);
       // Zero, or it has come meanwhile and only its waiter is to be woken.
       put_zero(fault.page);
     } catch (const Error& error) {
@@ -187,6 +187,7 @@ void Pager::serve_faults() {
     const uint64_t waited = now_ns() - fault.since_ns;
     waited_ns_ += waited;
     longest_ns_ = std::max(longest_ns_, waited);
+    if (first && index < touched_.size()) touched_[index].waited_ns = waited;
   }
 }
 
@@ -195,13 +196,13 @@ void Pager::bring_rest() {
   try {
     for (uint64_t page : options_.working_set) {
       if (quit_ || failed_) return;
-      if (page < pages_ && wants(page)) bring(page);
+      if (page < pages_ && wants(page)) bring(page, false);
     }
     if (!options_.all) return;
     for (auto [first, count] : dirty::Ranges(held_))
       for (uint64_t page = first; page < first + count; ++page) {
         if (quit_ || failed_) return;
-        if (wants(page)) bring(page);
+        if (wants(page)) bring(page, false);
       }
     // What is touched now for the first time is zero, which the kernel knows by itself.
     unregister();
@@ -213,9 +214,11 @@ void Pager::bring_rest() {
   }
 }
 
-void Pager::bring(uint64_t page) {
-  const uint64_t begin = page / kBlock * kBlock;
-  const uint64_t end = std::min(pages_, begin + kBlock);
+void Pager::bring(uint64_t page, bool urgent) {
+  const auto [block, phase] = std::pair(options_.block, options_.phase);
+  const uint64_t number = (page + phase) / block;
+  const uint64_t begin = number == 0 ? 0 : number * block - phase;
+  const uint64_t end = std::min(pages_, (number + 1) * block - phase);
   std::vector<uint8_t> bytes;
   for (uint64_t first = begin; first < end;) {
     if (!wants(first)) {
@@ -225,7 +228,7 @@ void Pager::bring(uint64_t page) {
     uint64_t last = first + 1;
     while (last < end && wants(last)) ++last;
     bytes.resize((last - first) * kPage);
-    source_->read(first, bytes);
+    source_->read(first, bytes, urgent);
     put(first, bytes);
     first = last;
   }
@@ -233,20 +236,29 @@ void Pager::bring(uint64_t page) {
 
 // Pages that have come meanwhile, or were discarded, stay as they are.
 void Pager::put(uint64_t first, std::span<const uint8_t> bytes) {
+  const uint64_t end = first + bytes.size() / kPage;
   std::lock_guard lock(put_mutex_);
-  for (uint64_t i = 0; i < bytes.size() / kPage; ++i) {
-    const uint64_t page = first + i;
-    if (!wants(page)) continue;
+  const auto came = [this](uint64_t page) {
+    if (set(here_, page)) come_.fetch_add(1, std::memory_order_relaxed);
+  };
+  for (uint64_t page = first; page < end;) {
+    if (!wants(page)) {
+      ++page;
+      continue;
+    }
+    uint64_t last = page + 1;
+    while (last < end && wants(last)) ++last;
     uffdio_copy copy{};
     copy.dst = reinterpret_cast<uintptr_t>(memory_.data() + page * kPage);
-    copy.src = reinterpret_cast<uintptr_t>(bytes.data() + i * kPage);
-    copy.len = kPage;
-    while (::ioctl(faults_.get(), UFFDIO_COPY, &copy) != 0) {
-      if (errno == EEXIST) break;
-      if (errno != EAGAIN) throw_errno("UFFDIO_COPY", "bringing a page of the guest's memory");
-      copy.copy = 0;
-    }
-    if (set(here_, page)) come_.fetch_add(1, std::memory_order_relaxed);
+    copy.src = reinterpret_cast<uintptr_t>(bytes.data() + (page - first) * kPage);
+    copy.len = (last - page) * kPage;
+    const bool all = ::ioctl(faults_.get(), UFFDIO_COPY, &copy) == 0;
+    const int error = errno;
+    for (auto done = static_cast<int64_t>(copy.copy); done > 0; done -= static_cast<int64_t>(kPage))
+      came(page++);
+    if (all || error == EAGAIN) continue;
+    if (error != EEXIST) throw Error::system(error, "UFFDIO_COPY", "bringing a page of the guest's memory");
+    came(page++);
   }
 }
 
@@ -295,6 +307,16 @@ bool Pager::here(uint64_t offset, uint64_t size) const {
   return true;
 }
 
+void Pager::want(uint64_t offset, uint64_t size) {
+  const uint64_t now = now_ns();
+  {
+    std::lock_guard lock(mutex_);
+    for (uint64_t page = offset / kPage; page < (offset + size + kPage - 1) / kPage; ++page)
+      if (page < pages_ && wants(page)) wanted_.push_back({page, now});
+  }
+  wake_.notify_all();
+}
+
 void Pager::discard(uint64_t offset, uint64_t size) {
   std::lock_guard lock(put_mutex_);
   for (uint64_t page = offset / kPage; page < (offset + size) / kPage; ++page) set(discarded_, page);
@@ -302,7 +324,7 @@ void Pager::discard(uint64_t offset, uint64_t size) {
     throw_errno("madvise", "giving back memory of the guest");
 }
 
-std::vector<uint64_t> Pager::touched() const {
+std::vector<Pager::Touch> Pager::touched() const {
   std::lock_guard lock(mutex_);
   return touched_;
 }

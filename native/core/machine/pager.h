@@ -23,10 +23,10 @@ namespace hypertwin::machine {
 class PageSource {
  public:
   virtual ~PageSource() = default;
-  // Whole pages from page `first` on. May take as long as it takes. Throws what makes them impossible to
-  // have.
-  virtual void read(uint64_t first, std::span<uint8_t> into) = 0;
-  // Reads give up from now on: they throw.
+  // Whole pages from page `first` on. May take as long as it takes. `urgent`: somebody waits for them. Throws
+  // what makes them impossible to have.
+  virtual void read(uint64_t first, std::span<uint8_t> into, bool urgent) = 0;
+  // Reads give up from now on: they throw Error("CLOSED").
   virtual void cancel() = 0;
 };
 
@@ -37,6 +37,16 @@ class Pager {
     std::vector<uint64_t> working_set{};
     bool all = true;       // then the rest, in order; else only what is touched
     unsigned threads = 4;  // that bring what is touched
+    // Pages that come together: those of `block` pages each, of which the first one begins `phase` before
+    // page 0.
+    uint64_t block = 16;
+    uint64_t phase = 0;
+  };
+  // A page that somebody waited for.
+  struct Touch {
+    uint64_t page = 0;
+    uint64_t at_ns = 0;      // from the pager's start
+    uint64_t waited_ns = 0;  // 0 while it has not come
   };
   struct Stats {
     uint64_t pages = 0;       // of memory that hold something
@@ -72,8 +82,10 @@ class Pager {
   bool here(uint64_t offset, uint64_t size) const;
   // Pages that are zero from now on, whether or not they have come. Any thread.
   void discard(uint64_t offset, uint64_t size);
+  // Asks for what has not come of [offset, offset + size), as if it were touched; waits for nothing.
+  void want(uint64_t offset, uint64_t size);
   // What was touched before it had come, in order: a working set for the next time.
-  std::vector<uint64_t> touched() const;
+  std::vector<Touch> touched() const;
 
  private:
   struct Fault {
@@ -84,7 +96,7 @@ class Pager {
   void serve_faults();
   void bring_rest();
   // The block of pages around one, as far as it has not come.
-  void bring(uint64_t page);
+  void bring(uint64_t page, bool urgent);
   void put(uint64_t first, std::span<const uint8_t> bytes);
   void put_zero(uint64_t page);
   void fail(const Error& error);
@@ -96,6 +108,7 @@ class Pager {
   const std::shared_ptr<PageSource> source_;
   const Options options_;
   const OnFailure on_failure_;
+  const uint64_t begun_ns_;
   std::vector<uint64_t> held_;
   uint64_t held_pages_ = 0;
   std::unique_ptr<std::atomic<uint64_t>[]> here_, discarded_;  // one bit a page
@@ -108,7 +121,7 @@ class Pager {
   mutable std::mutex mutex_;  // guards the following
   std::condition_variable wake_;
   std::deque<Fault> wanted_;
-  std::vector<uint64_t> touched_;
+  std::vector<Touch> touched_;
   uint64_t waited_ns_ = 0, longest_ns_ = 0;
   std::optional<Error> failure_;
 

@@ -142,7 +142,7 @@ void SnapshotFile::corrupt(const std::string& what) const {
   throw Error("CORRUPT", "the snapshot " + path_ + " is damaged: " + what);
 }
 
-SnapshotFile::SnapshotFile(const std::string& path) : path_(path) {
+SnapshotFile::SnapshotFile(const std::string& path, const Bring& bring) : path_(path) {
   fd_ = Fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd_) throw_errno("open", "opening the snapshot " + path);
   struct stat info {};
@@ -151,6 +151,7 @@ SnapshotFile::SnapshotFile(const std::string& path) : path_(path) {
   const uint64_t file_size = static_cast<uint64_t>(info.st_size);
 
   uint8_t header[kHeaderBytes];
+  if (bring && file_size >= kHeaderBytes) bring(0, kHeaderBytes);
   if (!read_all(fd_.get(), header, 0, path)) corrupt("it is shorter than its header");
   ByteReader in(header, "the snapshot's header");
   if (std::memcmp(in.raw(8).data(), kMagic, 8) != 0) corrupt("it is no snapshot of hypertwin");
@@ -171,6 +172,7 @@ SnapshotFile::SnapshotFile(const std::string& path) : path_(path) {
     corrupt("it is cut short");
 
   std::vector<uint8_t> meta(meta_size);
+  if (bring && meta_size > 0) bring(meta_offset, meta_size);
   if (!read_all(fd_.get(), meta, meta_offset, path)) corrupt("it is cut short");
   if (checksum64(meta) != meta_checksum) corrupt("its state's checksum is wrong");
   identity_ = digest128(meta);

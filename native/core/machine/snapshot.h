@@ -49,8 +49,11 @@ class SnapshotFile {
   // Page n of memory lies at kMemoryOffset + 4096 n.
   static constexpr uint64_t kMemoryOffset = devices::kPageSize;
 
-  // Checks header and state. Throws Error: the failed call, SNAPSHOT_VERSION, CORRUPT.
-  explicit SnapshotFile(const std::string& path);
+  // Is called before bytes [offset, offset + size) of the file are read, which may not be there yet.
+  using Bring = std::function<void(uint64_t offset, uint64_t size)>;
+  // Checks header and state; reads nothing of the memory. Throws Error: the failed call, SNAPSHOT_VERSION,
+  // CORRUPT, what `bring` throws.
+  explicit SnapshotFile(const std::string& path, const Bring& bring = {});
   const std::string& path() const { return path_; }
   std::span<const uint8_t> state() const { return state_; }
   uint64_t memory_size() const { return memory_size_; }

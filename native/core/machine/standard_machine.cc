@@ -435,13 +435,15 @@ void StandardMachine::end_from_inside(End end) {
 
 // Until it is settled, others may wait for a page, and have control_.
 void StandardMachine::lost(const Error& error, bool settled) {
-  if (state() == State::kRunning) end_from_inside({State::kFailed, Reason::kError, error.what()});
+  const End end = error.code() == "CLOSED" ? End{State::kStopped, Reason::kRequested, {}}
+                                           : End{State::kFailed, Reason::kError, error.what()};
+  if (state() == State::kRunning) end_from_inside(end);
   if (!settled) return;
   std::lock_guard control(control_);
   if (state() == State::kRunning)
-    end_from_inside({State::kFailed, Reason::kError, error.what()});
+    end_from_inside(end);
   else if (state() == State::kPaused)
-    set_state(State::kFailed, Reason::kError, error.what());
+    set_state(end.state, end.reason, end.message);
 }
 
 void StandardMachine::run_cpu(Cpu& cpu) {

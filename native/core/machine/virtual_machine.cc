@@ -1,5 +1,7 @@
 #include "machine/virtual_machine.h"
 
+#include <algorithm>
+
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/hex.h"
@@ -129,6 +131,35 @@ void VirtualMachine::read_memory(uint64_t address, std::span<uint8_t> into) cons
 
 void VirtualMachine::write_memory(uint64_t address, std::span<const uint8_t> from) {
   if (!ram()->write(address, from)) not_ram(address, from.size());
+}
+
+namespace {
+
+// Calls with [offset, offset + size) of the memory, for each part of a range that is RAM.
+template <class Part>
+void for_each_part(const VirtualMachine& machine, uint64_t address, uint64_t size, const Part& part) {
+  for (const auto& region : machine.ram()->regions()) {
+    const uint64_t begin = std::max(address, region.guest_address);
+    const uint64_t end = std::min(address + size, region.guest_address + region.size);
+    if (begin >= end) continue;
+    part(static_cast<uint64_t>(region.host - machine.memory().data()) + (begin - region.guest_address),
+         end - begin);
+  }
+}
+
+}  // namespace
+
+bool VirtualMachine::memory_here(uint64_t address, uint64_t size) const {
+  bool here = true;
+  if (const Pager* pager = memory().pager())
+    for_each_part(*this, address, size,
+                  [&](uint64_t offset, uint64_t part) { here = here && pager->here(offset, part); });
+  return here;
+}
+
+void VirtualMachine::want_memory(uint64_t address, uint64_t size) const {
+  if (Pager* pager = memory().pager())
+    for_each_part(*this, address, size, [&](uint64_t offset, uint64_t part) { pager->want(offset, part); });
 }
 
 void bad_state(State state, const char* verb) {

@@ -131,6 +131,10 @@ class VirtualMachine {
   // Copies; the machine need not be paused. Throw Error("ERANGE").
   void read_memory(uint64_t address, std::span<uint8_t> into) const;
   virtual void write_memory(uint64_t address, std::span<const uint8_t> from);
+  // Whether what is RAM of [address, address + size) has come, where memory comes while the machine runs.
+  bool memory_here(uint64_t address, uint64_t size) const;
+  // Asks for it; waits for nothing.
+  void want_memory(uint64_t address, uint64_t size) const;
 
   // ---- Debugging. All but set_debugging() throw Error("BAD_STATE") unless the machine stands still.
   // While it is on, an int3 of the guest pauses the machine, with kBreakpoint; the guest never sees it.

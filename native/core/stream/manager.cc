@@ -1,4 +1,4 @@
-#include "manager.h"
+#include "stream/manager.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 
-namespace hypertwin::nbdkit {
+namespace hypertwin::stream {
 namespace {
 
 constexpr uint32_t kMagic = 0x72647468;
@@ -122,4 +122,4 @@ void Manager::receive(const Fd& socket, void* to, size_t size) const {
   }
 }
 
-}  // namespace hypertwin::nbdkit
+}  // namespace hypertwin::stream

@@ -9,7 +9,7 @@
 #include "base/fd.h"
 #include "base/mapping.h"
 
-namespace hypertwin::nbdkit {
+namespace hypertwin::stream {
 
 class CacheView {
  public:
@@ -39,4 +39,4 @@ class CacheView {
   uint32_t chunks_ = 0;
 };
 
-}  // namespace hypertwin::nbdkit
+}  // namespace hypertwin::stream

@@ -10,7 +10,7 @@
 
 #include "base/fd.h"
 
-namespace hypertwin::nbdkit {
+namespace hypertwin::stream {
 
 // A chunk that the cache has no room for.
 struct Loose {
@@ -42,4 +42,4 @@ class Manager {
   std::vector<Fd> idle_;  // guarded by mutex_
 };
 
-}  // namespace hypertwin::nbdkit
+}  // namespace hypertwin::stream

@@ -1,4 +1,4 @@
-#include "cache_view.h"
+#include "stream/cache_view.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 
-namespace hypertwin::nbdkit {
+namespace hypertwin::stream {
 namespace {
 
 constexpr size_t kHead = 4096;
@@ -79,4 +79,4 @@ void CacheView::read(void* to, size_t size, uint64_t offset) const {
   }
 }
 
-}  // namespace hypertwin::nbdkit
+}  // namespace hypertwin::stream
