@@ -45,6 +45,12 @@ export interface NativeMachine {
   setRegisters(vcpu: number, regs: Uint8Array): Promise<void>
   /** Undefined where it is not mapped. */
   translate(vcpu: number, linear: bigint): Promise<bigint | undefined>
+  wantMemory(address: bigint, length: bigint): void
+  memoryHere(address: bigint, length: bigint): boolean
+  /** Pages, here, touched, waited in ns, longest in ns, complete. */
+  paging(): BigUint64Array | undefined
+  /** Page, when, how long, in ns; for each that was waited for. */
+  touched(): BigUint64Array
   readMemory(address: bigint, into: Uint8Array): void
   writeMemory(address: bigint, from: Uint8Array): void
   /** Keeps the event loop alive. */

@@ -86,6 +86,7 @@ export class Debugger implements AsyncDisposable {
     this.#atRest()
     if (this.#breakpoints.has(address)) return
     const physical = await this.#translate(address, options.vcpu ?? 0)
+    await this.machine.bring(physical, 1)
     const [byte = 0] = this.machine.memory.read(physical, 1)
     this.#breakpoints.set(address, { physical, byte })
     this.#put(physical, int3)
@@ -277,6 +278,7 @@ export class Debugger implements AsyncDisposable {
       const linear = address + BigInt(at)
       const size = Math.min(length - at, Number(page - (linear % page)))
       const physical = await this.#translate(linear, vcpu)
+      await this.machine.bring(physical, size)
       pieces.push({ at, physical, size })
       at += size
     }

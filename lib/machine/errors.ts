@@ -14,6 +14,8 @@ import { HypertwinError, withLayerErrors, type HypertwinErrorDetails } from '../
  * - `'ERANGE'`: an address, device number or length out of range
  * - `'CORRUPT'`, `'SNAPSHOT_VERSION'`, `'SNAPSHOT_PARENT'`: a snapshot that cannot be restored
  * - `'FINAL_STATE'`: the machine ended in another state than the one waited for
+ * - `'NOT_HERE'`: memory that comes while the machine runs, and has not come
+ * - `'CACHE_FULL'`: no room for the state of a snapshot that is streamed
  *
  * @since 0.1.0
  */

@@ -11,7 +11,8 @@ export {
   type MachineEvent,
   type MachineMemory,
   type MachineReason,
-  type MachineState
+  type MachineState,
+  type PagingState
 } from './machine.js'
 export { NetPort } from './net.js'
 export type {

@@ -1,4 +1,5 @@
 // A virtual machine on KVM: its life cycle, its events, and the ways into it.
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Queue } from '../queue.js'
 import { decodeRegisters, nativeHandle, type MemoryView, type Registers, type StateDigest } from '../state.js'
 import { nativeMachines, type NativeMachine } from './addon.js'
@@ -17,6 +18,7 @@ import {
   whole,
   type MachineBoard,
   type MachineOptions,
+  type NativePaging,
   type RestoreOptions,
   type SnapshotInfo,
   type SnapshotOptions
@@ -191,6 +193,26 @@ const balloonStats = [
 const pageSize = 4096
 
 /**
+ * Memory that comes while a machine runs.
+ *
+ * @since 0.1.0
+ */
+export interface PagingState {
+  /** Of memory that holds something. */
+  bytes: number
+  /** Of them, that have come. */
+  hereBytes: number
+  /** Pages that the guest, or a device of it, waited for. */
+  waits: number
+  /** How long altogether, in milliseconds. */
+  waitedMs: number
+  /** The longest, in milliseconds. */
+  longestMs: number
+  /** All has come. */
+  complete: boolean
+}
+
+/**
  * A virtual machine, with the deterministic or the standard board ({@link MachineOptions.board}): vCPUs on threads of
  * their own, serial console, real-time clock, virtio devices over PCI.
  *
@@ -286,6 +308,12 @@ export class Machine implements AsyncDisposable {
     text(path, 'path')
     const adjust = nativeAdjust(options)
     return Machine.around(notify => nativeMachines.restore(path, adjust, notify))
+  }
+
+  /** From the local copy of a snapshot, whose memory comes while the machine runs. @internal */
+  static async restoreStreamed(cache: string, options: RestoreOptions, stream: NativePaging): Promise<Machine> {
+    const adjust = { ...nativeAdjust(options), stream }
+    return Machine.around(notify => nativeMachines.restore(cache, adjust, notify))
   }
 
   /**
@@ -444,6 +472,60 @@ export class Machine implements AsyncDisposable {
    */
   async registers(vcpu = 0): Promise<Registers> {
     return decodeRegisters(await machineErrors(() => this.#native.registers(whole(vcpu, 0, 254, 'vcpu'))))
+  }
+
+  /**
+   * How its memory comes; undefined for a machine whose memory is there.
+   *
+   * @throws MachineError `CLOSED`
+   * @since 0.1.0
+   */
+  paging(): PagingState | undefined {
+    const values = machineErrors(() => this.#native.paging())
+    if (!values) return undefined
+    const at = (i: number): number => Number(values[i] ?? 0n)
+    return {
+      bytes: at(0) * pageSize,
+      hereBytes: at(1) * pageSize,
+      waits: at(2),
+      waitedMs: at(3) / 1e6,
+      longestMs: at(4) / 1e6,
+      complete: at(5) !== 0
+    }
+  }
+
+  /** @internal */
+  touchedPages(): { page: number; atMs: number; waitedMs: number }[] {
+    const values = machineErrors(() => this.#native.touched())
+    const at = (i: number): number => Number(values[i] ?? 0n)
+    return Array.from({ length: values.length / 3 }, (_, i) => ({
+      page: at(3 * i),
+      atMs: at(3 * i + 1) / 1e6,
+      waitedMs: at(3 * i + 2) / 1e6
+    }))
+  }
+
+  /**
+   * Waits until guest physical memory is here, where it comes while the machine runs (`SnapshotStream` of
+   * `hypertwin/stream`): {@link memory} waits for none, and throws `NOT_HERE`. Of other machines all is here.
+   *
+   * @param address - guest physical
+   * @param length - in bytes
+   * @throws MachineError `FINAL_STATE` when the machine ended before, `CLOSED`
+   * @since 0.1.0
+   */
+  async bring(address: bigint, length: number): Promise<void> {
+    const size = BigInt(whole(length, 0, Number.MAX_SAFE_INTEGER, 'length'))
+    const here = (): boolean => machineErrors(() => this.#native.memoryHere(address, size))
+    if (here()) return
+    machineErrors(() => this.#native.wantMemory(address, size))
+    while (!here()) {
+      if (finalStates.includes(this.state))
+        throw new MachineError(`the machine is ${this.state}, and this memory of it has not come: ${this.message || this.reason}`, {
+          code: 'FINAL_STATE'
+        })
+      await sleep(2)
+    }
   }
 
   /**

@@ -190,6 +190,17 @@ export interface NativeAdjust {
   nets: ({ tap: string | undefined; mac: Uint8Array | undefined } | undefined)[]
   vsock: NativeConfig['vsock']
   verifyBefore: boolean
+  stream?: NativePaging
+}
+
+/** Memory that comes while the machine runs. @internal */
+export interface NativePaging {
+  /** Of the snapshot's file, in the order in which they are brought. */
+  chunks: Uint32Array
+  /** Then all others. */
+  all: boolean
+  /** 0: for ever. */
+  waitSeconds: number
 }
 
 /** @internal */

@@ -80,6 +80,12 @@ export class Cache {
     return map.chunks
   }
 
+  /** Whether all is there, and need not be verified. */
+  static async isWhole(folder: string, manifest: Manifest): Promise<boolean> {
+    const map = await readMap(path.join(folder, MAP_FILE), manifest)
+    return map !== undefined && map.trusted && !map.chunks.includes(MISSING)
+  }
+
   /** Opens a cache, or makes one. The folder is made where it is missing; others may not look into it. */
   static async open(folder: string, manifest: Manifest): Promise<Cache> {
     const before = await this.manifestIn(folder)

@@ -10,6 +10,7 @@ export { Profile, type Access, type ProfileEntry, type ProfileMatch } from './pr
 export type { StreamProgress } from './progress.js'
 export { QemuGuest, type QemuOptions } from './qemu.js'
 export type { SourceOptions } from './source.js'
+export { memoryTrace, restoreStreamed, SnapshotStream, type StreamedRestoreOptions } from './snapshot.js'
 export { ImageStream, type StreamOptions } from './stream.js'
 export { readTrace, type Trace } from './trace.js'
 export type { Size } from '../size.js'

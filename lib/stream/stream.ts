@@ -11,6 +11,7 @@ import { forecast, gates, type Gate } from './gate.js'
 import { Manifest, MANIFEST_FILE, MAX_MANIFEST_BYTES, PROFILE_FILE, ZERO } from './manifest.js'
 import { MAX_PROFILE_BYTES, Profile, type ProfileMatch } from './profile.js'
 import type { StreamProgress } from './progress.js'
+import { settleLater, type Settle } from './settle.js'
 import { openSource, type Source, type SourceOptions } from './source.js'
 
 /**
@@ -58,6 +59,8 @@ export class ImageStream implements AsyncDisposable {
   readonly cache: string
   /** How the profile fits the image; undefined without a profile. */
   readonly match: ProfileMatch | undefined
+  /** What is needed first; undefined without one. */
+  readonly profile: Profile | undefined
   /** Settled when the start may be made; rejected when it will never be. */
   readonly ready: Promise<void>
   /** Settled when the local copy is whole and on the disk; rejected when it will never be. */
@@ -78,15 +81,16 @@ export class ImageStream implements AsyncDisposable {
   #tellTimer: NodeJS.Timeout | undefined
   #closing: Promise<void> | undefined
 
-  private constructor(source: Source, cache: Cache, match: ProfileMatch | undefined, gate: Gate, fill: boolean) {
+  private constructor(source: Source, cache: Cache, profile: Profile | undefined, gate: Gate, fill: boolean) {
     this.manifest = cache.manifest
     this.cache = cache.folder
-    this.match = match
+    this.profile = profile
+    this.match = profile?.match(this.manifest)
     this.#cache = cache
     this.#source = source
     this.#gate = gate
     const { manifest } = this
-    const wanted = match?.wanted ?? []
+    const wanted = this.match?.wanted ?? []
     const seen = new Set<number>()
     const first = wanted.filter(({ chunk }) => {
       const blob = manifest.blobOf[chunk] as number
@@ -137,7 +141,7 @@ export class ImageStream implements AsyncDisposable {
         profile === undefined ? profileOf(files, signal) : profile || undefined
       ])
       cache = await Cache.open(folder, manifest)
-      const stream = new ImageStream(files, cache, found?.match(manifest), gate, fill)
+      const stream = new ImageStream(files, cache, found, gate, fill)
       stream.#door = await Door.open(folder, {
         chunks: manifest.chunks,
         need: chunk => stream.#need(chunk),
@@ -347,20 +351,6 @@ export class ImageStream implements AsyncDisposable {
     this.#startInMs = forecast(this.#wanted, isHere, link.bytesPerSecond)
     return this.#startInMs === 0
   }
-}
-
-interface Settle {
-  promise: Promise<void>
-  resolve: () => void
-  reject: (error: unknown) => void
-}
-
-/** Nobody need await it. */
-function settleLater(): Settle {
-  let settle!: Pick<Settle, 'resolve' | 'reject'>
-  const promise = new Promise<void>((resolve, reject) => (settle = { resolve, reject }))
-  promise.catch(() => undefined)
-  return { promise, ...settle }
 }
 
 /** The cache's own where there is one: then the source need not answer. */

@@ -1,0 +1,243 @@
+// Machines that run from a snapshot while it comes: they have the right memory, whatever goes wrong on the way, and what
+// they do not get they do not run without.
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { copyFileSync, readFileSync } from 'node:fs'
+import path from 'node:path'
+import process from 'node:process'
+import t, { type Test } from 'tap'
+import { Machine } from '../../lib/machine/index.js'
+import { ImageStream, memoryTrace, pack, Profile, restoreStreamed, SnapshotStream, type PackResult } from '../../lib/stream/index.js'
+import { guest } from '../machine/support.js'
+import { noKvm as skip } from '../no_kvm.js'
+import { code, noise, scratch, until, WebServer } from './support.js'
+
+const PAGES = 2048
+
+interface Published extends PackResult {
+  folder: string
+  snapshot: string
+  /** Of the machine at the snapshot. */
+  digest: string
+  web: WebServer
+}
+
+/** A guest that has written to each of its pages, and waits for more to do. */
+async function published(t: Test): Promise<Published> {
+  const folder = scratch(t)
+  const machine = await guest(t, 'dirtier', `base=4M pages=${PAGES} count=${PAGES} rounds=1 stay=1`, { memory: '32MiB' })
+  await machine.start()
+  await machine.console.waitFor('dirtier done 1\n')
+  await machine.pause()
+  // What does not compress, and differs.
+  for (let page = 0; page < PAGES; page++) machine.memory.write(BigInt((4 << 20) + 4096 * page + 8), noise(4088, `page ${page}`))
+  const snapshot = path.join(folder, 'snapshot')
+  await machine.snapshot(snapshot)
+  const packed = await pack(snapshot, path.join(folder, 'pack'))
+  const digest = (await machine.stateDigest()).combined
+  return { ...packed, folder, snapshot, digest, web: await WebServer.start(t, path.join(folder, 'pack')) }
+}
+
+/** The guest writes to pages of its choice, the same each time. */
+async function work(machine: Machine, rounds = 1): Promise<void> {
+  machine.console.write(Buffer.from(`pattern=hotset count=64 seed=7 hot=2 bias=100 rounds=${rounds}\n`))
+  await machine.console.waitFor(/dirtier done \d+\n/)
+}
+
+/** Which page of the region has been written in the second round. */
+const written = (machine: Machine): number[] =>
+  Array.from({ length: PAGES }, (_, i) => i).filter(i => machine.memory.read(BigInt((4 << 20) + 4096 * i), 8).readUInt32LE() === 2)
+
+const isOver = (machine: Machine): Promise<void> => until(() => machine.state === 'failed' || machine.state === 'stopped')
+
+t.test('a guest runs long before its snapshot is here, and again sooner by what it touched', { skip }, async t => {
+  const { folder, web, digest, manifest, snapshot } = await published(t)
+  let profile: Profile
+  {
+    await using stream = await SnapshotStream.open(web.url, { cache: path.join(folder, 'one'), gate: 'none', fill: false, digest: manifest.digest })
+    await stream.ready
+    await using machine = await stream.restore({ prefetch: false })
+    t.equal(machine.state, 'paused')
+    await machine.resume()
+    await work(machine)
+    const paging = machine.paging()
+    if (!paging) throw new Error('it is paged')
+    t.equal(paging.complete, false)
+    t.ok(paging.waits > 2 && paging.hereBytes < paging.bytes / 2, `${paging.hereBytes} of ${paging.bytes} bytes, ${paging.waits} waits`)
+    t.ok(paging.bytes < 12 << 20, 'zeros are none of it')
+    t.ok(paging.longestMs > 0 && paging.longestMs <= paging.waitedMs)
+    const { storedBytes, missingBytes } = stream.progress()
+    t.ok(missingBytes > storedBytes / 2, `${missingBytes} of ${storedBytes} bytes have not come`)
+    const trace = memoryTrace(machine, manifest)
+    t.ok(trace.length > paging.waits)
+    profile = Profile.fromTrace(manifest, trace)
+    await machine.pause()
+    t.throws(() => machine.memory.read(BigInt(11 << 20), 4096), code('NOT_HERE'))
+    t.throws(() => machine.memory.write(BigInt(11 << 20), Buffer.alloc(1)), code('NOT_HERE'))
+    await machine.bring(BigInt(4 << 20), PAGES * 4096)
+    t.equal(machine.memory.read(BigInt(11 << 20), 4096).readUInt32LE(), 1)
+    t.equal(written(machine).length, new Set(written(machine)).size)
+    t.ok(written(machine).length > 10)
+  }
+  {
+    await using stream = await SnapshotStream.open(web.url, { cache: path.join(folder, 'two'), profile, gate: 'profile' })
+    await stream.ready
+    await using machine = await stream.restore()
+    await machine.resume()
+    await work(machine)
+    const twin = await Machine.restore(snapshot)
+    t.teardown(() => twin.close())
+    await twin.resume()
+    await work(twin)
+    await stream.complete
+    await machine.pause()
+    await machine.bring(0n, machine.memory.size)
+    await twin.pause()
+    t.strictSame(written(machine), written(twin))
+    t.ok(machine.memory.read(BigInt(4 << 20), PAGES * 4096).equals(twin.memory.read(BigInt(4 << 20), PAGES * 4096)), 'the same memory as of a machine from the file')
+    t.ok(readFileSync(path.join(stream.cache, 'image')).equals(readFileSync(snapshot)), 'the copy is the snapshot')
+    await using mapped = await stream.restore()
+    t.equal(mapped.paging(), undefined, 'the copy is whole: it is mapped')
+    t.equal((await mapped.stateDigest()).combined, digest)
+  }
+})
+
+t.test('many machines from one stream, each with memory of its own', { skip }, async t => {
+  const { folder, web, digest } = await published(t)
+  await using stream = await SnapshotStream.open(web.url, { cache: path.join(folder, 'copy'), gate: 'none' })
+  const machines = await Promise.all([1, 2, 3].map(() => stream.restore()))
+  const [first, second, third] = machines as [Machine, Machine, Machine]
+  await first.resume()
+  await work(first)
+  t.equal((await second.stateDigest()).combined, digest, 'it waits for all of its memory')
+  t.equal((await third.stateDigest()).combined, digest)
+  await first.pause()
+  t.not((await first.stateDigest()).combined, digest)
+  for (const machine of machines) {
+    const last = machine.paging()
+    t.equal(last?.hereBytes, last?.bytes)
+    await machine.close()
+  }
+})
+
+t.test('chunks that come damaged reach no guest', { skip }, async t => {
+  const { folder, web, digest } = await published(t)
+  const spoilt = new Set<number>()
+  web.spoil = (bytes, { name, from }) => {
+    if (!name.endsWith('.chunks') || spoilt.has(from)) return bytes
+    spoilt.add(from)
+    const bad = Buffer.from(bytes)
+    bad[bad.length >> 1] = (bad[bad.length >> 1] as number) ^ 1
+    return bad
+  }
+  await using stream = await SnapshotStream.open(web.url, { cache: path.join(folder, 'copy'), gate: 'none' })
+  await using machine = await stream.restore()
+  t.equal((await machine.stateDigest()).combined, digest)
+  t.ok(spoilt.size > 1)
+})
+
+function streamer(source: string, cache: string): ChildProcess {
+  const script = new URL(import.meta.url.endsWith('.ts') ? './streamer.ts' : './streamer.js', import.meta.url)
+  return spawn(process.execPath, [...process.execArgv, script.pathname, source, cache], { stdio: ['ignore', 'pipe', 'inherit'] })
+}
+
+t.test('who streams is killed: the guest waits, and goes on', { skip, timeout: 120_000 }, async t => {
+  const { folder, web, digest } = await published(t)
+  const cache = path.join(folder, 'copy')
+  // What follows the memory comes; of the memory nothing more than that.
+  let held = true
+  const release: (() => void)[] = []
+  web.trouble = async ({ name, from }) => {
+    if (held && name.endsWith('.chunks') && from > 0) await new Promise<void>(resolve => release.push(resolve))
+    return false
+  }
+  const one = streamer(web.url, cache)
+  t.teardown(() => one.kill('SIGKILL'))
+  await once(one.stdout as NodeJS.ReadableStream, 'data')
+  held = false
+  for (const go of release) go()
+  await using machine = await restoreStreamed(cache)
+  held = true
+  one.kill('SIGKILL')
+  await once(one, 'exit')
+  const all = machine.bring(0n, machine.memory.size)
+  const digested = machine.stateDigest()
+  await new Promise(resolve => setTimeout(resolve, 200))
+  held = false
+  const two = streamer(web.url, cache)
+  t.teardown(() => two.kill('SIGKILL'))
+  await all
+  t.equal((await digested).combined, digest)
+  two.kill('SIGKILL')
+})
+
+t.test('the thread that streams ends, and another one takes its place', { skip }, async t => {
+  const { folder, web, digest } = await published(t)
+  await using stream = await SnapshotStream.open(web.url, { cache: path.join(folder, 'copy'), gate: 'none', fill: false })
+  await using machine = await stream.restore()
+  for (let turn = 0; turn < 3; turn++) {
+    await stream.endThread()
+    const address = BigInt((4 << 20) + turn * (2 << 20))
+    await machine.bring(address, 4096)
+    t.equal(machine.memory.read(address, 8).readUInt32LE(), 1)
+  }
+  t.equal((await machine.stateDigest()).combined, digest)
+})
+
+t.test('memory that does not come', { skip, timeout: 120_000 }, async t => {
+  const { folder, web } = await published(t)
+  const machines = async (waitSeconds: number): Promise<[SnapshotStream, Machine]> => {
+    const stream = await SnapshotStream.open(web.url, { cache: path.join(folder, `${Math.random()}`), gate: 'none', fill: false })
+    const machine = await stream.restore({ waitSeconds, prefetch: false })
+    web.trouble = () => new Promise(() => undefined)
+    return [stream, machine]
+  }
+  for (const how of ['stop', 'close', 'wait', 'pause'] as const) {
+    const [stream, machine] = await machines(how === 'wait' ? 1 : 0)
+    await machine.resume()
+    machine.console.write(Buffer.from(`pattern=random count=64 seed=7 rounds=1\n`))
+    await until(() => (machine.paging()?.waits ?? 0) > 0)
+    if (how === 'wait') {
+      await isOver(machine)
+      t.equal(machine.reason, 'error')
+      t.match(machine.message, /nobody has brought the machine's memory for 1 s/)
+      await t.rejects(machine.stateDigest(), { code: 'ETIMEDOUT' }, 'its memory is not taken for zeros')
+      await t.rejects(machine.snapshot(path.join(folder, 'no')), { code: 'ETIMEDOUT' })
+      await t.rejects(machine.bring(BigInt(11 << 20), 1), code('FINAL_STATE'))
+    } else if (how === 'stop') {
+      await machine.stop()
+      t.equal(machine.state, 'stopped')
+      await t.rejects(machine.stateDigest(), code('CLOSED'))
+    } else if (how === 'pause') {
+      const paused = machine.pause().catch((error: unknown) => error)
+      await new Promise(resolve => setTimeout(resolve, 100))
+      await machine.stop()
+      t.equal(machine.state, 'stopped', 'a pause that waits is in nobody\'s way')
+      await paused
+    }
+    await machine.close()
+    await stream.close()
+    web.trouble = () => false
+  }
+})
+
+t.test('what is none', { skip }, async t => {
+  const folder = scratch(t)
+  const bad = (options: object, name = 'EINVAL'): Promise<void> =>
+    t.rejects(restoreStreamed(folder, options), code(name)) as unknown as Promise<void>
+  await bad({ waitSeconds: -1 })
+  await bad({ prefetch: 1 })
+  await bad({ profile: {} })
+  await bad({}, 'BAD_CACHE')
+  await t.rejects(restoreStreamed(''), code('EINVAL'))
+  await t.rejects(SnapshotStream.open(folder, { cache: '' }), code('EINVAL'))
+  await t.rejects(SnapshotStream.open(folder, { cache: path.join(folder, 'copy') }), code('SOURCE_REFUSED'))
+  // An image that is no snapshot.
+  const image = path.join(folder, 'image')
+  copyFileSync(process.execPath, image)
+  await pack(image, path.join(folder, 'pack'), { chunkSize: '1MiB', quality: 0 })
+  await using stream = await ImageStream.open(path.join(folder, 'pack'), { cache: path.join(folder, 'copy'), gate: 'none' })
+  await stream.complete
+  await t.rejects(restoreStreamed(stream.cache), code('CORRUPT'))
+  await t.rejects(restoreStreamed(stream.cache, { prefetch: false }), code('CORRUPT'))
+})
