@@ -119,7 +119,10 @@ example(
     .command('run')
     .description('run a virtual machine on this terminal: Linux, or one of our guests (Ctrl-A h there for help)')
     .option('--kernel <file>', "a bzImage, an ELF file with a PVH entry, or the name of one of hypertwin's own guests")
-    .option('--restore <snapshot>', 'go on where a snapshot was taken, in place of booting')
+    .option('--restore <snapshot>', "go on where a snapshot was taken, in place of booting; with --cache, from a pack's folder or http(s) URL")
+    .option('--cache <folder>', 'the local copy of a snapshot that comes while the machine runs')
+    .option('--digest <hex>', "with --cache: what the manifest's digest must be")
+    .option('--learn <file>', "with --cache: bring only what is touched, and write a profile of that at the end; a pack's own is its profile.json")
     .option('--initrd <file>', 'an initial RAM disk')
     .option('--append <text>', "the kernel's command line", '')
     .option('--disk <image>', 'a raw image or a block device, with ,ro at its end read-only; may be given several times', args.collect)
@@ -138,7 +141,8 @@ example(
     .addOption(json())
     .addOption(kvm()),
   'hypertwin run --kernel vmlinuz --initrd initrd.img --append "console=ttyS0" --cpus 2 --disk root.raw --net tap0',
-  'hypertwin run --kernel hello --board deterministic'
+  'hypertwin run --kernel hello --board deterministic',
+  'hypertwin run --restore https://images.example.org/ready --cache /var/cache/ready --disk root.raw'
 ).action(run(async () => (await import('./run.js')).run))
 
 example(

@@ -1,6 +1,9 @@
 // `hypertwin run`: a machine on a terminal, as a small QEMU.
+import { writeFile } from 'node:fs/promises'
 import process from 'node:process'
-import { GdbServer, Machine, type MachineBoard, type MachineEvent, type MachineOptions } from '../machine/index.js'
+import { GdbServer, Machine, type MachineBoard, type MachineEvent, type MachineOptions, type RestoreOptions } from '../machine/index.js'
+import { Cache } from '../stream/cache.js'
+import { memoryTrace, Profile, restoreStreamed, SnapshotStream, StreamError } from '../stream/index.js'
 import { CliError, Exit, interruption, resolveGuest, toJson, usage } from './common.js'
 import { trouble, type RunEnd } from './guest.js'
 import { checkKvm } from './kvm.js'
@@ -8,6 +11,9 @@ import { checkKvm } from './kvm.js'
 interface RunOptions {
   kernel?: string
   restore?: string
+  cache?: string
+  digest?: string
+  learn?: string
   initrd?: string
   append: string
   disk?: string[]
@@ -57,15 +63,56 @@ function gdbAddress(text: string): { port: number; host?: string } | { path: str
   return { port: Number(port), ...(host === undefined ? {} : { host }) }
 }
 
-function make(options: RunOptions): Promise<Machine> {
+/** A machine whose snapshot comes meanwhile, by this process, or by another one that streams into the cache. */
+class Streamed implements AsyncDisposable {
+  private constructor(
+    readonly machine: Machine,
+    readonly options: RunOptions,
+    readonly stream: SnapshotStream | undefined
+  ) {}
+
+  static async restore(options: RunOptions, cache: string, restore: RestoreOptions, signal: AbortSignal): Promise<Streamed> {
+    const { digest } = options
+    const prefetch = options.learn === undefined
+    const stream = await SnapshotStream.open(options.restore ?? '', { cache, ...(digest && { digest }), signal }).catch((error: unknown) => {
+      if (error instanceof StreamError && error.code === 'IN_USE') return undefined
+      throw error
+    })
+    try {
+      if (prefetch) await stream?.ready
+      return new Streamed(await (stream ? stream.restore({ ...restore, prefetch }) : restoreStreamed(cache, { ...restore, prefetch })), options, stream)
+    } catch (error) {
+      await stream?.close()
+      throw error
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      const { learn, cache = '' } = this.options
+      if (learn !== undefined) {
+        const manifest = this.stream?.manifest ?? (await Cache.manifestIn(cache))
+        if (manifest) await writeFile(learn, String(Profile.fromTrace(manifest, memoryTrace(this.machine, manifest))))
+      }
+    } finally {
+      await this.machine.close()
+      await this.stream?.close()
+    }
+  }
+}
+
+async function make(options: RunOptions, signal: AbortSignal): Promise<{ machine: Machine } & AsyncDisposable> {
   const device = options.kvmDevice
-  if (options.restore !== undefined)
-    return Machine.restore(options.restore, {
+  if (options.restore !== undefined) {
+    const changes: RestoreOptions = {
       device,
       ...(options.disk === undefined ? {} : { disks: options.disk.map(text => disk(text).path) }),
       ...(options.net === undefined ? {} : { nets: options.net.map(text => ({ backend: 'queue' as const, ...net(text) })) })
-    })
-  return Machine.create({
+    }
+    if (options.cache !== undefined) return Streamed.restore(options, options.cache, changes, signal)
+    return alone(await Machine.restore(options.restore, changes))
+  }
+  const machine = await Machine.create({
     device,
     kernel: resolveGuest(options.kernel ?? ''),
     ...(options.initrd === undefined ? {} : { initrd: options.initrd }),
@@ -79,7 +126,10 @@ function make(options: RunOptions): Promise<Machine> {
     balloon: options.balloon === true,
     ...(options.vsock === undefined ? {} : { vsock: { path: options.vsock, cid: options.cid } })
   })
+  return alone(machine)
 }
+
+const alone = (machine: Machine): { machine: Machine } & AsyncDisposable => ({ machine, [Symbol.asyncDispose]: () => machine.close() })
 
 /** What is typed, on its way to the guest, which may not take it at once. */
 class Keyboard {
@@ -123,6 +173,8 @@ class Keyboard {
 export async function run(options: RunOptions): Promise<number> {
   if ((options.kernel === undefined) === (options.restore === undefined))
     throw usage('Give what to run: --kernel <file>, or --restore <snapshot>')
+  if (options.cache === undefined ? (options.digest ?? options.learn) !== undefined : options.restore === undefined)
+    throw usage('--restore <URL> and --cache <folder> go together, and --digest and --learn with them')
   if (options.paused === true && options.gdb === undefined) throw usage('--paused waits for gdb: give --gdb <address>, too')
   if (options.kernel !== undefined) resolveGuest(options.kernel)
   const signal = interruption()
@@ -145,7 +197,8 @@ export async function run(options: RunOptions): Promise<number> {
 }
 
 async function once(options: RunOptions, signal: AbortSignal): Promise<RunEnd> {
-  await using machine = await make(options)
+  await using made = await make(options, signal)
+  const { machine } = made
   const screen = options.json === true ? process.stderr : process.stdout
   const say = (text: string) => process.stderr.write(`\r\n${text}\r\n`)
   const keyboard = new Keyboard(machine)

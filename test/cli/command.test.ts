@@ -57,6 +57,8 @@ t.test('wrong arguments: one line that says what to do, exit code 2', async t =>
     ['run'],
     ['run', '--kernel', 'nosuchguest'],
     ['run', '--kernel', 'hello', '--restore', 'x'],
+    ['run', '--kernel', 'hello', '--cache', 'x'],
+    ['run', '--restore', 'x', '--digest', 'x'],
     ['run', '--kernel', 'hello', '--cpus', '0'],
     ['run', '--kernel', 'hello', '--board', 'magic'],
     ['record', 'hello'],
