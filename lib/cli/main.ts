@@ -301,6 +301,9 @@ function streamed(command: Command): Command {
     )
     .option('--no-fill', 'only what is read and what the profile has comes')
     .option('--trace <file>', 'write down what is read, for `hypertwin stream trace`')
+    .option('--page [host:port]', 'serve a live page of it, by default on a free port of 127.0.0.1')
+    .option('--allow-host <name>', 'a name by which browsers may call the page; may be given several times', args.collect)
+    .option('--picture <file.svg>', "at the end, draw the image's blocks: what came, why, and in which order")
 }
 example(
   stream

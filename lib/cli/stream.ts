@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import {
+  blocksPicture,
   examine as examineImage,
   ImageStream,
   Manifest,
@@ -12,6 +13,7 @@ import {
   QemuGuest,
   readTrace,
   StreamError,
+  StreamPage,
   type FetchClass,
   type Gate,
   type StreamOptions,
@@ -84,6 +86,9 @@ export interface SourceCliOptions {
   gate: Gate
   fill: boolean
   trace?: string
+  page?: string | true
+  allowHost?: string[]
+  picture?: string
   json?: boolean
 }
 
@@ -93,15 +98,18 @@ export interface ServeOptions extends SourceCliOptions {
   writable?: boolean
 }
 
-/** Opens the stream when no other process has it, and takes it over when that ends. */
+/** Opens the stream when no other process has it, and takes it over when that ends; shows it meanwhile. */
 class Turn {
   stream: ImageStream | undefined
+  #page: StreamPage | undefined
   #opening: Promise<void> | undefined
 
   constructor(
     readonly source: string,
     readonly cache: string,
     readonly options: StreamOptions,
+    readonly shown: SourceCliOptions,
+    readonly ui: Ui,
     readonly signal: AbortSignal
   ) {}
 
@@ -109,6 +117,12 @@ class Turn {
   async take(): Promise<boolean> {
     try {
       this.stream = await ImageStream.open(this.source, { ...this.options, signal: this.signal })
+      const { page, allowHost = [] } = this.shown
+      if (page !== undefined) {
+        const where = page === true ? {} : { listen: page }
+        this.#page = await StreamPage.serve(this.stream, { ...where, allowedHosts: allowHost, title: this.source })
+        this.ui.say(`Watch it at ${this.#page.url}`)
+      }
       return true
     } catch (error) {
       if (error instanceof StreamError && error.code === 'IN_USE') return false
@@ -129,8 +143,15 @@ class Turn {
     })
   }
 
+  get page(): string | undefined {
+    return this.#page?.url
+  }
+
   async end(): Promise<void> {
     await this.#opening
+    await this.#page?.close()
+    const { picture } = this.shown
+    if (picture !== undefined && this.stream) await writeFile(picture, blocksPicture(this.stream.blocks(), this.source))
     await this.stream?.close()
   }
 }
@@ -177,7 +198,7 @@ export async function serve(source: string, options: ServeOptions): Promise<numb
   const ui = new Ui(options.json === true)
   const signal = interruption()
   if (options.socket !== undefined && options.listen !== undefined) throw usage('Give --socket or --listen, not both')
-  const turn = new Turn(source, options.cache, await streamOptions(options), signal)
+  const turn = new Turn(source, options.cache, await streamOptions(options), options, ui, signal)
   const failure = new AbortController()
   let failed: unknown
   try {
@@ -189,7 +210,7 @@ export async function serve(source: string, options: ServeOptions): Promise<numb
       ...(options.writable && { writable: true })
     })
     ui.say(`The image is at ${server.uri}`)
-    ui.result({ event: 'serving', uri: server.uri, pid: server.pid, streams: ours })
+    ui.result({ event: 'serving', uri: server.uri, pid: server.pid, streams: ours, page: turn.page ?? null })
     if (!ours) {
       ui.say('Another process streams into this cache; this one takes over when that ends.')
       turn.begin(error => {
@@ -240,7 +261,7 @@ export interface RunOptions extends SourceCliOptions {
 export async function run(source: string, qemuArgs: string[], options: RunOptions): Promise<number> {
   const ui = new Ui(options.json === true)
   const signal = interruption()
-  const turn = new Turn(source, options.cache, await streamOptions(options), signal)
+  const turn = new Turn(source, options.cache, await streamOptions(options), options, ui, signal)
   let guest: QemuGuest | undefined
   const stop = (): void => void guest?.close()
   signal.addEventListener('abort', stop)

@@ -1,9 +1,7 @@
 // Shows what protections and standbys are at, over HTTP: /state.json, /events (server-sent), /metrics, and for
 // people the page. It only reads.
-import { once } from 'node:events'
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import { isIP, type AddressInfo } from 'node:net'
-import { hostname } from 'node:os'
+import type { ServerResponse } from 'node:http'
+import { plain, ReadOnlyServer, type Asked } from '../read_only_server.js'
 import { HaError, invalid } from './errors.js'
 import { HaMetrics } from './metrics.js'
 import { contentSecurityPolicy, page } from './page.js'
@@ -81,7 +79,7 @@ export class HaServer implements AsyncDisposable {
   readonly url: string
   /** prom-client's registry is in it. */
   readonly metrics: HaMetrics
-  readonly #server: Server
+  readonly #server: ReadOnlyServer
   readonly #options: PageOptions
   readonly #withPage: boolean
   readonly #watched: Watched[]
@@ -91,16 +89,14 @@ export class HaServer implements AsyncDisposable {
   readonly #stop = new AbortController()
   #closing: Promise<void> | undefined
 
-  private constructor(server: Server, options: PageOptions, withPage: boolean) {
+  private constructor(server: ReadOnlyServer, options: PageOptions, withPage: boolean) {
     this.#server = server
     this.#options = options
     this.#withPage = withPage
-    const { address, port, family } = server.address() as AddressInfo
-    const host = address === '0.0.0.0' ? '127.0.0.1' : address === '::' ? '[::1]' : family === 'IPv6' ? `[${address}]` : address
-    this.url = `http://${host}:${port}/`
+    this.url = server.url
+    server.onAsked = asked => this.#answer(asked)
     this.metrics = new HaMetrics(() => this.state().sources)
     this.#watched = (options.watch ?? []).map(url => new Watched(url))
-    server.on('request', (request, response) => void this.#answer(request, response))
     this.#timer = setInterval(() => this.#look(), LOOK_MS)
     for (const source of options.sources ?? []) void this.#follow(source)
     this.#look()
@@ -108,24 +104,11 @@ export class HaServer implements AsyncDisposable {
 
   /** @internal */
   static async listen(options: PageOptions, withPage: boolean): Promise<HaServer> {
-    const [host, port] = listenAddress(options.listen ?? '127.0.0.1:0')
     for (const source of options.sources ?? [])
       if (typeof (source as Partial<HaSource> | undefined)?.status !== 'function')
         throw invalid('a source must be a Protection or a Standby')
     for (const url of options.watch ?? []) Watched.check(url)
-    const server = createServer({ requestTimeout: 10_000, headersTimeout: 10_000 })
-    server.listen(port, host)
-    try {
-      await once(server, 'listening')
-    } catch (error) {
-      const { code, errno, syscall, message } = error as NodeJS.ErrnoException
-      throw new HaError(`serving on ${options.listen ?? ''}: ${message}`, {
-        code: code ?? 'EIO',
-        errno: errno === undefined ? undefined : Math.abs(errno),
-        call: syscall,
-        cause: error
-      })
-    }
+    const server = await ReadOnlyServer.listen(options.listen ?? '127.0.0.1:0', options.allowedHosts ?? [], HaError)
     return new HaServer(server, options, withPage)
   }
 
@@ -146,9 +129,7 @@ export class HaServer implements AsyncDisposable {
       this.#stop.abort()
       for (const one of this.#watched) one.close()
       for (const visitor of this.#visitors) visitor.end()
-      this.#server.close()
-      this.#server.closeAllConnections()
-      if (this.#server.listening) await once(this.#server, 'close')
+      await this.#server.close()
     })()
     return this.#closing
   }
@@ -178,28 +159,10 @@ export class HaServer implements AsyncDisposable {
       if (visitor.writableLength < 1 << 20) visitor.write(text)
   }
 
-  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const send = (status: number, type: string, body: string, headers: Record<string, string> = {}): void => {
-      response.writeHead(status, {
-        'content-type': type,
-        'cache-control': 'no-store',
-        'x-content-type-options': 'nosniff',
-        'referrer-policy': 'no-referrer',
-        'cross-origin-resource-policy': 'same-origin',
-        ...headers
-      })
-      response.end(request.method === 'HEAD' ? undefined : body)
-    }
-    const plain = 'text/plain; charset=utf-8'
-    if (!this.#mayCall(request.headers.host))
-      return send(421, plain, 'This server is not known by that name: see the option allowedHosts (--allow-host).\n')
-    if (request.method !== 'GET' && request.method !== 'HEAD')
-      return send(405, plain, 'Only GET: nothing can be changed here.\n', { allow: 'GET, HEAD' })
-    const path = (request.url ?? '/').split('?')[0]
+  async #answer({ path, response, send }: Asked): Promise<void> {
     if (path === '/' && this.#withPage)
       return send(200, 'text/html; charset=utf-8', page, {
-        'content-security-policy': contentSecurityPolicy,
-        'x-frame-options': 'DENY'
+        'content-security-policy': contentSecurityPolicy
       })
     if (path === '/') return send(200, plain, 'hypertwin: /state.json /events /metrics\n')
     if (path === '/state.json') return send(200, 'application/json', `${JSON.stringify(this.state())}\n`)
@@ -212,19 +175,6 @@ export class HaServer implements AsyncDisposable {
     this.#visitors.add(response)
     response.on('close', () => this.#visitors.delete(response))
   }
-
-  /** A name of somebody's own domain may be made to lead here: pages from there must not read this one. */
-  #mayCall(header: string | undefined): boolean {
-    const match = /^(\[[0-9a-f:.]+\]|[^:[\]]+)(:\d+)?$/i.exec(header ?? '')
-    const name = match?.[1]?.toLowerCase().replace(/^\[|\]$/g, '')
-    if (name === undefined) return false
-    return (
-      isIP(name) !== 0 ||
-      name === 'localhost' ||
-      name === hostname().toLowerCase() ||
-      (this.#options.allowedHosts ?? []).some(allowed => allowed.toLowerCase() === name)
-    )
-  }
 }
 
 /** Of a past state what the charts need. */
@@ -233,13 +183,4 @@ function brief(state: StateJson): object {
     at: state.at,
     sources: state.sources.map(({ name, role, state, session, stats, figures }) => ({ name, role, state, session, stats, figures }))
   }
-}
-
-function listenAddress(text: unknown): [host: string, port: number] {
-  const match = typeof text === 'string' ? /^(?:(\[[0-9a-f:.]+\]|[^:[\]]*):)?(\d{1,5})$/i.exec(text) : null
-  if (!match || Number(match[2]) > 65535)
-    throw new HaError(`listen must be 'host:port' such as '127.0.0.1:9200', not ${JSON.stringify(text) ?? 'nothing'}`, {
-      code: 'EINVAL'
-    })
-  return [match[1]?.replace(/^\[|\]$/g, '') || '127.0.0.1', Number(match[2])]
 }

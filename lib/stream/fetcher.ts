@@ -79,6 +79,8 @@ export class Fetcher {
   trouble: StreamError | undefined
   /** Why nothing will come any more. */
   fatal: StreamError | undefined
+  /** Of each blob that came: why, and when, on performance.now()'s clock. */
+  readonly came: { why: Uint8Array; at: Float64Array }
   /** Told after each chunk, and when trouble comes or goes. */
   onChange: () => void = () => undefined
   readonly #manifest: Manifest
@@ -111,6 +113,7 @@ export class Fetcher {
     this.#manifest = cache.manifest
     // Each request under way has one.
     setMaxListeners(0, this.#stop.signal)
+    this.came = { why: new Uint8Array(cache.manifest.blobs), at: new Float64Array(cache.manifest.blobs) }
     this.order = new FetchOrder(cache.manifest, chunk => cache.has(chunk), fill)
   }
 
@@ -215,7 +218,7 @@ export class Fetcher {
           used += count
           at += count
           if (at === end) {
-            void this.#arrived(blob++, stored)
+            void this.#arrived(blob++, stored, why)
             stored = undefined
           }
         }
@@ -232,7 +235,7 @@ export class Fetcher {
   }
 
   /** A stored chunk is verified, put into the cache, and given to whoever waits. */
-  async #arrived(blob: number, stored: Buffer): Promise<void> {
+  async #arrived(blob: number, stored: Buffer, why: FetchClass): Promise<void> {
     this.#work++
     try {
       const contents = await decodeChunk(stored, this.#manifest.chunkSize, this.#manifest.digestOf(blob))
@@ -251,6 +254,8 @@ export class Fetcher {
         this.#roomDelay = roomDelays.next()
       }
       this.order.here(blob)
+      this.came.why[blob] = 1 + fetchClasses.indexOf(why)
+      this.came.at[blob] = performance.now()
       this.#answer(blob, waiter => waiter.resolve(undefined))
     } finally {
       this.#work--

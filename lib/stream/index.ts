@@ -1,4 +1,5 @@
 // The door of hypertwin/stream: images that can be used while they come.
+export { blocksPicture, type Blocks, type BlockState } from './blocks.js'
 export { StreamError } from './errors.js'
 export { examine, type Examination, type ExamineOptions, type WantedBy } from './examine.js'
 export type { Gate } from './gate.js'
@@ -6,6 +7,7 @@ export { Manifest } from './manifest.js'
 export { NbdServer, whyNoNbd, type NbdOptions } from './nbd.js'
 export type { FetchClass } from './order.js'
 export { pack, type PackOptions, type PackProgress, type PackResult } from './pack.js'
+export { StreamPage, type StreamPageOptions, type Watchable } from './page.js'
 export { Profile, type Access, type ProfileEntry, type ProfileMatch } from './profile.js'
 export type { StreamProgress } from './progress.js'
 export { QemuGuest, type QemuOptions } from './qemu.js'

@@ -2,6 +2,7 @@
 import type { Socket } from 'node:net'
 import path from 'node:path'
 import { Queue } from '../queue.js'
+import type { Blocks, BlockState } from './blocks.js'
 import { Cache } from './cache.js'
 import { digestOf } from './codec.js'
 import { askStatus, Door, knock } from './door.js'
@@ -9,6 +10,7 @@ import { check, failed, invalid, StreamError } from './errors.js'
 import { Fetcher } from './fetcher.js'
 import { forecast, gates, type Gate } from './gate.js'
 import { Manifest, MANIFEST_FILE, MAX_MANIFEST_BYTES, PROFILE_FILE, ZERO } from './manifest.js'
+import { fetchClasses, type FetchClass } from './order.js'
 import { MAX_PROFILE_BYTES, Profile, type ProfileMatch } from './profile.js'
 import type { StreamProgress } from './progress.js'
 import { settleLater, type Settle } from './settle.js'
@@ -266,6 +268,23 @@ export class ImageStream implements AsyncDisposable {
     )
     const start = offset - first * chunkSize
     return Buffer.concat(pieces).subarray(start, start + (end - offset))
+  }
+
+  /** Where each chunk is, why it came and when; for {@link blocksPicture}. */
+  blocks(): Blocks {
+    const { manifest } = this
+    const { why, at } = this.#fetcher.came
+    const atMs = new Float64Array(manifest.chunks).fill(NaN)
+    const state = Array.from({ length: manifest.chunks }, (_, chunk): BlockState => {
+      const blob = manifest.blobOf[chunk] as number
+      if (blob === ZERO) return 'zeros'
+      if (!this.#cache.has(chunk)) return 'missing'
+      const code = why[blob] as number
+      if (code === 0) return 'kept'
+      atMs[chunk] = (at[blob] as number) - this.#began
+      return fetchClasses[code - 1] as FetchClass
+    })
+    return { state, atMs }
   }
 
   /** For each chunk of the image whether it is here (not 0) or not (0). */
