@@ -7,7 +7,9 @@ import path from 'node:path'
 import process from 'node:process'
 import { createInterface } from 'node:readline'
 import t, { type Test } from 'tap'
-import { whyNoNbd } from '../../lib/stream/index.js'
+import { Profile, whyNoNbd } from '../../lib/stream/index.js'
+import { guest } from '../machine/support.js'
+import { noKvm } from '../no_kvm.js'
 import { CHUNK, imageBytes, noise, scratch, until } from '../stream/support.js'
 
 const command = path.resolve('dist/cli/main.js')
@@ -91,9 +93,10 @@ t.test('from an image to a whole copy, with a profile learnt on the way', { skip
   t.equal(packed['imageDigest'], createHash('sha256').update(bytes).digest('hex'))
   t.match(stream('pack', at('image'), at('pack')).stdout, new RegExp(`${packed['digest'] as string}\n$`))
 
-  const first = running(t, 'serve', at('pack'), '--cache', at('one'), '--socket', at('s'), '--trace', at('trace'), '--gate', 'none', '--no-fill', '--profile', 'none')
-  const { uri, streams } = await first.event('serving')
+  const first = running(t, 'serve', at('pack'), '--cache', at('one'), '--socket', at('s'), '--trace', at('trace'), '--gate', 'none', '--no-fill', '--profile', 'none', '--page', '--picture', at('blocks.svg'))
+  const { uri, streams, page } = await first.event('serving')
   t.equal(streams, true)
+  t.match(await (await fetch(`${page as string}progress.json`)).json(), { title: at('pack'), state: 'rest' })
   const read = spawnSync('qemu-io', ['-r', '-f', 'raw', '-c', `read ${40 * CHUNK} 512`, '-c', `read ${12 * CHUNK} 512`, uri as string], { encoding: 'utf8' })
   t.equal(read.status, 0, read.stderr)
   const status = json(stream('status', at('one'), '--json'))
@@ -103,6 +106,7 @@ t.test('from an image to a whole copy, with a profile learnt on the way', { skip
   const [code] = (await once(first.child, 'exit')) as [number]
   t.equal(code, 130)
   t.notOk(existsSync(at('s')), 'nbdkit has gone with it')
+  t.match(readFileSync(at('blocks.svg'), 'utf8'), /waited for by a read: \d/)
   t.match(stream('status', at('one')).stdout, /Nobody streams into it: \d+ of 45 chunks/)
 
   const learnt = json(stream('trace', at('trace'), '--image', at('pack'), '--out', at('profile.json'), '--json'))
@@ -152,6 +156,31 @@ t.test('killed and started again at its socket, under a client', { skip: noNbd, 
   second.child.kill('SIGINT')
   await once(second.child, 'exit')
   t.notOk(existsSync(at('s')))
+})
+
+t.test('a machine goes on from a snapshot while it comes', { skip: noKvm, timeout: 120_000 }, async t => {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  const machine = await guest(t, 'dirtier', 'base=4M pages=512 count=512 rounds=1 stay=1')
+  await machine.start()
+  await machine.console.waitFor('dirtier done 1\n')
+  await machine.snapshot(at('snapshot'))
+  await machine.close()
+  stream('pack', at('snapshot'), at('pack'), '--chunk-size', '16KiB')
+  for (const learn of [true, false]) {
+    const args = ['run', '--restore', at('pack'), '--cache', at(`cache${learn}`), '--json', ...(learn ? ['--learn', at('pack/profile.json')] : [])]
+    const child = spawn(process.execPath, [command, ...args], { stdio: ['pipe', 'ignore', 'pipe'] })
+    t.teardown(() => child.kill('SIGKILL'))
+    let said = ''
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (said += text))
+    child.stdin.write('pattern=hotset count=64 seed=7 rounds=1\n')
+    await until(() => said.includes('dirtier done 2') || child.exitCode !== null)
+    t.match(said, 'dirtier done 2')
+    child.kill('SIGTERM')
+    t.same(await once(child, 'exit'), [130, null])
+  }
+  const { entries } = await Profile.load(at('pack/profile.json'))
+  t.ok(entries.length > 2 && entries.length < 512, `${entries.length} chunks`)
 })
 
 t.test('examine', { skip: lacks('debugfs', 'mke2fs') && 'e2fsprogs are missing' }, async t => {
