@@ -35,8 +35,8 @@ export const MAP_FILE = 'chunks'
 export class Cache {
   readonly folder: string
   readonly manifest: Manifest
-  /** How many chunks are there. */
-  present = 0
+  /** Of chunks that are not all zeros, those that are there, in bytes. */
+  presentBytes = 0
   /** Chunks that were there by the map, and were not what they should be. */
   readonly lost: number
   readonly #image: FileHandle
@@ -51,7 +51,9 @@ export class Cache {
     this.#mapFile = mapFile
     this.#map = map
     this.lost = lost
-    for (const byte of map) if (byte !== MISSING) this.present++
+    map.forEach((byte, chunk) => {
+      if (byte === HERE) this.presentBytes += manifest.sizeOf(chunk)
+    })
   }
 
   /** The manifest that a cache is of; undefined where there is no cache. */
@@ -149,7 +151,7 @@ export class Cache {
       }
       if (this.#map[chunk] === MISSING) {
         this.#map[chunk] = HERE
-        this.present++
+        this.presentBytes += manifest.sizeOf(chunk)
       }
     }
   }

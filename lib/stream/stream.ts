@@ -72,6 +72,7 @@ export class ImageStream implements AsyncDisposable {
   readonly #fetcher: Fetcher
   readonly #gate: Gate
   readonly #wanted: { blobs: Uint32Array; bytes: Float64Array; atMs: Float64Array }
+  #allocatedBytes = 0
   readonly #streams = new Set<Queue<StreamProgress>>()
   readonly #began = performance.now()
   #door: Door | undefined
@@ -99,6 +100,8 @@ export class ImageStream implements AsyncDisposable {
       return blob !== ZERO && !seen.has(blob) && seen.add(blob)
     })
     const blobs = Uint32Array.from(first, ({ chunk }) => manifest.blobOf[chunk] as number)
+    for (let chunk = 0; chunk < manifest.chunks; chunk++)
+      if (manifest.blobOf[chunk] !== ZERO) this.#allocatedBytes += manifest.sizeOf(chunk)
     this.#wanted = {
       blobs,
       bytes: Float64Array.from(blobs, blob => manifest.lengthOf(blob)),
@@ -201,20 +204,13 @@ export class ImageStream implements AsyncDisposable {
       profile.bytes += bytes
       if (!order.isHere(blob)) profile.missingBytes += bytes
     })
-    let allocated = 0
-    let present = 0
-    for (let chunk = 0; chunk < manifest.chunks; chunk++) {
-      if (manifest.blobOf[chunk] === ZERO) continue
-      allocated += manifest.sizeOf(chunk)
-      if (this.#cache.has(chunk)) present += manifest.sizeOf(chunk)
-    }
     let missing = 0
     for (let blob = 0; blob < manifest.blobs; blob++) if (!order.isHere(blob)) missing += manifest.lengthOf(blob)
     return {
       state: this.#closing ? 'closed' : fatal ? 'failed' : order.missing === 0 ? 'complete' : this.#isReady ? 'rest' : 'gate',
       imageBytes: manifest.imageSize,
-      presentBytes: present,
-      allocatedBytes: allocated,
+      presentBytes: this.#cache.presentBytes,
+      allocatedBytes: this.#allocatedBytes,
       storedBytes: manifest.dataSize,
       missingBytes: missing,
       profile,
