@@ -11,7 +11,7 @@ import { bin, filesBelow, has, hashOf, must, output, readStamp, root, run, write
 // libvirt-daemon: a libvirtd for the tests to start and kill; python3-libvirt: the binding that ours is compared with.
 const packages = {
   build: ['g++', 'make', 'cmake', 'libxxhash-dev', 'liblz4-dev', 'iproute2', 'nbdkit-plugin-dev'],
-  tests: ['libgtest-dev', 'chromium', 'etcd-server', 'openssl', 'libvirt-dev', 'libvirt-daemon', 'python3-libvirt', 'qemu-utils', 'fdisk', 'e2fsprogs'],
+  tests: ['libgtest-dev', 'chromium', 'etcd-server', 'openssl', 'libvirt-dev', 'libvirt-daemon', 'python3-libvirt', 'qemu-utils', 'fdisk', 'e2fsprogs', 'libnbd0'],
   lint: ['clang-format']
 }
 

@@ -11,6 +11,7 @@ import { HypertwinError, withLayerErrors, type HypertwinErrorDetails } from '../
  * - `'BAD_KERNEL'`: no ELF file that can be started by PVH
  * - `'NO_MEMORY'`: kernel, initial RAM disk and start-up tables do not fit into the memory
  * - `'NO_BOUNDARY'`: the guest reached no boundary in time
+ * - `'LIBNBD_MISSING'`: a disk on an NBD server, and libnbd is not installed here
  * - `'ERANGE'`: an address, device number or length out of range
  * - `'CORRUPT'`, `'SNAPSHOT_VERSION'`, `'SNAPSHOT_PARENT'`: a snapshot that cannot be restored
  * - `'FINAL_STATE'`: the machine ended in another state than the one waited for

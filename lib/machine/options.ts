@@ -5,17 +5,25 @@ import { toLayerError } from '../errors.js'
 import { MachineError, invalid } from './errors.js'
 
 /**
- * A block device: virtio-blk on a raw image file.
+ * A block device: virtio-blk on a raw image file, a block device, or what an NBD server exports.
  *
  * @since 0.1.0
  */
 export interface DiskOptions {
-  /** A raw image file or a block device. */
+  /**
+   * A raw image file, a block device, or the URI of an NBD server's export: `nbd://host:port/export`,
+   * `nbd+unix:///export?socket=/path`, `nbds://…` (TLS), `nbd+vsock://…`, as libnbd knows them (Debian: libnbd0).
+   */
   path: string
-  /** The guest may not write it. Default false. */
+  /** The guest may not write it. Default false. An NBD server that allows no writing is refused (`EROFS`) without it. */
   readOnly?: boolean
   /** Bytes that the guest sees, at most the file's; default all, in whole sectors of 512. */
   size?: Size
+  /**
+   * How long an NBD server that is gone is sought, in seconds, while requests wait; after that they fail, until it is
+   * back. No part of a snapshot: a restored machine has the default. Default 60. @since 0.1.0
+   */
+  reconnectSeconds?: number
 }
 
 /**
@@ -109,7 +117,7 @@ export interface MachineOptions {
  * @since 0.1.0
  */
 export interface RestoreOptions {
-  /** Image files to use instead, in the order of the devices; undefined keeps the snapshot's. */
+  /** Image files, or URIs of NBD servers, to use instead, in the order of the devices; undefined keeps the snapshot's. */
   disks?: (string | undefined)[]
   /**
    * Backends and addresses to use instead, in the order of the devices; undefined keeps the snapshot's. A guest
@@ -177,7 +185,7 @@ export interface NativeConfig {
   commandLine: string
   wallClock: number
   dirtyRingEntries: number
-  disks: { path: string; size: number; readOnly: boolean }[]
+  disks: { path: string; size: number; readOnly: boolean; reconnectSeconds: number }[]
   nets: { mac: Uint8Array; tap: string | undefined }[]
 }
 
@@ -328,11 +336,12 @@ export async function nativeConfig(options: MachineOptions): Promise<NativeConfi
     wallClock: wallClock instanceof Date ? Math.floor(wallClock.getTime() / 1000) : 0,
     dirtyRingEntries: ringOf(given['dirtyRing']),
     disks: list(given['disks'] ?? [], 'disks').map((disk, i) => {
-      const { path, size, readOnly } = object(disk, `disks[${i}]`)
+      const { path, size, readOnly, reconnectSeconds } = object(disk, `disks[${i}]`)
       return {
         path: text(path, `disks[${i}].path`),
         size: size === undefined ? 0 : bytesOf(size, `disks[${i}].size`),
-        readOnly: readOnly === undefined ? false : boolean(readOnly, `disks[${i}].readOnly`)
+        readOnly: readOnly === undefined ? false : boolean(readOnly, `disks[${i}].readOnly`),
+        reconnectSeconds: whole(reconnectSeconds ?? 60, 0, 86400, `disks[${i}].reconnectSeconds`)
       }
     }),
     nets: list(given['nets'] ?? [], 'nets').map((net, i) => {

@@ -498,6 +498,7 @@ MachineConfig read_config(const Napi::Object& options) {
     disk.path = text_of(from.Get("path"), "a disk's path");
     disk.size = size_of(from, "size");
     disk.read_only = flag_of(from, "readOnly");
+    disk.reconnect_seconds = static_cast<uint32_t>(size_of(from, "reconnectSeconds"));
     config.disks.push_back(std::move(disk));
   }
   auto nets = array_of(options, "nets");

@@ -120,7 +120,7 @@ int write_zeroes(int fd, bool block_device, bool unmap, uint64_t offset, uint64_
 }  // namespace
 
 FileDisk::FileDisk(const std::string& path, Options options, OnComplete on_complete)
-    : path_(path), options_(std::move(options)), on_complete_(std::move(on_complete)) {
+    : Disk(std::move(options)), path_(path), on_complete_(std::move(on_complete)) {
   fd_ = Fd(open(path.c_str(), (options_.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC));
   if (!fd_) throw_errno("open", "opening the disk image " + path);
   struct stat status {};
@@ -130,8 +130,7 @@ FileDisk::FileDisk(const std::string& path, Options options, OnComplete on_compl
   block_device_ = S_ISBLK(status.st_mode);
   off_t end = lseek(fd_.get(), 0, SEEK_END);
   if (end < 0) throw_errno("lseek", "measuring the disk image " + path);
-  size_ = static_cast<uint64_t>(end);
-  written_ = std::make_unique<std::atomic<uint64_t>[]>((blocks() + 63) / 64);
+  set_size(static_cast<uint64_t>(end));
   struct statfs system {};
   in_memory_ = !block_device_ && fstatfs(fd_.get(), &system) == 0 && system.f_type == TMPFS_MAGIC;
   active_ = 1;
@@ -272,32 +271,11 @@ FileDisk::Completion FileDisk::perform(BlockRequest& request) {
   return done;
 }
 
-void FileDisk::mark_written(uint64_t offset, uint64_t size) {
-  if (size == 0) return;
-  for (uint64_t block = offset / kBlockBytes; block <= (offset + size - 1) / kBlockBytes; ++block)
-    written_[block / 64].fetch_or(uint64_t{1} << (block % 64), std::memory_order_release);
-}
-
-void FileDisk::take_written(std::span<uint64_t> bitmap) {
-  const size_t words = std::min<size_t>(bitmap.size(), (blocks() + 63) / 64);
-  for (size_t i = 0; i < words; ++i)
-    if (written_[i].load(std::memory_order_relaxed))
-      bitmap[i] |= written_[i].exchange(0, std::memory_order_acquire);
-}
-
-void FileDisk::read_at(uint64_t offset, std::span<uint8_t> into) const {
+void FileDisk::read_at(uint64_t offset, std::span<uint8_t> into) {
   if (offset > size_ || into.size() > size_ - offset)
     throw Error("ERANGE", "reading beyond the end of the disk image " + path_);
   if (int err = read_all(fd_.get(), into, offset))
     throw Error::system(err, "pread", "reading the disk image " + path_);
-}
-
-void FileDisk::write_at(uint64_t offset, std::span<const uint8_t> from) {
-  if (offset > size_ || from.size() > size_ - offset)
-    throw Error("ERANGE", "writing beyond the end of the disk image " + path_);
-  if (int err = options_.read_only ? EROFS : write_all(fd_.get(), from, offset))
-    throw Error::system(err, "pwrite", "writing the disk image " + path_);
-  mark_written(offset, from.size());
 }
 
 void FileDisk::sync() {

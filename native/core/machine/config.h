@@ -23,9 +23,10 @@ struct NetConfig {
 };
 
 struct DiskConfig {
-  std::string path;   // raw image
+  std::string path;   // raw image, block device, or an NBD server's export by its URI
   uint64_t size = 0;  // bytes; read from the file when 0
   bool read_only = false;
+  uint32_t reconnect_seconds = 60;  // of a server that is gone; no part of a snapshot
 
   // The image has `bytes`: the guest sees its whole sectors, or what was wanted of them. Throws
   // Error("BAD_CONFIG") when that is more.

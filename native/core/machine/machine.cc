@@ -61,8 +61,9 @@ Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config,
       files_.push_back(nullptr);
       continue;
     }
-    files_.push_back(std::make_unique<backends::FileDisk>(
-        disk.path, disk.read_only, [this, i](backends::FileDisk::Completion completion) {
+    files_.push_back(backends::open_disk(
+        disk.path, {.read_only = disk.read_only, .reconnect = std::chrono::seconds(disk.reconnect_seconds)},
+        [this, i](backends::Disk::Completion completion) {
           Input input;
           input.kind = InputKind::kBlockCompletion;
           input.device = static_cast<uint32_t>(i);

@@ -15,7 +15,7 @@
 #include <string>
 #include <thread>
 
-#include "backends/file_disk.h"
+#include "backends/disk.h"
 #include "backends/tap.h"
 #include "base/digest.h"
 #include "base/error.h"
@@ -122,7 +122,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   const MachineMemory& memory() const override { return *memory_; }
   Snapshots& snapshots() override { return *snapshots_; }
   // nullptr when detached.
-  const std::unique_ptr<backends::FileDisk>& disk(size_t i) const { return files_.at(i); }
+  const std::unique_ptr<backends::Disk>& disk(size_t i) const { return files_.at(i); }
   // The table that the guest sees.
   std::span<const kvm_cpuid_entry2> cpuid() const { return cpuid_; }
 
@@ -215,7 +215,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   std::unique_ptr<Board> board_;
   LiveInputs live_{LiveInputs::Limits{}};
   std::vector<std::unique_ptr<backends::Tap>> taps_;  // by net; empty where none
-  std::vector<std::unique_ptr<backends::FileDisk>> files_;
+  std::vector<std::unique_ptr<backends::Disk>> files_;
 
   // vCPU's thread only (or before it runs).
   InputSource* source_ = &live_;

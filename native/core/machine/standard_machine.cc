@@ -99,13 +99,14 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
 
   for (size_t i = 0; i < config_.disks.size(); ++i) {
     auto& disk = config_.disks[i];
-    files_.push_back(std::make_unique<backends::FileDisk>(
+    files_.push_back(backends::open_disk(
         disk.path,
-        backends::FileDisk::Options{.read_only = disk.read_only,
-                                    .threads = kDiskThreads,
-                                    .batch = kDiskBatch,
-                                    .on_pause = [this, i] { show_completed(i); }},
-        [this, i](backends::FileDisk::Completion completion) { complete(i, std::move(completion)); }));
+        {.read_only = disk.read_only,
+         .threads = kDiskThreads,
+         .batch = kDiskBatch,
+         .on_pause = [this, i] { show_completed(i); },
+         .reconnect = std::chrono::seconds(disk.reconnect_seconds)},
+        [this, i](backends::Disk::Completion completion) { complete(i, std::move(completion)); }));
     disk.settle(files_.back()->size());
   }
 
@@ -536,7 +537,7 @@ void StandardMachine::io_main(StandardBoard::Function& function) {
   }
 }
 
-void StandardMachine::complete(size_t disk, backends::FileDisk::Completion completion) {
+void StandardMachine::complete(size_t disk, backends::Disk::Completion completion) {
   const auto pass = gate_.enter();
   if (!pass) return;
   std::lock_guard lock(board_->disk_function(disk).mutex());

@@ -17,7 +17,7 @@
 #include <thread>
 #include <vector>
 
-#include "backends/file_disk.h"
+#include "backends/disk.h"
 #include "backends/tap.h"
 #include "backends/vsock_unix.h"
 #include "machine/image.h"
@@ -149,7 +149,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   // Every vCPU is parked: so are the devices and the time.
   void stand_still();
   void set_state(State state, Reason reason, std::string message = {});
-  void complete(size_t disk, backends::FileDisk::Completion completion);
+  void complete(size_t disk, backends::Disk::Completion completion);
   void show_completed(size_t disk);
   // The devices' threads touch no device, and neither they nor the disks guest memory.
   void close_gate();
@@ -188,7 +188,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   std::unique_ptr<Snapshots> snapshots_;
   Gate gate_;
   std::vector<std::unique_ptr<backends::Tap>> taps_;  // by net; empty where none
-  std::vector<std::unique_ptr<backends::FileDisk>> files_;
+  std::vector<std::unique_ptr<backends::Disk>> files_;
   // Packets from the owner, until the device has room.
   struct Inbox {
     std::mutex mutex;

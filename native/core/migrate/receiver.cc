@@ -8,6 +8,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "backends/disk.h"
 #include "base/clock.h"
 #include "base/fd.h"
 #include "machine/cpuid.h"
@@ -100,6 +101,8 @@ class Image {
 
 // True when it was made.
 bool make_image(const std::string& path, uint64_t size) {
+  if (backends::is_nbd_uri(path))
+    throw Error("BAD_CONFIG", "the disk " + path + " is on a server, where it cannot be filled: give a file");
   Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!fd) {
     if (errno == EEXIST) return false;

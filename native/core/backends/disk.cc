@@ -1,0 +1,42 @@
+#include "backends/disk.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "backends/file_disk.h"
+#include "backends/nbd_disk.h"
+
+namespace hypertwin::backends {
+
+void Disk::set_size(uint64_t bytes) {
+  size_ = bytes;
+  written_ = std::make_unique<std::atomic<uint64_t>[]>((blocks() + 63) / 64);
+}
+
+void Disk::mark_written(uint64_t offset, uint64_t size) {
+  if (size == 0) return;
+  for (uint64_t block = offset / kBlockBytes; block <= (offset + size - 1) / kBlockBytes; ++block)
+    written_[block / 64].fetch_or(uint64_t{1} << (block % 64), std::memory_order_release);
+}
+
+void Disk::take_written(std::span<uint64_t> bitmap) {
+  const size_t words = std::min<size_t>(bitmap.size(), (blocks() + 63) / 64);
+  for (size_t i = 0; i < words; ++i)
+    if (written_[i].load(std::memory_order_relaxed))
+      bitmap[i] |= written_[i].exchange(0, std::memory_order_acquire);
+}
+
+bool is_nbd_uri(std::string_view path) {
+  for (std::string_view scheme : {"nbd", "nbds"})
+    for (std::string_view transport : {"://", "+unix://", "+vsock://"})
+      if (path.starts_with(std::string(scheme).append(transport))) return true;
+  return false;
+}
+
+std::unique_ptr<Disk> open_disk(const std::string& path, Disk::Options options,
+                                Disk::OnComplete on_complete) {
+  if (is_nbd_uri(path)) return std::make_unique<NbdDisk>(path, std::move(options), std::move(on_complete));
+  return std::make_unique<FileDisk>(path, std::move(options), std::move(on_complete));
+}
+
+}  // namespace hypertwin::backends

@@ -1,0 +1,182 @@
+// Disks on NBD servers: nbdkit's, while it serves, stops, dies and comes back; with a guest of ours on both boards.
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import t, { type Test } from 'tap'
+import { connectMailroom } from '../../lib/cli/mailroom/boot.js'
+import type { MailroomClient } from '../../lib/cli/mailroom/client.js'
+import { Recording, Replay } from '../../lib/eventlog/index.js'
+import { guestPath } from '../../lib/index.js'
+import { Machine, type DiskOptions, type MachineBoard } from '../../lib/machine/index.js'
+import { code, guest, noKvm, scratch } from './support.js'
+
+const size = 8 << 20
+const noNbd =
+  (spawnSync('nbdkit', ['--version']).error && 'nbdkit is missing (Debian: nbdkit)') ||
+  (!spawnSync('ldconfig', ['-p'], { encoding: 'utf8' }).stdout.includes('libnbd.so.0') && 'libnbd is missing (Debian: libnbd0)')
+const skip = noKvm || noNbd
+
+/** An nbdkit that serves a file. */
+class Server {
+  readonly image: string
+  readonly uri: string
+  readonly #socket: string
+  #child: ChildProcess | undefined
+
+  constructor(
+    t: Test,
+    readonly options: readonly string[] = [],
+    readonly parameters: readonly string[] = []
+  ) {
+    const folder = scratch(t)
+    this.image = path.join(folder, 'image')
+    this.#socket = path.join(folder, 'socket')
+    this.uri = `nbd+unix:///?socket=${this.#socket}`
+    writeFileSync(this.image, '')
+    truncateSync(this.image, size)
+    t.teardown(() => this.kill())
+  }
+
+  async start(): Promise<this> {
+    rmSync(this.#socket, { force: true })
+    const pid = `${this.#socket}.pid`
+    rmSync(pid, { force: true })
+    const child = spawn('nbdkit', ['-f', '-U', this.#socket, '-P', pid, ...this.options, 'file', this.image, ...this.parameters], { stdio: 'ignore' })
+    this.#child = child
+    while (!existsSync(pid)) {
+      if (child.exitCode !== null) throw new Error('nbdkit has ended')
+      await new Promise(resolve => setTimeout(resolve, 5))
+    }
+    return this
+  }
+
+  async kill(): Promise<void> {
+    const child = this.#child
+    this.#child = undefined
+    if (!child || child.exitCode !== null || child.signalCode !== null) return
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+  }
+
+  signal(name: NodeJS.Signals): void {
+    this.#child?.kill(name)
+  }
+}
+
+async function mailroom(t: Test, board: MachineBoard, disk: DiskOptions): Promise<{ machine: Machine; client: MailroomClient }> {
+  const machine = await guest(t, 'mailroom', '', { board, memory: '32MiB', disks: [disk], nets: [{}] })
+  await machine.start()
+  const client = await connectMailroom(machine)
+  t.teardown(() => client.close())
+  return { machine, client }
+}
+
+async function send(client: MailroomClient, mails: number): Promise<void> {
+  const user = client.user(1)
+  if (user.session === 0) await user.login()
+  for (let i = 0; i < mails; i++) await user.send(2, Buffer.from(`mail ${i}`))
+}
+
+for (const board of ['deterministic', 'standard'] as const) {
+  t.test(`${board}: what a guest has written is on the server, and read again by the next one`, { skip }, async t => {
+    const server = await new Server(t).start()
+    const first = await mailroom(t, board, { path: server.uri })
+    t.equal(first.machine.disks[0]?.size, size, 'the size is the server’s')
+    await send(first.client, 20)
+    const { digest } = await first.client.digest()
+    first.client.close()
+    await first.machine.close()
+    t.ok(readFileSync(server.image).includes('mail 19'))
+    const second = await mailroom(t, board, { path: server.uri })
+    t.equal((await second.client.digest()).digest, digest)
+  })
+
+  t.test(`${board}: the server is killed under I/O and comes back`, { skip }, async t => {
+    const server = await new Server(t, ['--filter=delay'], ['delay-write=2ms']).start()
+    const { machine, client } = await mailroom(t, board, { path: server.uri })
+    for (let round = 0; round < 3; round++) {
+      const sent = send(client, 30)
+      await new Promise(resolve => setTimeout(resolve, 20))
+      await server.kill()
+      await new Promise(resolve => setTimeout(resolve, 50))
+      await server.start()
+      await sent
+    }
+    t.equal(machine.state, 'running')
+    const { digest } = await client.digest()
+    client.close()
+    await machine.close()
+    const again = await mailroom(t, board, { path: server.uri })
+    t.equal((await again.client.digest()).digest, digest, 'nothing is lost')
+  })
+
+  t.test(`${board}: a server that stays away is an I/O error for the guest`, { skip }, async t => {
+    const server = await new Server(t).start()
+    const { machine, client } = await mailroom(t, board, { path: server.uri, reconnectSeconds: 0 })
+    await send(client, 1)
+    await server.kill()
+    const sent = send(client, 1).catch(() => undefined)
+    await machine.console.waitFor('writing the disk failed')
+    client.close()
+    await sent
+  })
+
+  t.test(`${board}: a server that never answers holds up neither pause, snapshot nor close`, { skip }, async t => {
+    const server = await new Server(t).start()
+    const { machine, client } = await mailroom(t, board, { path: server.uri })
+    await send(client, 1)
+    server.signal('SIGSTOP')
+    const sent = send(client, 1).catch(() => undefined)
+    await new Promise(resolve => setTimeout(resolve, 100))
+    await machine.pause()
+    const file = path.join(scratch(t), 'snapshot')
+    await machine.snapshot(file)
+    client.close()
+    await sent
+    await machine.close()
+    t.pass('closed, after at most some seconds for the write that was under way')
+    // The request that was in flight is submitted again, to another server.
+    const other = await new Server(t).start()
+    server.signal('SIGCONT')
+    writeFileSync(other.image, readFileSync(server.image))
+    await using clone = await Machine.restore(file, { disks: [other.uri] })
+    t.equal(clone.disks[0]?.path, other.uri)
+    await clone.resume()
+    const next = await connectMailroom(clone)
+    await send(next, 3)
+    next.close()
+  })
+}
+
+t.test('what is read from a server is recorded, and replayed without it', { skip }, async t => {
+  const server = await new Server(t).start()
+  const folder = path.join(scratch(t), 'log')
+  const machine = await guest(t, 'mailroom', '', { memory: '32MiB', disks: [{ path: server.uri }], nets: [{}] })
+  const recording = await Recording.start(machine, folder)
+  await machine.start()
+  const client = await connectMailroom(machine)
+  await send(client, 10)
+  client.close()
+  const { state } = await recording.stop()
+  await machine.close()
+  await server.kill()
+  await using replay = await Replay.open(folder)
+  const again = await replay.run()
+  t.match(again, { stop: 'log-end', complete: true, divergence: undefined })
+  t.strictSame(again.state, state)
+})
+
+t.test('what cannot be', { skip }, async t => {
+  const server = await new Server(t, ['-r']).start()
+  const create = (disk: object) => Machine.create({ kernel: guestPath('hello'), memory: '16MiB', disks: [disk as DiskOptions] })
+  await t.rejects(create({ path: server.uri }), { code: 'EROFS', message: /read-only/ })
+  await t.rejects(create({ path: server.uri, readOnly: true, size: '1GiB' }), code('BAD_CONFIG'))
+  await t.rejects(create({ path: `${server.uri}-not` }), code('ENOENT'))
+  await t.rejects(create({ path: 'nbd://127.0.0.1:1/' }), code('ECONNREFUSED'))
+  await t.rejects(create({ path: 'nbd+unix:///' }), code('EINVAL'))
+  await t.rejects(create({ path: server.uri, readOnly: true, reconnectSeconds: -1 }), { code: 'EINVAL', message: /reconnectSeconds/ })
+  const machine = await create({ path: server.uri, readOnly: true })
+  t.strictSame({ ...machine.disks[0] }, { path: server.uri, size, readOnly: true })
+  await machine.close()
+})
