@@ -3,14 +3,13 @@
 //   node scripts/stream-hello.mjs [MiB a second]     (after npm run build; Debian's nbdkit, qemu-system-x86, qemu-utils, fdisk)
 import { createHash, randomBytes } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
 import { once } from 'node:events'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { examine, ImageStream, NbdServer, pack, QemuGuest } from 'hypertwin/stream'
 import { guestImage, serviceImage } from './hosts/index.mjs'
+import { slowWeb } from './shared/slow_web.mjs'
 
 const rate = Number(process.argv[2] ?? 1) * 2 ** 20
 const folder = mkdtempSync(path.join(tmpdir(), 'stream-hello-'))
@@ -24,24 +23,11 @@ const { profile, files } = await examine(image, manifest, { applications: ['/usr
 console.log(`packed ${manifest.imageSize >> 20} MiB into ${manifest.dataSize >> 10} KiB; ${files.length} files are wanted, in ${profile.entries.length} of ${manifest.blobs} chunks`)
 
 // A web server behind a slow link.
-let free = 0
-const server = createServer(async (request, response) => {
-  const bytes = readFileSync(path.join(folder, 'pack', path.basename(request.url)))
-  const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [undefined, 0, bytes.length - 1]
-  const part = bytes.subarray(Number(from), Number(to) + 1)
-  response.writeHead(request.headers.range ? 206 : 200, { 'content-length': part.length, 'content-range': `bytes ${from}-${to}/${bytes.length}` })
-  for (let at = 0; at < part.length; at += 16384) {
-    free = Math.max(free, performance.now()) + (16384 * 1000) / rate
-    await sleep(free - performance.now())
-    response.write(part.subarray(at, at + 16384))
-  }
-  response.end()
-}).listen(0, '127.0.0.1')
-await once(server, 'listening')
+const server = await slowWeb(path.join(folder, 'pack'), rate)
 
 const begun = performance.now()
 const seconds = () => `${((performance.now() - begun) / 1000).toFixed(1)} s`
-const stream = await ImageStream.open(`http://127.0.0.1:${server.address().port}/`, { cache: path.join(folder, 'copy'), profile, digest: manifest.digest })
+const stream = await ImageStream.open(server.url, { cache: path.join(folder, 'copy'), profile, digest: manifest.digest })
 const nbd = await NbdServer.start(stream.cache)
 const here = () => {
   const { missingBytes, storedBytes } = stream.progress()
@@ -77,6 +63,5 @@ try {
   await nbd.close()
   await stream.close()
   server.close()
-  server.closeAllConnections()
   rmSync(folder, { recursive: true, force: true })
 }
