@@ -21,14 +21,16 @@ const guest = linux ? await linuxGuest() : await mailGuest()
 
 async function linuxGuest() {
   const { guestImage, serviceImage } = await import('./hosts/index.mjs')
-  const [{ kernel, initrd }, { disk }] = [await guestImage(), await serviceImage()]
+  const [{ kernel, initrd }, { disk, page }] = [await guestImage(), await serviceImage()]
   return {
     options: { kernel, initrd, memory: '256MiB', commandLine: 'console=ttyS0 quiet' },
     contents: readFileSync(disk),
     async served(machine) {
       await machine.console.waitFor('guest# ')
       machine.console.write('mkdir -p /mnt; mount /dev/vda /mnt; mount --bind /dev /mnt/dev; chroot /mnt /usr/sbin/nginx; wget -q -O - http://127.0.0.1/page | wc -c\n')
-      return `nginx has served ${(await machine.console.waitFor(/(\d+)\s+guest#/))[1]} bytes`
+      const [, bytes] = /(\d+)\s+guest#/.exec(await machine.console.waitFor(/\d+\s+guest#/))
+      if (Number(bytes) !== page.length) throw new Error(`nginx has served ${bytes} bytes of ${page.length}`)
+      return 'nginx has served its page'
     }
   }
 }
