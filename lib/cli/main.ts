@@ -292,8 +292,9 @@ const stream = program.command('stream').description('run images while they are 
 /** Where an image comes from, and what of it first. */
 function streamed(command: Command): Command {
   return command
-    .argument('<source>', 'the folder or the http(s) URL of a pack')
+    .argument('<source>', 'the folder or the http(s) URL of a pack, or an NBD URI with --manifest')
     .requiredOption('--cache <folder>', "this image's local copy; what is there already does not come again")
+    .option('--manifest <where>', 'with an NBD URI: the manifest, or the folder or URL of its pack')
     .option('--digest <hex>', "what the manifest's digest must be")
     .option('--profile <file>', "what is needed first; none for nothing (default: the pack's own, where it has one)")
     .addOption(

@@ -82,6 +82,7 @@ export async function pack(image: string, folder: string, options: PackOptions):
 export interface SourceCliOptions {
   cache: string
   digest?: string
+  manifest?: string
   profile?: string
   gate: Gate
   fill: boolean
@@ -162,6 +163,7 @@ async function streamOptions(options: SourceCliOptions): Promise<StreamOptions> 
     gate: options.gate,
     fill: options.fill,
     ...(options.digest !== undefined && { digest: options.digest }),
+    ...(options.manifest !== undefined && { manifest: options.manifest }),
     ...(options.profile !== undefined && { profile: options.profile === 'none' ? (false as const) : await Profile.load(options.profile) })
   }
 }

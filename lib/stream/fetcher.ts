@@ -14,7 +14,7 @@ import { StreamError } from './errors.js'
 import { Link } from './link.js'
 import { MANIFEST_FILE, MAX_MANIFEST_BYTES, type Manifest } from './manifest.js'
 import { fetchClasses, FetchOrder, type FetchClass, type Run } from './order.js'
-import type { Source } from './source.js'
+import type { Layout, Source } from './source.js'
 
 /** Requests under way at once: for what somebody waits for, and for the rest. */
 const MAX_DEMANDS = 16
@@ -84,6 +84,7 @@ export class Fetcher {
   /** Told after each chunk, and when trouble comes or goes. */
   onChange: () => void = () => undefined
   readonly #manifest: Manifest
+  readonly #layout: Layout
   readonly #source: Source
   readonly #cache: Cache
   readonly #waiters = new Map<number, Waiter[]>()
@@ -111,6 +112,7 @@ export class Fetcher {
     this.#source = source
     this.#cache = cache
     this.#manifest = cache.manifest
+    this.#layout = source.layout?.(cache.manifest) ?? cache.manifest
     // Each request under way has one.
     setMaxListeners(0, this.#stop.signal)
     this.came = { why: new Uint8Array(cache.manifest.blobs), at: new Float64Array(cache.manifest.blobs) }
@@ -190,7 +192,7 @@ export class Fetcher {
   }
 
   async #fly({ first, last, why }: Run): Promise<void> {
-    const { offsets, dataName } = this.#manifest
+    const { offsets, dataName } = this.#layout
     const from = offsets[first] as number
     const to = offsets[last + 1] as number
     let at = from
@@ -212,7 +214,7 @@ export class Fetcher {
         this.link.came(piece.length, performance.now())
         for (let used = 0; used < piece.length; ) {
           const end = offsets[blob + 1] as number
-          stored ??= Buffer.allocUnsafe(this.#manifest.lengthOf(blob))
+          stored ??= Buffer.allocUnsafe(end - (offsets[blob] as number))
           const count = Math.min(piece.length - used, end - at)
           piece.copy(stored, stored.length - (end - at), used, used + count)
           used += count

@@ -1,7 +1,9 @@
-// Where a pack is read from: a folder of this host, or a web server that knows byte ranges.
+// Where a pack is read from: a folder of this host, a web server that knows byte ranges, or an NBD server that has the image itself.
 import { FileSource } from './file_source.js'
 import { HttpSource } from './http_source.js'
+import { NbdSource } from './nbd_source.js'
 import { invalid } from './errors.js'
+import type { Manifest } from './manifest.js'
 
 /**
  * How a source is reached.
@@ -15,6 +17,17 @@ export interface SourceOptions {
   headers?: Readonly<Record<string, string>>
   /** Over HTTPS: checks the server's certificate (PEM) in place of the system's authorities. */
   ca?: string | Uint8Array
+  /**
+   * Of an image on an NBD server, which has no pack: the path of a manifest, or the folder or http(s) URL of a pack, whose
+   * profile is taken too. @since 0.1.0
+   */
+  manifest?: string
+}
+
+/** Where each blob lies in the file that is read. @internal */
+export interface Layout {
+  offsets: Float64Array
+  dataName: string
 }
 
 /** A pack's files. What it gives is not verified. @internal */
@@ -32,11 +45,13 @@ export interface Source {
    * @param fresh - no cache on the way may answer
    */
   range(name: string, from: number, to: number, signal: AbortSignal, fresh?: boolean): Promise<AsyncIterable<Buffer>>
+  /** Where blobs lie here; without it as the manifest says. Asked before any range. */
+  layout?(manifest: Manifest): Layout
   close(): void
 }
 
 /**
- * @param location - a folder's path or file: URL, or the http: or https: URL of a folder
+ * @param location - a folder's path or file: URL, the http: or https: URL of a folder, or the URI of an NBD server's export
  * @throws StreamError `EINVAL`
  * @internal
  */
@@ -44,10 +59,11 @@ export function openSource(location: string, options: SourceOptions = {}): Sourc
   if (typeof location !== 'string' || location === '') throw invalid('give the folder or the URL of a pack')
   const { silenceMs = 10_000 } = options
   if (!Number.isFinite(silenceMs) || silenceMs <= 0) throw invalid('silenceMs must be a positive number of milliseconds')
+  if (/^nbds?(\+unix|\+vsock)?:\/\//.test(location)) return new NbdSource(location, options, pack => openSource(pack, options))
   if (/^https?:/.test(location)) return new HttpSource(location, options)
   if (location.startsWith('file:')) return new FileSource(fileUrl(location))
   if (/^[a-z][a-z0-9+.-]*:\/\//i.test(location))
-    throw invalid(`${location} is no source: give a folder, or a URL that begins with http:// or https://`)
+    throw invalid(`${location} is no source: give a folder, or a URL that begins with http://, https://, nbd:// or nbd+unix://`)
   return new FileSource(location)
 }
 

@@ -121,7 +121,7 @@ export class ImageStream implements AsyncDisposable {
   /**
    * Begins to stream.
    *
-   * @param source - the folder or the http(s) URL of a pack
+   * @param source - the folder or the http(s) URL of a pack, or the URI of an NBD server's export with the option `manifest`
    * @throws StreamError `EINVAL`, `BAD_MANIFEST`, `BAD_DIGEST`, `BAD_CACHE`, `IN_USE` when another process streams into
    *   this cache, `SOURCE_UNREACHABLE`, `SOURCE_REFUSED`, `CACHE_FULL`
    */

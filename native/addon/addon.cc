@@ -15,6 +15,7 @@ void init_eventlog(Napi::Env env, Napi::Object exports);
 void init_migrate(Napi::Env env, Napi::Object exports);
 void init_ha(Napi::Env env, Napi::Object exports);
 void init_libvirt(Napi::Env env, Napi::Object exports);
+void init_nbd(Napi::Env env, Napi::Object exports);
 
 }  // namespace hypertwin::addon
 
@@ -31,6 +32,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   init_migrate(env, exports);
   init_ha(env, exports);
   init_libvirt(env, exports);
+  init_nbd(env, exports);
   return exports;
 }
 

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <filesystem>
@@ -123,6 +124,10 @@ class NbdDiskTest : public testing::Test {
     std::lock_guard lock(mutex);
     return done[ordinal].err;
   }
+  bool nothing_told() {
+    std::lock_guard lock(mutex);
+    return done.empty();
+  }
   std::string contents() const {
     std::ifstream in(image);
     return {std::istreambuf_iterator<char>(in), {}};
@@ -233,7 +238,7 @@ TEST_F(NbdDiskTest, AllOperationsWithAllKindsOfServers) {
 
 TEST_F(NbdDiskTest, MovesDataIntoAndOutOfItsOwnersMemory) {
   NbdKit server(socket, image);
-  unsigned pauses = 0;
+  std::atomic<unsigned> pauses{0};
   NbdDisk disk(uri, {.threads = 4, .batch = 8, .on_pause = [&] { ++pauses; }}, keep());
   std::string from(1024, 'b'), into(2048, 'x');
   BlockRequest out{
@@ -361,7 +366,7 @@ TEST_F(NbdDiskTest, NothingFailsWhileItIsHeld) {
   disk.submit(write(0, 0, 512, 'b'));
   server.end(SIGKILL);
   std::this_thread::sleep_for(milliseconds(1500));
-  EXPECT_TRUE(done.empty());
+  EXPECT_TRUE(nothing_told());
   server.start();
   disk.release();
   EXPECT_EQ(outcome(0), 0);
@@ -379,7 +384,7 @@ TEST_F(NbdDiskTest, NothingIsPerformedWhileItIsHeldNorAfterItWasCancelled) {
   disk.submit(write(1, 0, 512, 'b'));
   std::this_thread::sleep_for(milliseconds(500));
   EXPECT_EQ(into, std::string(512, 'x')) << "its owner's memory is not touched";
-  EXPECT_TRUE(done.empty());
+  EXPECT_TRUE(nothing_told());
   EXPECT_EQ(contents()[0], 'a');
   disk.release();
   EXPECT_EQ(outcome(0), 0);
@@ -395,6 +400,7 @@ TEST_F(NbdDiskTest, NothingIsPerformedWhileItIsHeldNorAfterItWasCancelled) {
   EXPECT_EQ(outcome(4), 0);
   EXPECT_EQ(text(4), std::string(512, 'b'));
   EXPECT_EQ(into, std::string(512, 'x'));
+  std::lock_guard lock(mutex);
   EXPECT_FALSE(done.contains(2));
   EXPECT_FALSE(done.contains(3));
 }

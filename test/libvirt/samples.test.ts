@@ -5,6 +5,8 @@ import { readFileSync } from 'node:fs'
 import process from 'node:process'
 import t, { type Test } from 'tap'
 import { domainXml } from '../../lib/libvirt/index.js'
+import { whyNoNbd } from '../../lib/stream/index.js'
+import { noTools } from '../stream/support.js'
 import { noHosts, oneHost } from './hosts.js'
 
 interface Sample {
@@ -16,7 +18,7 @@ interface Sample {
 }
 
 function start(t: Test, name: string, ...args: string[]): Sample {
-  const child = spawn(process.execPath, [`scripts/libvirt-${name}.mjs`, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, [`scripts/${name}.mjs`, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
   t.teardown(() => child.kill('SIGKILL'))
   let said = ''
   let errors = ''
@@ -44,7 +46,7 @@ t.test('watch', options, async t => {
   const { here, host } = await oneHost(t)
   const xml = domainXml({ name: 'watched', type: 'qemu', memory: '64MiB', agent: false })
   await using domain = await here.createDomain(xml, { persistent: false, paused: true })
-  const watch = start(t, 'watch', host.uri, '--interval', '0.2')
+  const watch = start(t, 'libvirt-watch', host.uri, '--interval', '0.2')
   await watch.says(/watched +paused/)
   await domain.resume()
   await watch.says(/^watched: resumed$/m)
@@ -53,17 +55,17 @@ t.test('watch', options, async t => {
   await watch.says(/^the connection was lost for \d+ ms$[^]*watched +running/m)
   watch.interrupt()
   t.match(await watch.ends(130), /^domain +state +cpu +memory/m)
-  t.match(await run(t, 'watch', 'test:///default', '--interval', '0.1', '--count', '2'), /^(\ndomain .*\ntest +running\n){2}$/)
+  t.match(await run(t, 'libvirt-watch', 'test:///default', '--interval', '0.1', '--count', '2'), /^(\ndomain .*\ntest +running\n){2}$/)
 })
 
 t.test('console', options, async t => {
-  t.equal(await run(t, 'console', '--run', 'echo $((6 * 7)) on $(uname -s)'), '42 on Linux\r\n')
+  t.equal(await run(t, 'libvirt-console', '--run', 'echo $((6 * 7)) on $(uname -s)'), '42 on Linux\r\n')
 })
 
 for (const how of [[], ['--post-copy']])
   t.test(['migrate', ...how].join(' '), options, async t => {
     const svg = `${t.testdir()}/rounds.svg`
-    const said = await run(t, 'migrate', '--bandwidth', '40MiB', '--svg', svg, ...how)
+    const said = await run(t, 'libvirt-migrate', '--bandwidth', '40MiB', '--svg', svg, ...how)
     t.match(said, /^guest1 boots on host1 …\nhost1 -> host2\n/)
     t.match(said, /^host2 -> host1$/m)
     t.equal(said.match(/^The machine stood still for |^How long the machine stood still is not known/gm)?.length, 2)
@@ -74,7 +76,7 @@ for (const how of [[], ['--post-copy']])
 
 for (const how of [[], ['--pull']])
   t.test(['backup', ...how].join(' '), options, async t => {
-    const said = await run(t, 'backup', '--size', '64', ...how)
+    const said = await run(t, 'libvirt-backup', '--size', '64', ...how)
     const sizes = [...said.matchAll(/^(everything|written since checkpoint\d): ([\d.]+) MiB in \d+ ms$/gm)].map(
       ([, what, size]) => [what, Math.floor(Number(size))]
     )
@@ -83,7 +85,7 @@ for (const how of [[], ['--pull']])
   })
 
 t.test('dirty-top', options, async t => {
-  const said = await run(t, 'dirty-top', '--count', '4')
+  const said = await run(t, 'libvirt-dirty-top', '--count', '4')
   const pictures = said.split(/^domain .*\n/m).slice(1)
   t.equal(pictures.length, 4)
   for (const picture of pictures) {
@@ -92,4 +94,13 @@ t.test('dirty-top', options, async t => {
   }
   const [, peak] = /^busier .* ([\d.]+ [KMG]iB)\/s/m.exec(pictures.at(-1) ?? '') ?? []
   t.ok(peak !== undefined && Number.parseFloat(peak) > 0, `${peak}/s at most`)
+})
+
+const noStream = noHosts || (whyNoNbd()?.message ?? noTools('debugfs', 'sfdisk', 'mke2fs', 'readelf'))
+
+t.test('stream', { ...options, skip: noStream }, async t => {
+  const said = await run(t, 'stream-libvirt')
+  const [, share] = /^[\d.]+ s: nginx has served its page; [\d.]+ MiB of [\d.]+ have come, (\d+) %$/m.exec(said) ?? []
+  t.ok(Number(share) < 60, said)
+  t.match(said, /the copy is the image/)
 })

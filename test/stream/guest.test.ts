@@ -117,16 +117,3 @@ t.test('an overlay keeps what the guest writes', { skip, timeout: 180_000 }, asy
   await t.rejects(QemuGuest.start(nbd, 1024, { overlay: path.join(folder, 'manifest') }), code('TOOL_FAILED'), 'no overlay')
   for (const options of [{ memory: 'much' }, { cpus: 0 }, { append: 'x' }]) await t.rejects(QemuGuest.start(nbd, 1024, options), code('EINVAL'))
 })
-
-const noTools = ['debugfs', 'sfdisk', 'mke2fs', 'readelf'].filter(name => spawnSync('sh', ['-c', `PATH=$PATH:/usr/sbin:/sbin command -v ${name}`]).status !== 0)
-
-t.test('the sample', { skip: skip || (noTools.length > 0 && `missing: ${noTools.join(', ')}`), timeout: 180_000 }, async t => {
-  const child = spawn(process.execPath, ['scripts/stream-hello.mjs', '3'], { stdio: ['ignore', 'pipe', 'pipe'] })
-  t.teardown(() => child.kill('SIGKILL'))
-  let said = ''
-  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => (said += text))
-  const [status] = (await once(child, 'close')) as [number | null]
-  t.equal(status, 0, said)
-  t.match(said, /nginx has served its page, and it is right/)
-  t.match(said, /the copy is the image/)
-})

@@ -1,10 +1,12 @@
 // What the tests of streams share: an image with all kinds of chunks, a pack of it, and a web server that does what it
 // is told, good or bad.
+import { spawnSync } from 'node:child_process'
 import { createCipheriv, createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { createReadStream, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { createServer as createTlsServer } from 'node:https'
+import type { AddressInfo, Server } from 'node:net'
 import path from 'node:path'
 import type { Test } from 'tap'
 import { Cache } from '../../lib/stream/cache.js'
@@ -14,6 +16,12 @@ import { scratch } from '../machine/support.js'
 export { code, scratch } from '../machine/support.js'
 
 export const CHUNK = 65536
+
+/** Which of these programs are missing, in words; false when none is. */
+export function noTools(...names: string[]): string | false {
+  const missing = names.filter(name => spawnSync('sh', ['-c', `PATH=$PATH:/usr/sbin:/sbin command -v ${name}`]).status !== 0)
+  return missing.length > 0 && `missing: ${missing.join(', ')}`
+}
 
 /** The same bytes each time, which do not compress. */
 export function noise(size: number, seed: string): Buffer {
@@ -58,26 +66,27 @@ export class WebServer {
   /** What is sent in place of the file's bytes. */
   spoil: (bytes: Buffer, asked: Asked) => Buffer = bytes => bytes
   port = 0
-  #server = createServer((request, response) => void this.#answer(request, response))
+  #server: Server & { closeAllConnections(): void } = createServer()
 
   constructor(
     public folder: string,
-    readonly host = '127.0.0.1'
+    readonly host = '127.0.0.1',
+    readonly tls?: { cert: Buffer; key: Buffer }
   ) {}
 
-  static async start(t: Test, folder: string): Promise<WebServer> {
-    const server = new WebServer(folder)
+  static async start(t: Test, folder: string, tls?: { cert: Buffer; key: Buffer }): Promise<WebServer> {
+    const server = new WebServer(folder, '127.0.0.1', tls)
     await server.listen()
     t.teardown(() => server.stop())
     return server
   }
 
   get url(): string {
-    return `http://${this.host}:${this.port}/pack/`
+    return `http${this.tls ? 's' : ''}://${this.host}:${this.port}/pack/`
   }
 
   async listen(): Promise<void> {
-    this.#server = createServer((request, response) => void this.#answer(request, response))
+    this.#server = this.#made()
     this.#server.listen(this.port, this.host)
     await once(this.#server, 'listening')
     this.port = (this.#server.address() as AddressInfo).port
@@ -93,6 +102,11 @@ export class WebServer {
 
   ranges(): Asked[] {
     return this.asked.filter(({ name }) => name.endsWith('.chunks'))
+  }
+
+  #made(): Server & { closeAllConnections(): void } {
+    const answer = (request: IncomingMessage, response: ServerResponse): void => void this.#answer(request, response)
+    return this.tls ? createTlsServer(this.tls, answer) : createServer(answer)
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {

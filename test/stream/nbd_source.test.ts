@@ -1,0 +1,178 @@
+// Streams from an NBD server that has the image itself: verified by a manifest from elsewhere, whatever the server does.
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import process from 'node:process'
+import t, { type Test } from 'tap'
+import { ImageStream, Profile, type StreamOptions } from '../../lib/stream/index.js'
+import { CHUNK, checkCache, code, copyOf, imageBytes, noise, packed, scratch, until, WebServer, type Packed } from './support.js'
+
+const skip =
+  (spawnSync('nbdkit', ['--version']).error && 'nbdkit is missing (Debian: nbdkit)') ||
+  (!spawnSync('ldconfig', ['-p'], { encoding: 'utf8' }).stdout.includes('libnbd.so.0') && 'libnbd is missing (Debian: libnbd0)')
+
+/** An nbdkit that serves a file, for reading. */
+class Server {
+  readonly uri: string
+  readonly #socket: string
+  #child: ChildProcess | undefined
+
+  constructor(
+    t: Test,
+    readonly image: string,
+    readonly options: readonly string[] = [],
+    readonly parameters: readonly string[] = []
+  ) {
+    this.#socket = path.join(scratch(t), 'socket')
+    this.uri = `nbd+unix:///?socket=${this.#socket}`
+    t.teardown(() => this.kill())
+  }
+
+  async start(): Promise<this> {
+    const pid = `${this.#socket}.pid`
+    for (const file of [pid, this.#socket]) rmSync(file, { force: true })
+    const child = spawn('nbdkit', ['-f', '-r', '-U', this.#socket, '-P', pid, ...this.options, 'file', this.image, ...this.parameters], { stdio: 'ignore' })
+    this.#child = child
+    await until(() => {
+      if (child.exitCode !== null) throw new Error('nbdkit has ended')
+      return existsSync(pid)
+    })
+    return this
+  }
+
+  async kill(): Promise<void> {
+    const child = this.#child
+    this.#child = undefined
+    if (!child || child.exitCode !== null || child.signalCode !== null) return
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+  }
+
+  signal(name: NodeJS.Signals): void {
+    this.#child?.kill(name)
+  }
+}
+
+async function open(t: Test, uri: string, options: Partial<StreamOptions>): Promise<ImageStream> {
+  const stream = await ImageStream.open(uri, { cache: scratch(t), ...options })
+  t.teardown(() => stream.close())
+  return stream
+}
+
+const manifestOf = ({ folder }: Packed): string => path.join(folder, 'manifest')
+
+t.test('all of it comes, right and in the order that is wanted', { skip }, async t => {
+  const pack = await packed(t, imageBytes(200))
+  const { bytes, manifest } = pack
+  const server = await new Server(t, pack.image, ['--filter=delay'], ['delay-read=1ms']).start()
+  const stream = await open(t, server.uri, { manifest: manifestOf(pack), digest: manifest.digest, fill: false, gate: 'none' })
+  t.equal(stream.manifest.digest, manifest.digest)
+  t.ok((await stream.read(120 * CHUNK + 100, 3 * CHUNK)).equals(bytes.subarray(120 * CHUNK + 100, 123 * CHUNK + 100)))
+  t.ok((await stream.read(199 * CHUNK, bytes.length - 199 * CHUNK)).equals(bytes.subarray(199 * CHUNK)), 'the short one at the end')
+  t.ok(stream.progress().presentBytes < 60 * CHUNK, 'and nothing else but the 50 that are equal')
+  await stream.close()
+  // The pack's web server goes on with the same copy, and an NBD server with that one.
+  const web = await WebServer.start(t, pack.folder)
+  const second = await open(t, web.url, { cache: stream.cache, fill: false, gate: 'none' })
+  t.ok((await second.read(0, 10 * CHUNK)).equals(bytes.subarray(0, 10 * CHUNK)))
+  await second.close()
+  const third = await open(t, server.uri, { cache: stream.cache, manifest: web.url })
+  await third.complete
+  t.ok(copyOf(third).equals(bytes))
+})
+
+t.test('nothing unverified is given out', { skip }, async t => {
+  const pack = await packed(t, noise(40 * CHUNK, 'nbd'))
+  const damaged = Buffer.from(pack.bytes)
+  damaged[17 * CHUNK + 5]! ^= 1
+  const image = path.join(scratch(t), 'image')
+  writeFileSync(image, damaged)
+  const server = await new Server(t, image).start()
+  const stream = await open(t, server.uri, { manifest: pack.folder })
+  await t.rejects(stream.read(17 * CHUNK, 10), { code: 'CHUNK_CORRUPT', message: /Chunk 17/ })
+  await until(() => stream.progress().missingBytes === CHUNK)
+  t.equal(await checkCache(stream.cache, pack.bytes), 39)
+  writeFileSync(image, pack.bytes)
+  t.ok((await stream.read(17 * CHUNK, CHUNK)).equals(pack.bytes.subarray(17 * CHUNK, 18 * CHUNK)), 'put right, it comes')
+  await stream.complete
+})
+
+t.test('the server goes and comes back, fails, and does not answer', { skip }, async t => {
+  const pack = await packed(t, noise(100 * CHUNK, 'away'))
+  const fail = path.join(scratch(t), 'fail')
+  const server = await new Server(t, pack.image, ['--filter=error'], ['error-pread=EIO', 'error-pread-rate=100%', `error-pread-file=${fail}`]).start()
+  const stream = await open(t, server.uri, { manifest: manifestOf(pack), fill: false, gate: 'none', silenceMs: 300 })
+  const chunk = async (n: number): Promise<void> => {
+    t.ok((await stream.read(n * CHUNK, CHUNK)).equals(pack.bytes.subarray(n * CHUNK, (n + 1) * CHUNK)), `chunk ${n}`)
+  }
+  const trouble = (): Promise<void> => until(() => stream.progress().trouble?.code === 'SOURCE_UNREACHABLE')
+  await chunk(0)
+  await server.kill()
+  const waits = chunk(10)
+  await trouble()
+  await server.start()
+  await waits
+  writeFileSync(fail, '')
+  const fails = chunk(20)
+  await trouble()
+  rmSync(fail)
+  await fails
+  server.signal('SIGSTOP')
+  const silent = chunk(30)
+  await trouble()
+  server.signal('SIGCONT')
+  await silent
+  server.signal('SIGSTOP')
+  const never = t.rejects(stream.read(40 * CHUNK, 1), code('CLOSED'))
+  await stream.close()
+  await never
+})
+
+t.test('a profile of the pack is taken; demand overtakes', { skip }, async t => {
+  const pack = await packed(t, noise(300 * CHUNK, 'demand'))
+  const server = await new Server(t, pack.image, ['--filter=rate'], ['rate=40M']).start()
+  const stream = await open(t, server.uri, { manifest: manifestOf(pack), gate: 'none' })
+  t.ok((await stream.read(290 * CHUNK, CHUNK)).equals(pack.bytes.subarray(290 * CHUNK, 291 * CHUNK)))
+  t.ok(stream.progress().missingBytes > 100 * CHUNK, 'before what lies in front of it')
+  await stream.complete
+  t.ok(copyOf(stream).equals(pack.bytes))
+  const wanted = [250, 7, 100]
+  const profile = Profile.fromOrder(pack.manifest, wanted.map((chunk, i) => ({ chunk, atMs: i })), 1)
+  writeFileSync(path.join(pack.folder, 'profile.json'), profile.toString())
+  const next = await open(t, server.uri, { manifest: pack.folder, gate: 'profile', fill: false })
+  await next.ready
+  const map = next.map()
+  t.strictSame([...map.keys()].filter(chunk => map[chunk] !== 0), [7, 100, 250])
+})
+
+t.test('what cannot be', { skip }, async t => {
+  const pack = await packed(t, noise(4 * CHUNK, 'no'))
+  const small = path.join(scratch(t), 'small')
+  writeFileSync(small, 'small')
+  const server = await new Server(t, small).start()
+  const cache = scratch(t)
+  await t.rejects(ImageStream.open(server.uri, { cache }), { code: 'EINVAL', message: /manifest/ })
+  await t.rejects(ImageStream.open(server.uri, { cache, manifest: path.join(cache, 'none') }), code('SOURCE_REFUSED'))
+  await t.rejects(ImageStream.open(server.uri, { cache, manifest: manifestOf(pack), digest: '0'.repeat(64) }), code('BAD_DIGEST'))
+  const other = await open(t, server.uri, { manifest: manifestOf(pack), gate: 'none' })
+  await until(() => other.progress().trouble !== undefined)
+  t.match(other.progress().trouble, { code: 'SOURCE_REFUSED', message: /less than/ })
+  const nobody = await open(t, `${server.uri}-not`, { manifest: manifestOf(pack), gate: 'none' })
+  await until(() => nobody.progress().trouble !== undefined)
+  t.match(nobody.progress().trouble, code('SOURCE_UNREACHABLE'))
+})
+
+t.test('hypertwin stream serve', { skip }, async t => {
+  const pack = await packed(t, imageBytes(20))
+  const server = await new Server(t, pack.image).start()
+  const cache = path.join(scratch(t), 'copy')
+  mkdirSync(cache)
+  const child = spawn(process.execPath, ['dist/cli/main.js', 'stream', 'serve', server.uri, '--manifest', manifestOf(pack), '--cache', cache], { stdio: 'ignore' })
+  t.teardown(() => child.kill('SIGKILL'))
+  const image = path.join(cache, 'image')
+  await until(() => child.exitCode !== null || (existsSync(image) && readFileSync(image).equals(pack.bytes)))
+  t.equal(child.exitCode, null)
+  child.kill('SIGINT')
+  await once(child, 'exit')
+})

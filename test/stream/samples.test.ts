@@ -1,0 +1,34 @@
+// The samples that stream, run as their first lines say.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import process from 'node:process'
+import t, { type Test } from 'tap'
+import { whyNoNbd } from '../../lib/stream/index.js'
+import { noKvm } from '../machine/support.js'
+import { noTools } from './support.js'
+
+/** All that it says; it must end well. */
+async function run(t: Test, name: string, ...args: string[]): Promise<string> {
+  const child = spawn(process.execPath, [`scripts/${name}.mjs`, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  t.teardown(() => child.kill('SIGKILL'))
+  let said = ''
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => (said += text))
+  const [status] = (await once(child, 'close')) as [number | null]
+  t.equal(status, 0, said)
+  return said
+}
+
+const noNbd = whyNoNbd()?.message
+
+t.test('into a machine of ours', { skip: noKvm || (noNbd ?? noTools()), timeout: 120_000 }, async t => {
+  const said = await run(t, 'stream-machine')
+  const [, share] = /^[\d.]+ s: the mail room has found what it left, and is ready; (\d+) % of the image is here/m.exec(said) ?? []
+  t.ok(Number(share) < 50, said)
+  t.match(said, /all of it is here; the machine is running/)
+})
+
+t.test('into QEMU', { skip: noNbd ?? noTools('qemu-system-x86_64', 'debugfs', 'sfdisk', 'mke2fs', 'readelf'), timeout: 180_000 }, async t => {
+  const said = await run(t, 'stream-hello', '3')
+  t.match(said, /nginx has served its page, and it is right/)
+  t.match(said, /the copy is the image/)
+})
