@@ -115,13 +115,15 @@ const install = packages => `
 apt-get install -q -y --no-install-recommends -o DPkg::Options::=--force-unsafe-io ${packages.join(' ')}
 `
 const finish = `
-rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/*.log /tmp/* /var/tmp/*
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt /var/log/*.log /tmp/* /var/tmp/*
 `
 
+// The package lists stay, for what is installed on top.
+const bootstrap = ['--mode=root', '--variant=important', '--format=directory', '--dpkgopt=force-unsafe-io', '--aptopt=APT::Install-Recommends "false"', '--skip=cleanup/apt/lists']
 const fileSystem = ['-q', '-F', '-t', 'ext4', '-U', 'a7b9f6f8-8a4c-4e0b-9d0e-3f5f8a6c2d11', '-E', 'hash_seed=5c3a1e0f-7a39-4b1c-8d52-6f1f0f1f2e3d']
 
 const hashOf = (...parts) => createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 16)
-const baseKey = hashOf(base, SUITE, within, install([]), finish, fileSystem)
+const baseKey = hashOf(base, SUITE, bootstrap, within, install([]), finish, fileSystem)
 /** By what is in the image: its request is not. */
 const keyOf = ({ packages, files, setup, size }) => hashOf(baseKey, packages, files, setup, size)
 
@@ -138,10 +140,7 @@ async function builtBase({ signal, say }) {
     const hooks = path.join(work, 'hooks')
     write(hooks, base.initrd)
     const lines = await mirrors()
-    const words = [
-      'mmdebstrap', '--mode=root', '--variant=important', '--format=directory', '--dpkgopt=force-unsafe-io', `--include=${base.packages.join(',')}`,
-      '--aptopt=APT::Install-Recommends "false"', '--skip=cleanup/apt', `--essential-hook=cp -r ${hooks}/. "$1"`, SUITE, tree
-    ]
+    const words = ['mmdebstrap', ...bootstrap, `--include=${base.packages.join(',')}`, `--essential-hook=cp -r ${hooks}/. "$1"`, SUITE, tree]
     await logged([...words, ...(lines.length > 0 ? ['-'] : [])], { log, signal, input: lines.map(line => `${line}\n`).join('') })
     write(tree, base.files)
     await inTree(tree, base.setup, { log, signal })

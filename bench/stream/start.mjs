@@ -12,7 +12,7 @@ import { ToolError } from '../../scripts/shared/error.mjs'
 const AGAIN_MS = 100
 const DARK_MS = 250
 const DARK_LIMIT_MS = 2_000
-const ANSWER_MS = 30_000
+const ANSWER_MS = 15_000
 /** A guest that has not answered by then never will. */
 const READY_MS = 900_000
 
@@ -44,8 +44,9 @@ async function answered(request, port, signal) {
     const limit = AbortSignal.any([either, AbortSignal.timeout(ms)])
     try {
       return await request.ask(port, limit)
-    } catch {
-      if (!limit.aborted) bright = true
+    } catch (error) {
+      // QEMU takes connections before the guest can, and refuses them only before that.
+      if (!limit.aborted && error.code !== 'ECONNREFUSED') bright = true
       return false
     }
   }
