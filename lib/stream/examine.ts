@@ -5,6 +5,7 @@
 import { ExtFileSystem, isFile, isProgram, type Node } from './ext.js'
 import { failed, invalid, StreamError } from './errors.js'
 import type { Manifest } from './manifest.js'
+import { commandsIn, nodeRequires, objectsIn, pathsIn, perlUses, pythonImports } from './hints.js'
 import { Profile } from './profile.js'
 import { runTool } from './tool.js'
 
@@ -50,11 +51,20 @@ export interface Examination {
 
 /** A start is guessed to want so many bytes of an image a millisecond. */
 const BYTES_PER_MS = 4 << 10
-/** No more of what an application's package has than this, in bytes, and no single file larger than that. */
+/** No more of what an application's folders have than this, in bytes. */
 const MAX_PACKAGE = 64 << 20
-const MAX_PACKAGE_FILE = 4 << 20
-/** Text is looked into up to so much. */
+/** Text is looked into up to so much, and programs. */
 const MAX_TEXT = 1 << 20
+const MAX_PROGRAM = 128 << 20
+/** A file that something names is wanted up to so much; a program is at any size. */
+const MAX_NAMED = 256 << 10
+/** Of a folder that something names, so much altogether. */
+const MAX_FOLDER = 2 << 20
+/** Of a larger library a start reads what the loader needs, and hardly any of its code. */
+const MAX_LIBRARY = 8 << 20
+/** Of the JVM's modules: their index. */
+const MODULES_INDEX = 4 << 20
+const MAX_MODULES = 2000
 const MAX_UNITS = 1000
 /** Of a file system: its descriptors, and the first of its bitmaps and tables. */
 const HEAD = 640 << 10
@@ -71,16 +81,26 @@ const systemdFolders = [
 ]
 const systemdPrograms = ['systemd-journald', 'systemd-udevd', 'systemd-executor', 'systemd-modules-load', 'systemd-sysctl', 'systemd-random-seed', 'systemd-remount-fs', 'systemd-user-sessions', 'systemd-update-utmp', 'systemd-logind', 'systemd-network-generator', 'systemd-sysusers', 'systemd-fsck', 'systemd-user-runtime-dir'].map(name => `/usr/lib/systemd/${name}`)
 /** What it and its units run by names of their own, and what udev's rules run. */
-const basePrograms = ['/bin/sh', '/usr/bin/mount', '/usr/bin/kmod', '/usr/sbin/modprobe', '/usr/bin/udevadm', '/usr/sbin/fsck', '/usr/sbin/fsck.ext4', '/usr/sbin/agetty', '/usr/bin/login']
+const basePrograms = ['/bin/sh', '/usr/bin/mount', '/usr/bin/kmod', '/usr/sbin/modprobe', '/usr/bin/udevadm', '/usr/sbin/fsck', '/usr/sbin/fsck.ext4', '/usr/sbin/agetty', '/usr/bin/login', '/usr/bin/ip']
 const helperFolders = ['/usr/lib/udev', '/usr/lib/systemd/system-generators', '/usr/lib/systemd/system-environment-generators']
 /** Modules that systemd, its units and udev load on most virtual machines. */
-const modules = ['autofs4', 'configfs', 'dm-mod', 'fuse', 'loop', 'efi-pstore', 'efivarfs', 'ip_tables', 'x_tables', 'virtio_net', 'virtio_balloon', 'virtio_rng', 'virtio_console', 'qemu_fw_cfg', 'button', 'evdev', 'serio_raw', 'pcspkr', 'kvm', 'kvm-intel', 'kvm-amd']
+const modules = ['autofs4', 'configfs', 'dm-mod', 'fuse', 'loop', 'efi-pstore', 'efivarfs', 'ip_tables', 'x_tables', 'ata_piix', 'ata_generic', 'acpi-cpufreq', 'pcc-cpufreq', 'ptp_kvm', 'virtio_net', 'virtio_balloon', 'virtio_rng', 'virtio_console', 'qemu_fw_cfg', 'button', 'evdev', 'serio_raw', 'pcspkr', 'kvm', 'kvm-intel', 'kvm-amd']
 /** What every program's start reads. */
 const runtimeFiles = ['/etc/ld.so.cache', '/etc/nsswitch.conf', '/etc/passwd', '/etc/group', '/etc/shadow', '/etc/hosts', '/etc/resolv.conf', '/etc/host.conf', '/etc/login.defs', '/etc/environment', '/usr/lib/locale/C.utf8/LC_CTYPE', '/usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache', '/usr/lib/locale/locale-archive']
 const libraryFolders = ['/lib/x86_64-linux-gnu', '/usr/lib/x86_64-linux-gnu', '/lib/aarch64-linux-gnu', '/usr/lib/aarch64-linux-gnu', '/lib64', '/usr/lib64', '/lib', '/usr/lib', '/usr/lib/systemd']
 const bootFiles = /^(vmlinuz|initrd|initramfs|bzImage|Image)/
-/** Of a package, what only people read. */
+/** What only people read. */
 const forPeople = /^\/usr\/share\/(doc|man|info|locale|lintian|bash-completion|applications|icons|pixmaps|bug|menu|help)\//
+/** Configuration of what happens some time after a start. */
+const forLater = /^\/etc\/(?:cron|logrotate)/
+/** Where commands are looked for. */
+const commandFolders = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']
+const perlFolders = ['/etc/perl', '/usr/local/share/perl', '/usr/lib/x86_64-linux-gnu/perl5', '/usr/share/perl5', '/usr/lib/x86_64-linux-gnu/perl-base', '/usr/lib/x86_64-linux-gnu/perl', '/usr/share/perl']
+const nodeFolders = ['/usr/share/nodejs', '/usr/lib/x86_64-linux-gnu/nodejs', '/usr/lib/nodejs', '/usr/local/lib/node_modules', '/usr/lib/node_modules']
+/** Of a unit, what does not happen at a start. */
+const notAtStart = /^(?:ExecStop|ExecStopPost|ExecReload|Documentation|Description)=.*$/gm
+/** Sections of a library that the loader does not look at. */
+const notLoaded = /^\.(?:text|rodata|eh_frame|gcc_except_table|debug|symtab|strtab|shstrtab|comment|gnu_debug)/
 
 /**
  * Examines a disk image.
@@ -168,9 +188,13 @@ class Examiner implements AsyncDisposable {
         missed.push(name)
         continue
       }
-      if (node.children) await this.#folder(name, 'application')
-      else await this.#program(name, 'application')
-      await this.#package(found.path)
+      if (node.children) await this.#application(found.path, 'application')
+      else {
+        await this.#program(name, 'application')
+        await this.#package(found.path)
+        await this.#named(found.path, 'application')
+        await this.#configuration(name, 'application')
+      }
     }
     const release = (await this.#text('/etc/os-release')) ?? (await this.#text('/usr/lib/os-release')) ?? ''
     return {
@@ -204,7 +228,11 @@ class Examiner implements AsyncDisposable {
     await this.#all(systemdFiles, 'init')
     for (const folder of systemdFolders) await this.#folder(folder, 'init')
     for (const folder of helperFolders)
-      for (const name of await this.#system.list(folder)) await this.#program(`${folder}/${name}`, 'init')
+      for (const name of await this.#system.list(folder)) {
+        const node = (await this.#system.find(`${folder}/${name}`))?.nodes.at(-1)
+        // Data that is searched is read here and there alone: udev's of hardware.
+        if (node && isProgram(node)) await this.#program(`${folder}/${name}`, 'init')
+      }
     for (const name of [...systemdPrograms, ...basePrograms]) await this.#program(name, 'init')
     const [version] = (await this.#system.list('/lib/modules')).sort((a, b) => b.localeCompare(a, 'en', { numeric: true }))
     if (version !== undefined) await this.#modules(`/lib/modules/${version}`)
@@ -228,6 +256,8 @@ class Examiner implements AsyncDisposable {
     const queue = ['default.target', 'sysinit.target', 'basic.target', 'dbus.service']
     const seen = new Set(queue)
     const programs: string[] = []
+    const named: string[] = []
+    const folders: string[] = []
     for (let unit = queue.shift(); unit !== undefined && seen.size <= MAX_UNITS; unit = queue.shift()) {
       const pull = (name: string): void => {
         if (!/^[\w@:.\\-]+\.(service|target|socket|mount|path|timer|slice)$/.test(name) || seen.has(name)) return
@@ -235,6 +265,8 @@ class Examiner implements AsyncDisposable {
         queue.push(name)
       }
       const template = unit.replace(/@[^.]*\./, '@.')
+      // Its instances may come from a generator.
+      if (unit.endsWith('.service') && !unit.includes('@')) pull(unit.replace('.service', '@.service'))
       for (const name of new Set([unit, template]))
         for (const folder of unitFolders) {
           const text = await this.#text(`${folder}/${name}`)
@@ -249,15 +281,22 @@ class Examiner implements AsyncDisposable {
           const dropIns = await this.#system.list(`${folder}/${name}.d`)
           const texts = [text, ...(await Promise.all(dropIns.map(file => this.#text(`${folder}/${name}.d/${file}`))))]
           for (const one of texts) {
-            for (const [, value = ''] of (one ?? '').matchAll(/^(?:Requires|Wants|BindsTo|Upholds|Sockets|Unit)=(.*)$/gm)) value.split(/\s+/).forEach(pull)
+            // A timer's unit is not started with it.
+            for (const [, value = ''] of (one ?? '').matchAll(/^(?:Requires|Wants|BindsTo|Upholds|Sockets)=(.*)$/gm)) value.split(/\s+/).forEach(pull)
             for (const [, value = ''] of (one ?? '').matchAll(/^(?:ExecStart|ExecStartPre|ExecStartPost|ExecCondition|EnvironmentFile)=[-@:+!|]*(\S+)/gm))
               programs.push(value)
+            for (const [, value = ''] of (one ?? '').matchAll(/^WorkingDirectory=-?(\/\S+)/gm)) folders.push(value)
+            if (name.endsWith('.service')) named.push(...pathsIn((one ?? '').replace(notAtStart, '')))
           }
           if (text !== undefined && name.endsWith('.service')) this.#services.add(unit)
         }
     }
-    for (const name of programs) await this.#program(name.startsWith('/') ? name : `/usr/bin/${name}`, 'service')
-    for (const name of programs) await this.#configuration(name)
+    const paths = programs.map(name => (name.startsWith('/') ? name : `/usr/bin/${name}`))
+    for (const name of paths) await this.#program(name, 'service')
+    for (const name of paths) await this.#named(name, 'service')
+    for (const name of paths) await this.#configuration(name, 'service')
+    for (const name of named) await this.#follow(name, 'service', 1)
+    for (const name of folders) await this.#application(name, 'service')
   }
 
   /** BusyBox's and System V's way. */
@@ -284,34 +323,40 @@ class Examiner implements AsyncDisposable {
       if (seen.has(next)) continue
       seen.add(next)
       const node = await this.#want(next, why)
-      if (node) todo.push(...(await this.#needs(node)))
+      if (node) todo.push(...(await this.#needs(node, next)))
     }
     return found.path
   }
 
+  /** Of large files, where in them; by inode. Holes and the blocks that lead to others shift that a little. */
+  readonly #partial = new Map<number, readonly (readonly [from: number, to: number])[]>()
   readonly #needed = new Map<number, Promise<string[]>>()
 
   /** Paths of what a file needs to run. */
-  #needs(node: Node): Promise<string[]> {
+  #needs(node: Node, name: string): Promise<string[]> {
     let needs = this.#needed.get(node.inode)
     if (!needs) {
-      needs = this.#look(node)
+      needs = this.#look(node, name)
       this.#needed.set(node.inode, needs)
     }
     return needs
   }
 
-  async #look(node: Node): Promise<string[]> {
+  async #look(node: Node, name: string): Promise<string[]> {
     const text = (await this.#system.contents([node], MAX_TEXT)).get(node.inode)
-    if (text && text.subarray(0, 2).toString('latin1') === '#!') return isProgram(node) ? this.#scriptNeeds(text.toString('utf8')) : []
+    if (text && text.subarray(0, 4).toString('latin1') !== '\x7fELF') {
+      const script = text.subarray(0, 2).toString('latin1') === '#!' && isProgram(node)
+      return this.#textNeeds(text.toString('utf8'), name, script)
+    }
     // Larger ones are no scripts.
-    if (text && text.subarray(0, 4).toString('latin1') !== '\x7fELF') return []
     const said = await this.#system.withFiles([node], async files =>
-      runTool(['readelf', '--dynamic', '--program-headers', '--wide', '--', files.get(node.inode) ?? ''], { anyStatus: true })
+      runTool(['readelf', '--dynamic', '--program-headers', '--section-headers', '--wide', '--', files.get(node.inode) ?? ''], { anyStatus: true })
     )
+    if (node.size > MAX_LIBRARY && said.includes('Section Headers:') && libraryFolders.some(folder => name.replace(/\/[^/]*$/, '') === folder)) this.#partial.set(node.inode, loadedParts(said))
     const names = [...said.matchAll(/\((?:NEEDED)\).*\[([^\]/]+)\]/g)].map(([, name = '']) => name)
     const [, own = ''] = /\((?:RUNPATH|RPATH)\).*\[([^\]]*)\]/.exec(said) ?? []
-    const folders = [...own.split(':').filter(folder => folder.startsWith('/')), ...libraryFolders]
+    const origin = name.replace(/\/[^/]*$/, '')
+    const folders = [...own.split(':').map(folder => folder.replace(/^\$\{?ORIGIN\}?/, origin)).filter(folder => folder.startsWith('/')), ...libraryFolders]
     const needs: string[] = []
     const loader = /Requesting program interpreter: (\/[^\]]+)\]/.exec(said)?.[1]
     if (loader !== undefined) needs.push(loader)
@@ -322,78 +367,278 @@ class Examiner implements AsyncDisposable {
         break
       }
     }
+    if (/\/bin\/java$/.test(name)) needs.push(...(await this.#javaNeeds(name)))
     return needs
   }
 
-  async #scriptNeeds(text: string): Promise<string[]> {
+  /** @param script - it is run by what its first line says */
+  async #textNeeds(text: string, name: string, script: boolean): Promise<string[]> {
     const [first = ''] = text.split('\n', 1)
-    const words = first.slice(2).trim().split(/\s+/)
-    const program = words[0]?.endsWith('/env') ? `/usr/bin/${words.find((word, i) => i > 0 && !word.startsWith('-')) ?? ''}` : (words[0] ?? '')
-    const needs = [...(words[0]?.endsWith('/env') ? [words[0]] : []), program]
-    if (/python/.test(program)) return [...needs, ...(await this.#pythonNeeds(text, program))]
+    const words = script ? first.slice(2).trim().split(/\s+/) : []
+    const byName = words[0]?.endsWith('/env') ?? false
+    const program = byName ? `/usr/bin/${words.find((word, i) => i > 0 && !word.startsWith('-') && !word.includes('=')) ?? ''}` : (words[0] ?? '')
+    const needs = script ? [...(byName ? [words[0] as string] : []), program] : []
+    if (/python/.test(program) || /\.py$/.test(name)) return [...needs, ...(await this.#pythonNeeds(text, name, /python/.test(program) ? program : '/usr/bin/python3'))]
+    if (/perl/.test(program) || /\.p[lm]$/.test(name)) return [...needs, ...(await this.#perlNeeds(text))]
+    if (/node$/.test(program) || /\.[cm]?js$/.test(name)) return [...needs, ...(await this.#nodeNeeds(text, name))]
+    if (!script) return needs
     // Programs and files that it names; most scripts name little that they do not use.
-    for (const [, name = ''] of text.slice(0, 65536).matchAll(/(?:^|[\s"'=(`])(\/(?:bin|sbin|usr|etc|lib|opt|srv|var\/lib)\/[\w./@+-]+)/gm)) {
-      const node = (await this.#system.find(name))?.nodes.at(-1)
-      if (node && isFile(node) && !needs.includes(name)) needs.push(name)
+    for (const path of pathsIn(text)) {
+      const node = (await this.#system.find(path))?.nodes.at(-1)
+      if (node && isFile(node) && (isProgram(node) || node.size <= MAX_NAMED)) needs.push(path)
+    }
+    for (const command of commandsIn(text)) {
+      const path = await this.#command(command)
+      if (path !== undefined) needs.push(path)
     }
     return needs
+  }
+
+  /** Where a command is. */
+  async #command(name: string): Promise<string | undefined> {
+    for (const folder of commandFolders) {
+      const node = (await this.#system.find(`${folder}/${name}`))?.nodes.at(-1)
+      if (node && isProgram(node)) return `${folder}/${name}`
+    }
+    return undefined
   }
 
   /** What Python imports before and for a script, as far as its text says. */
-  async #pythonNeeds(text: string, program: string): Promise<string[]> {
+  async #pythonNeeds(text: string, script: string, program: string): Promise<string[]> {
     const real = (await this.#system.find(program))?.path
     const version = /python(3\.\d+)/.exec(real ?? '')?.[1]
     if (version === undefined) return []
-    const folders = [`/usr/lib/python${version}`, '/usr/lib/python3/dist-packages', `/usr/local/lib/python${version}/dist-packages`]
+    const tag = `cpython-${version.replace('.', '')}`
+    const folders = [script.replace(/\/[^/]*$/, ''), `/usr/lib/python${version}`, `/usr/lib/python${version}/lib-dynload`, '/usr/lib/python3/dist-packages', `/usr/local/lib/python${version}/dist-packages`]
     const needs: string[] = []
     const seen = new Set<string>()
     const todo = ['encodings', 'encodings.aliases', 'encodings.utf_8', 'codecs', 'io', 'abc', 'site', 'os', 'stat', 'posixpath', 'genericpath', '_collections_abc', '_sitebuiltins', 'sitecustomize']
-    const imports = (source: string, within = ''): void => {
-      for (const [, from, list = ''] of source.matchAll(/^(?:from\s+([\w.]+)\s+)?import\s+([\w., ]+)/gm)) {
-        const names = list.split(',').map(name => name.trim().split(/\s/)[0] ?? '')
-        if (from === undefined) todo.push(...names)
-        else if (from === '.') todo.push(...names.map(name => `${within}.${name}`))
-        else todo.push(from.startsWith('.') ? `${within}${from}` : from)
-      }
-    }
-    imports(text)
-    for (let name = todo.shift(); name !== undefined && seen.size < 2000; name = todo.shift()) {
+    todo.push(...pythonImports(text))
+    if (/console_scripts|entry_point/.test(text)) todo.push(...(await this.#entryPoint(script.split('/').at(-1) ?? '')))
+    for (let name = todo.shift(); name !== undefined && seen.size < MAX_MODULES; name = todo.shift()) {
       if (name === '' || seen.has(name)) continue
       seen.add(name)
       for (const folder of folders) {
         const base = `${folder}/${name.replaceAll('.', '/')}`
-        const [source, cached] = (await this.#system.find(`${base}/__init__.py`))
-          ? [`${base}/__init__.py`, `${base}/__pycache__/__init__.cpython-${version.replace('.', '')}.pyc`]
-          : [`${base}.py`, `${base.replace(/[^/]+$/, '')}__pycache__/${base.split('/').at(-1)}.cpython-${version.replace('.', '')}.pyc`]
+        const parent = base.replace(/\/[^/]+$/, '')
+        const isPackage = (await this.#system.find(`${base}/__init__.py`)) !== undefined
+        const [source, cached] = isPackage
+          ? [`${base}/__init__.py`, `${base}/__pycache__/__init__.${tag}.pyc`]
+          : [`${base}.py`, `${parent}/__pycache__/${base.split('/').at(-1)}.${tag}.pyc`]
         const there = await this.#system.find(source)
-        if (!there) continue
-        // Of the source its date is looked at, where there is a compiled one.
-        if (await this.#system.find(cached)) {
-          for (const node of there.nodes) this.#passed.add(node)
-          needs.push(cached)
-        } else needs.push(source)
-        imports((await this.#text(source)) ?? '', source.endsWith('__init__.py') ? name : name.replace(/\.?[^.]*$/, ''))
+        if (there) {
+          // Of the source its date is looked at, where there is a compiled one.
+          if (await this.#system.find(cached)) {
+            for (const node of there.nodes) this.#passed.add(node)
+            needs.push(cached)
+          } else needs.push(source)
+          todo.push(...pythonImports((await this.#text(source)) ?? '', isPackage ? `${name}.__init__` : name))
+          break
+        }
+        const last = base.split('/').at(-1) ?? ''
+        const compiled = (await this.#system.list(parent)).find(file => file.startsWith(`${last}.`) && file.endsWith('.so'))
+        if (compiled === undefined) continue
+        needs.push(`${parent}/${compiled}`)
         break
       }
-      const compiled = (await this.#system.list(`/usr/lib/python${version}/lib-dynload`)).find(file => file.startsWith(`${name}.`))
-      if (compiled !== undefined) needs.push(`/usr/lib/python${version}/lib-dynload/${compiled}`)
     }
     return needs
   }
 
-  /** Configuration that has a program's name. */
-  async #configuration(program: string): Promise<void> {
+  /** The module that a script of an installed Python package runs. */
+  async #entryPoint(script: string): Promise<string[]> {
+    const folder = '/usr/lib/python3/dist-packages'
+    const modules = ['importlib.metadata', 'pkg_resources']
+    for (const name of await this.#system.list(folder)) {
+      if (!/\.(?:dist|egg)-info$/.test(name)) continue
+      const text = (await this.#text(`${folder}/${name}/entry_points.txt`)) ?? ''
+      for (const [, own, module = ''] of text.matchAll(/^\s*([\w.-]+)\s*=\s*([\w.]+)/gm)) if (own === script) modules.push(module)
+    }
+    return modules
+  }
+
+  async #perlNeeds(text: string): Promise<string[]> {
+    const folders: string[] = []
+    for (const folder of perlFolders) {
+      folders.push(folder)
+      // The version's.
+      for (const name of await this.#system.list(folder)) if (/^5\.\d+$/.test(name)) folders.push(`${folder}/${name}`)
+    }
+    const needs: string[] = []
+    const seen = new Set<string>()
+    const todo = perlUses(text)
+    for (let name = todo.shift(); name !== undefined && seen.size < MAX_MODULES; name = todo.shift()) {
+      if (seen.has(name)) continue
+      seen.add(name)
+      const base = name.replaceAll('::', '/')
+      for (const folder of folders) {
+        const source = await this.#text(`${folder}/${base}.pm`)
+        if (source === undefined) continue
+        needs.push(`${folder}/${base}.pm`)
+        todo.push(...perlUses(source))
+        for (const place of folders) {
+          const compiled = `${place}/auto/${base}/${base.split('/').at(-1)}.so`
+          if (await this.#system.find(compiled)) needs.push(compiled)
+        }
+        break
+      }
+    }
+    return needs
+  }
+
+  async #nodeNeeds(text: string, script: string): Promise<string[]> {
+    const needs: string[] = []
+    const seen = new Set<string>()
+    const todo = nodeRequires(text).map(name => ({ name, from: script.replace(/\/[^/]*$/, '') }))
+    for (let next = todo.shift(); next !== undefined && seen.size < MAX_MODULES; next = todo.shift()) {
+      const { name, from } = next
+      const up = from.split('/').map((_, i, parts) => `${parts.slice(0, parts.length - i).join('/')}/node_modules`)
+      const bases = name.startsWith('.') ? [`${from}/${name}`] : name.startsWith('/') ? [name] : [...up, ...nodeFolders].map(folder => `${folder}/${name}`)
+      for (const base of bases) {
+        const file = await this.#nodeFile(base, needs)
+        if (file === undefined) continue
+        if (seen.has(file)) break
+        seen.add(file)
+        needs.push(file)
+        if (/\.[cm]?js$/.test(file)) todo.push(...nodeRequires((await this.#text(file)) ?? '').map(name => ({ name, from: file.replace(/\/[^/]*$/, '') })))
+        break
+      }
+    }
+    return needs
+  }
+
+  /** The file that a module's name stands for, by its real path; what says so is needed too. */
+  async #nodeFile(base: string, needs: string[]): Promise<string | undefined> {
+    const file = async (name: string): Promise<string | undefined> => {
+      const found = await this.#system.find(name)
+      const node = found?.nodes.at(-1)
+      return found && node && isFile(node) ? found.path : undefined
+    }
+    for (const end of ['', '.js', '.json', '.cjs', '.mjs']) {
+      const found = await file(base + end)
+      if (found !== undefined) return found
+    }
+    const about = await this.#text(`${base}/package.json`)
+    if (about !== undefined) {
+      needs.push(`${base}/package.json`)
+      const main = /"main"\s*:\s*"([^"]+)"/.exec(about)?.[1]
+      if (main !== undefined)
+        for (const end of ['', '.js', '/index.js']) {
+          const found = await file(`${base}/${main}${end}`)
+          if (found !== undefined) return found
+        }
+    }
+    return file(`${base}/index.js`)
+  }
+
+  /** What a JVM reads of itself. */
+  async #javaNeeds(program: string): Promise<string[]> {
+    const real = (await this.#system.find(program))?.path ?? program
+    const home = real.replace(/\/bin\/java$/, '')
+    const modules = (await this.#system.find(`${home}/lib/modules`))?.nodes.at(-1)
+    if (modules) this.#partial.set(modules.inode, [[0, MODULES_INDEX]])
+    const libraries = ['jli', 'java', 'jimage', 'zip', 'nio', 'net', 'verify'].map(name => `lib/lib${name}.so`)
+    return ['lib/jvm.cfg', 'lib/server/libjvm.so', ...libraries, 'lib/modules', 'lib/server/classes.jsa', 'conf/security/java.security', 'conf/net.properties', 'lib/tzdb.dat'].map(name => `${home}/${name}`)
+  }
+
+  /** Configuration that has a program's name, and what it names. */
+  async #configuration(program: string, why: WantedBy): Promise<void> {
     const name = program.split('/').at(-1) ?? ''
     for (const base of new Set([name, name.replace(/d$/, ''), name.replace(/[-_.].*$/, '')]))
       if (base.length > 2 && base !== 'systemd') {
-        await this.#folder(`/etc/${base}`, 'service')
-        await this.#want(`/etc/${base}.conf`, 'service')
-        await this.#want(`/etc/default/${base}`, 'service')
-        await this.#want(`/etc/pam.d/${base}`, 'service')
+        for (const one of [`/etc/${base}`, `/etc/${base}.conf`, `/etc/default/${base}`, `/etc/pam.d/${base}`]) await this.#follow(one, why, 1)
       }
   }
 
-  /** What else the Debian package of a program has, the small before the large. */
+  readonly #followed = new Set<number>()
+  /** Folders that programs name: what configuration loads is looked for there. */
+  readonly #places = new Set<string>()
+
+  /** What a program that is started names: files, and what the folders of its configuration name in turn. */
+  async #named(name: string, why: WantedBy): Promise<void> {
+    const node = (await this.#system.find(name))?.nodes.at(-1)
+    if (!node || !isFile(node) || this.#followed.has(node.inode)) return
+    this.#followed.add(node.inode)
+    const bytes = (await this.#system.contents([node], MAX_PROGRAM)).get(node.inode)
+    if (!bytes) return
+    const text = bytes.toString('latin1')
+    if (!text.startsWith('\x7fELF')) {
+      for (const one of pathsIn(text)) await this.#follow(one, why, 1)
+      return
+    }
+    const follow: string[] = []
+    for (const one of pathsIn(text)) {
+      const found = await this.#system.find(one)
+      const target = found?.nodes.at(-1)
+      if (!found || !target) continue
+      if (target.children && !found.path.startsWith('/etc/')) this.#places.add(found.path)
+      else if (!isProgram(target)) follow.push(one)
+    }
+    for (const one of follow) await this.#follow(one, why, 1)
+  }
+
+  /** A file or a folder that something names, and what it names itself, if it is configuration. */
+  async #follow(name: string, why: WantedBy, depth: number): Promise<void> {
+    const found = await this.#system.find(name)
+    const node = found?.nodes.at(-1)
+    if (!found || !node || forPeople.test(found.path) || this.#followed.has(node.inode)) return
+    const isConfiguration = found.path.startsWith('/etc/')
+    if (node.children) {
+      this.#followed.add(node.inode)
+      this.#places.add(found.path)
+      // What is available is used where it is enabled.
+      if (isConfiguration && found.path.split('/').length > 2 && !/-available$/.test(found.path) && sizeOf(node) <= MAX_FOLDER)
+        for (const child of node.children.keys()) await this.#follow(`${found.path}/${child}`, why, depth)
+      await this.#jars(found.path, why)
+      return
+    }
+    // What lies in folders of configuration is run at other times than at a start: daily, when an interface comes.
+    if (!isConfiguration && (/\.so(\.[\d.]+)?$/.test(name) || isProgram(node))) {
+      await this.#program(name, why)
+      // A module of a program's: what it names is as if the program did.
+      if (/\.so$/.test(name)) await this.#named(name, why)
+      return
+    }
+    if (!isFile(node) || (node.size > MAX_NAMED && !/\.jar$/.test(name))) return
+    if (/\.(py|pl|[cm]?js)$/.test(name)) await this.#program(name, why)
+    else await this.#want(name, why)
+    if (!isConfiguration || isProgram(node) || depth > 3 || forLater.test(found.path)) return
+    this.#followed.add(node.inode)
+    const text = (await this.#text(name)) ?? ''
+    // Programs that it names are for later.
+    for (const one of pathsIn(text.replace(/^\s*[#;].*$/gm, ''))) if (!/\/s?bin\//.test(one)) await this.#follow(one, why, depth + 1)
+    for (const object of objectsIn(text))
+      for (const place of [...this.#places, '/usr/lib/x86_64-linux-gnu/security'])
+        if (await this.#system.find(`${place}/${object}`)) {
+          await this.#follow(`${place}/${object}`, why, depth + 1)
+          break
+        }
+  }
+
+  /** Class libraries in a folder that something names. */
+  async #jars(folder: string, why: WantedBy): Promise<void> {
+    let size = 0
+    for (const place of [folder, `${folder}/bin`, `${folder}/lib`])
+      for (const name of await this.#system.list(place)) {
+        if (!name.endsWith('.jar')) continue
+        size += (await this.#system.find(`${place}/${name}`))?.nodes.at(-1)?.size ?? 0
+        if (size <= MAX_PACKAGE) await this.#want(`${place}/${name}`, why)
+      }
+  }
+
+  /** An application's own folder: all of it, unless it is large, and what its files need. */
+  async #application(name: string, why: WantedBy): Promise<void> {
+    const found = await this.#system.find(name)
+    const node = found?.nodes.at(-1)
+    if (!found || !node?.children || found.path === '/' || sizeOf(node) > MAX_PACKAGE) return
+    for (const one of found.nodes) this.#passed.add(one)
+    for (const [child, { children }] of node.children)
+      if (children) await this.#application(`${found.path}/${child}`, why)
+      else if (/\.(py|pl|[cm]?js)$/.test(child)) await this.#program(`${found.path}/${child}`, why)
+      else await this.#want(`${found.path}/${child}`, why)
+  }
+
+  /** Of the Debian package of a program: its configuration, and what the program or its libraries there name. */
   async #package(program: string): Promise<void> {
     const folder = '/var/lib/dpkg/info'
     const lists = (await this.#system.list(folder)).filter(name => name.endsWith('.list'))
@@ -404,20 +649,42 @@ class Examiner implements AsyncDisposable {
     for (const text of texts.values()) {
       const files = text.toString('utf8').split('\n')
       if (!names.some(name => files.includes(name))) continue
-      const found: { name: string; node: Node }[] = []
+      const left = new Map<string, Node>()
       for (const name of files) {
-        if (forPeople.test(name)) continue
+        if (name === program || forPeople.test(name)) continue
         const node = (await this.#system.find(name))?.nodes.at(-1)
-        if (node && isFile(node) && node.size <= MAX_PACKAGE_FILE) found.push({ name, node })
+        if (node && isFile(node)) left.set(name, node)
       }
-      let size = 0
-      for (const { name, node } of found.sort((a, b) => a.node.size - b.node.size)) {
-        size += node.size
-        if (size > MAX_PACKAGE) break
-        if (isProgram(node) || name.includes('.so')) await this.#program(name, 'application')
-        else await this.#want(name, 'application')
+      // Packages share an application's folder.
+      const own = program.replace(/\/[^/]*$/, '')
+      if (!commandFolders.includes(own))
+        for (const [name, node] of (await this.#system.find(own))?.nodes.at(-1)?.children ?? []) if (isFile(node)) left.set(`${own}/${name}`, node)
+      // Breadth first: what is named names others.
+      const todo = [program]
+      for (const name of left.keys()) if (name.startsWith('/etc/')) await this.#follow(name, 'application', 1)
+      for (let next = todo.shift(); next !== undefined; next = todo.shift()) {
+        const words = await this.#words(next)
+        for (const [name, node] of left) {
+          const base = name.split('/').at(-1) ?? ''
+          if (!words.has(base) || base.length < 4) continue
+          left.delete(name)
+          // Tools for people.
+          if (isProgram(node) && /\/s?bin\//.test(name)) continue
+          todo.push(name)
+          if (isProgram(node) || name.includes('.so')) await this.#program(name, 'application')
+          else if (node.size <= MAX_NAMED) await this.#want(name, 'application')
+        }
       }
     }
+  }
+
+  /** The words in a file, as names of files are. */
+  async #words(name: string): Promise<Set<string>> {
+    const node = (await this.#system.find(name))?.nodes.at(-1)
+    const bytes = node && (await this.#system.contents([node], MAX_PROGRAM)).get(node.inode)
+    const text = bytes?.toString('latin1') ?? ''
+    const wide = (text.match(/(?:[\w.+-]\0){4,}/g) ?? []).map(word => word.replaceAll('\0', ''))
+    return new Set([...(text.match(/[\w.+-]{4,}/g) ?? []), ...wide])
   }
 
   async #all(names: readonly string[], why: WantedBy): Promise<void> {
@@ -474,9 +741,28 @@ class Examiner implements AsyncDisposable {
     // The partition table, and the file system's head with the descriptors of its groups.
     add(0, 0)
     for (let byte = 0; byte < HEAD; byte += chunkSize) add(offset + byte, 0)
-    for (const block of [...journal, ...new Set(tables)]) add(offset + block * blockSize, blockSize)
-    for (const node of [...folders, ...this.#wanted.map(({ node }) => node)])
-      for (const block of blocks.get(node.inode) ?? []) add(offset + block * blockSize, blockSize)
+    const used = [...blocks.values()].flat()
+    for (const block of [...journal, ...(await this.#system.bitmaps(used)), ...tables]) add(offset + block * blockSize, blockSize)
+    for (const node of [...folders, ...this.#wanted.map(({ node }) => node)]) {
+      const parts = this.#partial.get(node.inode)
+      const isIn = (byte: number): boolean => parts?.some(([from, to]) => byte + blockSize > from && byte < to) ?? true
+      for (const [i, block] of (blocks.get(node.inode) ?? []).entries()) if (isIn(i * blockSize)) add(offset + block * blockSize, blockSize)
+    }
     return Profile.fromOrder(this.#manifest, order, 0)
   }
+}
+
+/** All that is in a folder, in bytes. */
+function sizeOf(folder: Node): number {
+  let size = 0
+  for (const child of folder.children?.values() ?? []) size += child.children ? sizeOf(child) : child.size
+  return size
+}
+
+/** Where in an ELF file that lies which the loader reads, by what readelf says of its sections. */
+function loadedParts(said: string): [from: number, to: number][] {
+  const parts: [number, number][] = [[0, 4096]]
+  for (const [, name = '', type, , offset = '', size = ''] of said.matchAll(/^\s*\[\s*\d+\]\s+(\S+)\s+(\S+)\s+([0-9a-f]+)\s+([0-9a-f]+)\s+([0-9a-f]+)/gm))
+    if (!notLoaded.test(name) && type !== 'NOBITS') parts.push([parseInt(offset, 16), parseInt(offset, 16) + parseInt(size, 16)])
+  return parts
 }

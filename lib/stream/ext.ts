@@ -15,6 +15,19 @@ const ROOT = 2
 const MAX_FOLDERS = 200_000
 const MAX_LINKS = 40
 
+/** So many blocks of an inode table, aligned, are read with one of them, and the one behind: Linux's default. */
+const INODE_READAHEAD = 32
+
+/** Where each group of blocks keeps what it says of itself. */
+interface Groups {
+  blockBitmaps: number[]
+  inodeBitmaps: number[]
+  tables: number[]
+  /** Of each inode table. */
+  tableBlocks: number
+  perGroup: number
+}
+
 /** A file, a folder or a link. @internal */
 export interface Node {
   inode: number
@@ -133,10 +146,46 @@ export class ExtFileSystem implements AsyncDisposable {
     return new Map(inodes.map((inode, i) => [inode, numbers(said[i] ?? '')]))
   }
 
-  /** The block of the inode table in which each lies. */
+  /** The blocks of the inode table that Linux reads to have these: more of it than those in which they lie. */
   async inodeBlocks(inodes: readonly number[]): Promise<number[]> {
+    const { tables, tableBlocks } = await this.#groups()
     const said = await this.#debug(inodes.map(inode => `imap <${inode}>`))
-    return said.flatMap(text => numbers(/located at block (\d+)/.exec(text)?.[1] ?? ''))
+    const windows = new Set<number>()
+    const blocks: number[] = []
+    for (const text of said) {
+      const [, group, at] = /of block group (\d+)[\s\S]*located at block (\d+)/.exec(text) ?? []
+      const block = Number(at)
+      const window = block - (block % INODE_READAHEAD)
+      if (at === undefined || windows.has(window)) continue
+      windows.add(window)
+      const table = tables[Number(group)] ?? block
+      const last = Math.min(window + INODE_READAHEAD, table + tableBlocks - 1)
+      for (let one = Math.max(table, window); one <= last; one++) blocks.push(one)
+    }
+    return blocks
+  }
+
+  /** The blocks in which it is said what is free, of the groups in which these blocks lie: who writes reads them. */
+  async bitmaps(blocks: Iterable<number>): Promise<number[]> {
+    const { blockBitmaps, inodeBitmaps, perGroup } = await this.#groups()
+    const groups = new Set<number>()
+    for (const block of blocks) groups.add(Math.floor(block / perGroup))
+    return [blockBitmaps, inodeBitmaps].flatMap(all => [...groups].flatMap(group => all[group] ?? []))
+  }
+
+  #read: Promise<Groups> | undefined
+
+  #groups(): Promise<Groups> {
+    return (this.#read ??= this.#debug(['show_super_stats']).then(([said = '']) => {
+      const number = (name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+)$`, 'm').exec(said)?.[1] ?? 0)
+      const groups: Groups = { blockBitmaps: [], inodeBitmaps: [], tables: [], tableBlocks: number('Inode blocks per group'), perGroup: number('Blocks per group') || 32768 }
+      for (const [, group, block, inode, table] of said.matchAll(/^ *Group +(\d+): block bitmap at (\d+), inode bitmap at (\d+), inode table at (\d+)/gm)) {
+        groups.blockBitmaps[Number(group)] = Number(block)
+        groups.inodeBitmaps[Number(group)] = Number(inode)
+        groups.tables[Number(group)] = Number(table)
+      }
+      return groups
+    }))
   }
 
   async #walk(): Promise<void> {

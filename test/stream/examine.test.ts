@@ -20,7 +20,7 @@ function image(t: Test, files: Record<string, string | Buffer>, { offset = 0 } =
     mkdirSync(path.dirname(file), { recursive: true })
     if (typeof contents === 'string' && contents.startsWith('-> ')) symlinkSync(contents.slice(3), file)
     else if (typeof contents === 'string' && contents.startsWith('copy ')) cpSync(contents.slice(5), file, { dereference: true })
-    else writeFileSync(file, contents, { mode: 0o755 })
+    else writeFileSync(file, contents, { mode: typeof contents === 'string' && !contents.startsWith('#!') ? 0o644 : 0o755 })
   }
   const made = path.join(folder, 'image')
   execFileSync('mke2fs', ['-q', '-F', '-t', 'ext4', '-b', '4096', '-E', `offset=${offset}`, '-d', tree, made, '60M'])
@@ -133,20 +133,137 @@ t.test('a script needs its interpreter, a Python one its modules', { skip }, asy
   for (const name of [`${python}/turtle.py`, `${python}/re.py`]) t.notOk(names.includes(name), name)
 })
 
-t.test('an application brings its package, but not what people read', { skip }, async t => {
+t.test('of its package an application brings what it names, in whatever letters, and what that names', { skip }, async t => {
   const { names } = await examined(
     t,
     image(t, {
-      '/usr/bin/app': noise(10_000, 'app'),
-      '/usr/share/app/data': noise(40_000, 'data'),
-      '/usr/share/doc/app/manual': noise(40_000, 'manual'),
-      '/usr/share/other/data': noise(40_000, 'other'),
-      '/var/lib/dpkg/info/app.list': '/.\n/usr\n/usr/bin/app\n/usr/share/app/data\n/usr/share/doc/app/manual\n/usr/share/app/gone\n',
-      '/var/lib/dpkg/info/other.list': '/usr/share/other/data\n'
+      '/usr/bin/app': Buffer.concat([readFileSync('/bin/true'), Buffer.from('\0first.data\0\0'), Buffer.from('second.data\0', 'utf16le'), Buffer.from('\0/usr/bin/app-tool\0')]),
+      '/usr/bin/app-tool': noise(10_000, 'tool'),
+      '/usr/share/app/first.data': 'see third.data\n',
+      '/usr/share/app/second.data': noise(40_000, 'second'),
+      '/usr/share/app/third.data': noise(40_000, 'third'),
+      '/usr/share/app/fourth.data': noise(40_000, 'fourth'),
+      '/usr/share/doc/app/manual': 'first.data\n',
+      '/usr/share/other/first.data': noise(40_000, 'other'),
+      '/etc/app/app.conf': 'include /etc/app.d/more.conf\n',
+      '/etc/app.d/more.conf': 'x\n',
+      '/var/lib/dpkg/info/app.list': `/.\n/usr\n/usr/bin/app\n/usr/bin/app-tool\n${['first', 'second', 'third', 'fourth'].map(name => `/usr/share/app/${name}.data\n`).join('')}/usr/share/doc/app/manual\n/usr/share/app/gone\n`,
+      '/var/lib/dpkg/info/other.list': '/usr/share/other/first.data\n'
     }),
     ['/usr/bin/app']
   )
-  t.same(names.filter(name => !name.startsWith('/etc')), ['/usr/bin/app', '/usr/share/app/data'])
+  t.same(names.filter(name => name.startsWith('/usr')).sort(), ['/usr/bin/app', ...['first', 'second', 'third'].map(name => `/usr/share/app/${name}.data`)].sort())
+  for (const name of ['/etc/app/app.conf', '/etc/app.d/more.conf']) t.ok(names.includes(name), name)
+})
+
+t.test('configuration brings the modules that it loads, where they are enabled', { skip }, async t => {
+  const { names } = await examined(
+    t,
+    image(t, {
+      ...systemd,
+      '/usr/sbin/webd': Buffer.concat([readFileSync('/bin/true'), Buffer.from('\0/usr/lib/webd/modules\0')]),
+      '/usr/lib/webd/modules/mod_in.so': noise(100_000, 'in'),
+      '/usr/lib/webd/modules/mod_out.so': noise(100_000, 'out'),
+      '/usr/lib/webd/modules/mod_path.so': noise(100_000, 'path'),
+      '/etc/webd/mods-available/in.load': 'LoadModule in mod_in.so\n',
+      '/etc/webd/mods-available/out.load': 'LoadModule out mod_out.so\n',
+      '/etc/webd/mods-enabled/in.load': '-> ../mods-available/in.load',
+      '/etc/webd/webd.conf': '# LoadModule out mod_out.so\nLoadModule path /usr/lib/webd/modules/mod_path.so\nroot /srv/www\nindex /srv/www/index.html\n',
+      '/srv/www/index.html': 'page\n',
+      '/etc/cron.d/web': '* * * * * root /usr/lib/webd/later\n',
+      '/usr/lib/webd/later': noise(50_000, 'later')
+    })
+  )
+  for (const name of ['/usr/lib/webd/modules/mod_in.so', '/usr/lib/webd/modules/mod_path.so', '/etc/webd/mods-available/in.load', '/srv/www/index.html']) t.ok(names.includes(name), name)
+  for (const name of ['/usr/lib/webd/modules/mod_out.so', '/etc/webd/mods-available/out.load', '/usr/lib/webd/later']) t.notOk(names.includes(name), name)
+})
+
+t.test('instances of templates come, what timers start later does not, and a unit’s folder does', { skip }, async t => {
+  const { names, services } = await examined(
+    t,
+    image(t, {
+      ...systemd,
+      '/lib/systemd/system/web@.service': unit('ExecStart=/usr/bin/instance %i'),
+      '/usr/bin/instance': noise(50_000, 'instance'),
+      '/etc/systemd/system/timers.target.wants/daily.timer': '-> /lib/systemd/system/daily.timer',
+      '/lib/systemd/system/multi-user.target': '[Unit]\nWants=timers.target\n',
+      '/lib/systemd/system/timers.target': '[Unit]\n',
+      '/lib/systemd/system/daily.timer': '[Timer]\nUnit=daily.service\n',
+      '/lib/systemd/system/daily.service': unit('ExecStart=/usr/bin/daily'),
+      '/usr/bin/daily': noise(50_000, 'daily'),
+      '/lib/systemd/system/web.service': unit('WorkingDirectory=/srv/app', 'ExecStart=/usr/sbin/webd --data /srv/data', 'ExecStop=/usr/bin/stopper'),
+      '/usr/bin/stopper': noise(50_000, 'stopper'),
+      '/srv/app/templates/front.html': 'front\n',
+      '/usr/lib/udev/hwdb.bin': 'data\n'
+    })
+  )
+  t.ok(services.includes('web.service'))
+  for (const name of ['/usr/bin/instance', '/srv/app/templates/front.html']) t.ok(names.includes(name), name)
+  for (const name of ['/usr/bin/daily', '/usr/bin/stopper']) t.notOk(names.includes(name), name)
+})
+
+t.test('Perl’s, Node’s and Java’s modules; commands of shell scripts', { skip }, async t => {
+  const { names } = await examined(
+    t,
+    image(t, {
+      '/usr/bin/perl': noise(10_000, 'perl'),
+      '/srv/report': '#!/usr/bin/perl -w\nuse strict;\nuse Mine::Own qw(x);\n',
+      '/usr/share/perl/5.36/strict.pm': '1;\n',
+      '/usr/share/perl5/Mine/Own.pm': 'package Mine::Own;\nrequire List::Fast;\n1;\n__END__\nuse Not::This;\n',
+      '/usr/share/perl5/Not/This.pm': '1;\n',
+      '/usr/lib/x86_64-linux-gnu/perl-base/List/Fast.pm': '1;\n',
+      '/usr/lib/x86_64-linux-gnu/perl-base/auto/List/Fast/Fast.so': noise(10_000, 'fast'),
+      '/usr/bin/node': noise(10_000, 'node'),
+      '/srv/serve': "#!/usr/bin/env node\nconst web = require('web')\nrequire('./own')\n",
+      '/srv/own.js': "import x from './deep/index.js'\n",
+      '/srv/deep/index.js': '',
+      '/usr/share/nodejs/web/package.json': '{ "main": "lib/main" }',
+      '/usr/share/nodejs/web/lib/main.js': "const part = require('../part')\n",
+      '/usr/share/nodejs/web/part/index.js': '',
+      '/usr/share/nodejs/web/test.js': '',
+      '/opt/jvm/bin/java': Buffer.concat([readFileSync('/bin/true')]),
+      '/opt/jvm/lib/server/libjvm.so': noise(50_000, 'jvm'),
+      '/opt/jvm/lib/modules': noise(6 << 20, 'modules'),
+      '/opt/start': '#!/bin/sh\nif true; then helper -x; fi\nexec other\n',
+      '/bin/sh': noise(10_000, 'sh'),
+      '/usr/bin/helper': noise(10_000, 'helper'),
+      '/usr/sbin/other': noise(10_000, 'other'),
+      '/usr/bin/fi': noise(10_000, 'fi'),
+      '/usr/bin/env': noise(10_000, 'env')
+    }),
+    ['/srv/report', '/srv/serve', '/opt/jvm/bin/java', '/opt/start']
+  )
+  for (const name of [
+    '/usr/bin/perl', '/usr/share/perl/5.36/strict.pm', '/usr/share/perl5/Mine/Own.pm', '/usr/lib/x86_64-linux-gnu/perl-base/auto/List/Fast/Fast.so',
+    '/usr/bin/node', '/srv/own.js', '/srv/deep/index.js', '/usr/share/nodejs/web/package.json', '/usr/share/nodejs/web/lib/main.js', '/usr/share/nodejs/web/part/index.js',
+    '/opt/jvm/lib/server/libjvm.so', '/opt/jvm/lib/modules', '/usr/bin/helper', '/usr/sbin/other'
+  ])
+    t.ok(names.includes(name), name)
+  for (const name of ['/usr/share/perl5/Not/This.pm', '/usr/share/nodejs/web/test.js', '/usr/bin/fi']) t.notOk(names.includes(name), name)
+})
+
+t.test('of a large library that many share comes what the loader reads; of what is free the tables', { skip }, async t => {
+  const folder = scratch(t)
+  writeFileSync(path.join(folder, 'data'), noise(10 << 20, 'rodata'))
+  writeFileSync(path.join(folder, 'large.s'), `.section .rodata\n.incbin "${path.join(folder, 'data')}"\n.data\n.globl large\nlarge: .long 1\n.section .note.GNU-stack,"",@progbits\n`)
+  writeFileSync(path.join(folder, 'main.c'), 'extern int large; int main(void) { return large; }\n')
+  const library = path.join(folder, 'liblarge.so')
+  execFileSync('cc', ['-shared', '-nostdlib', '-Wl,-soname,liblarge.so', '-o', library, path.join(folder, 'large.s')])
+  execFileSync('cc', ['-o', path.join(folder, 'main'), path.join(folder, 'main.c'), library])
+  const made = image(t, {
+    '/usr/bin/main': `copy ${path.join(folder, 'main')}`,
+    '/usr/lib/x86_64-linux-gnu/liblarge.so': `copy ${library}`
+  })
+  const { names, profile } = await examined(t, made, ['/usr/bin/main'])
+  t.ok(names.includes('/usr/lib/x86_64-linux-gnu/liblarge.so'))
+  const wanted = new Set(profile.entries.map(({ chunk }) => chunk))
+  const chunks = chunksOf(made, '/usr/lib/x86_64-linux-gnu/liblarge.so')
+  const has = chunks.filter(chunk => wanted.has(chunk)).length
+  t.ok(chunks.length > 150 && has >= 2 && has < 20, `${has} of ${chunks.length} chunks`)
+  const groups = execFileSync('debugfs', ['-R', 'show_super_stats', made], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
+  const [, ...blocks] = /Group +0: block bitmap at (\d+), inode bitmap at (\d+), inode table at (\d+)/.exec(groups) ?? []
+  t.equal(blocks.length, 3)
+  for (const block of blocks) t.ok(wanted.has(Math.floor((Number(block) * 4096) / CHUNK)), `block ${block}`)
 })
 
 t.test("System V's scripts", { skip }, async t => {

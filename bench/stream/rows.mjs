@@ -1,0 +1,102 @@
+// What a start becomes in the results: a row of shares, times, stalls and waste; and the oracle, from starts on a whole
+// local copy.
+import { readTrace } from 'hypertwin/stream'
+
+const ZERO = 0xffffffff
+
+/** Bytes as they are stored, of chunks; equal ones count once. */
+export function storedBytes(manifest, chunks) {
+  const blobs = new Set()
+  for (const chunk of chunks) if (manifest.blobOf[chunk] !== ZERO) blobs.add(manifest.blobOf[chunk])
+  let bytes = 0
+  for (const blob of blobs) bytes += manifest.lengthOf(blob)
+  return bytes
+}
+
+/** Of a start on a whole local copy. Times are from QEMU's start on. */
+export function localRow(manifest, { guestMs, readyMs, firstReadMs, seen }) {
+  const localMs = readyMs - guestMs
+  const reads = seen.accesses.map(({ chunk, atMs }) => ({ chunk, atMs: atMs + firstReadMs - guestMs }))
+  return {
+    readySeconds: localMs / 1000,
+    firstReadSeconds: (firstReadMs - guestMs) / 1000,
+    neededBytes: storedBytes(manifest, reads.filter(({ atMs }) => atMs <= localMs).map(({ chunk }) => chunk)),
+    readBytes: storedBytes(manifest, reads.map(({ chunk }) => chunk))
+  }
+}
+
+/**
+ * The least time in which a start could be ready over a link: as long as on a local copy, and longer by what it is late most
+ * when exactly the chunks that are read come in the order in which they are needed, one behind the other at the link's full
+ * rate; and a round trip.
+ *   oracle = round trip + local + max(0, max over i of (bytes of the first i reads / rate - time of read i))
+ */
+export function oracleSeconds(manifest, accesses, local, { mbit, roundTripMs }) {
+  const seen = new Set()
+  let bytes = 0
+  let late = 0
+  for (const { chunk, atMs } of accesses) {
+    const seconds = local.firstReadSeconds + atMs / 1000
+    if (seconds > local.readySeconds) break
+    const blob = manifest.blobOf[chunk]
+    if (blob === ZERO || seen.has(blob)) continue
+    seen.add(blob)
+    bytes += manifest.lengthOf(blob)
+    late = Math.max(late, (bytes * 8) / (mbit * 1e6) - seconds)
+  }
+  return roundTripMs / 1000 + local.readySeconds + late
+}
+
+/** The oracle of several local starts: their mean. */
+export async function oracleOf(manifest, locals, link) {
+  let sum = 0
+  for (const { row, trace } of locals) sum += oracleSeconds(manifest, (await readTrace(trace)).accesses, row, link)
+  return sum / locals.length
+}
+
+const total = fetched => Object.values(fetched).reduce((a, b) => a + b)
+
+/**
+ * Of a streamed start.
+ * @param profile - that was fetched with it; undefined without
+ */
+export function streamedRow(manifest, started, profile) {
+  const { gateMs, guestMs, readyMs, atReady, atEnd, seen, seenAtReady, seenInMinute, here } = started
+  const head = manifest.bytes.length + (profile ? Buffer.byteLength(profile.toString()) : 0)
+  const { demand, gate, profile: ahead, ahead: behind, fill } = atReady.fetched
+  const urgent = demand + gate + ahead
+  const read = new Set(seen.accesses.map(({ chunk }) => manifest.blobOf[chunk]))
+  const wanted = (profile?.match(manifest).wanted ?? []).map(({ chunk }) => chunk).filter(chunk => here[chunk] !== 0)
+  const came = storedBytes(manifest, wanted)
+  const readyAt = seen.accesses.filter(({ atMs }) => atMs + started.firstReadMs <= readyMs).map(({ chunk }) => chunk)
+  return {
+    gateSeconds: gateMs / 1000,
+    guestSeconds: guestMs / 1000,
+    readySeconds: readyMs / 1000,
+    imageBytes: manifest.imageSize,
+    allocatedBytes: atReady.allocatedBytes,
+    storedBytes: manifest.dataSize,
+    // At the first right answer, as they came over the link: the manifest and the profile; what was waited for, and what
+    // the profile had; what lay behind reads, and blind fill.
+    headBytes: head,
+    demandBytes: demand,
+    profileBytes: gate + ahead,
+    behindBytes: behind,
+    fillBytes: fill,
+    neededBytes: storedBytes(manifest, readyAt),
+    shareOfImage: (head + urgent) / manifest.imageSize,
+    shareOfAllocated: (head + urgent) / atReady.allocatedBytes,
+    shareOfStored: (head + urgent) / manifest.dataSize,
+    shareOfStoredWithFill: (head + urgent + behind + fill) / manifest.dataSize,
+    waitedReads: seenAtReady.waited.reads,
+    waitedSeconds: seenAtReady.waited.ms / 1000,
+    longestMs: seen.waited.longestMs,
+    stallsBeforeReady: seenAtReady.stalls,
+    stallsAfterReady: seen.stalls - seenAtReady.stalls,
+    stallsInMinute: seenInMinute?.stalls,
+    stallsAtEnd: seen.stalls,
+    vainShare: profile ? (came === 0 ? 0 : storedBytes(manifest, wanted.filter(chunk => !read.has(manifest.blobOf[chunk]))) / came) : undefined,
+    fetchedBytesAtEnd: total(atEnd.fetched) + head,
+    bytesPerSecond: atEnd.bytesPerSecond
+  }
+}

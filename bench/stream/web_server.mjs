@@ -1,0 +1,28 @@
+// Files below a folder, with byte ranges, and nothing else: run at the far end of a link.
+//   node web_server.mjs <folder> <port>
+import { open } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import path from 'node:path'
+import process from 'node:process'
+
+const [folder, port] = process.argv.slice(2)
+
+async function answer(request, response) {
+  const file = await open(path.join(folder, path.posix.normalize(decodeURIComponent(request.url))))
+  const { size } = await file.stat()
+  const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '')
+  const [from, to] = range ? range.slice(1).map(Number) : [0, size - 1]
+  response.writeHead(range ? 206 : 200, { 'content-length': to - from + 1, ...(range && { 'content-range': `bytes ${from}-${to}/${size}` }) })
+  const bytes = file.createReadStream({ start: from, end: to, highWaterMark: 262_144 })
+  // Who asked may have gone.
+  response.once('close', () => bytes.destroy())
+  bytes.once('error', () => response.destroy()).pipe(response)
+}
+
+const server = createServer((request, response) => {
+  answer(request, response).catch(() => response.writeHead(404).end())
+})
+server.keepAliveTimeout = 60_000
+server.listen(Number(port), () => console.log('serving'))
+// It ends with whoever started it.
+process.stdin.resume().once('end', () => process.exit())

@@ -1,0 +1,85 @@
+// What texts and programs hint at: paths, commands, modules, libraries. Nothing here looks at any file system; whoever asks
+// takes what exists of it. Hints mislead at worst.
+
+/** Of a text, so much is looked at. */
+const MAX_PATHS = 2000
+
+/** Absolute paths that stand in it. @internal */
+export function pathsIn(text: string): string[] {
+  const found = new Set<string>()
+  for (const [, name = ''] of text.matchAll(/(?:^|[\s"'=(`:,<[{\0-])(\/(?:bin|sbin|usr|etc|lib|lib64|opt|srv|home|var\/(?:lib|www|cache|spool))\/[\w./@+-]+)/gm)) {
+    if (found.size >= MAX_PATHS) break
+    found.add(name.replace(/[./-]+$/, ''))
+  }
+  return [...found]
+}
+
+/** Commands that a shell script runs by their names. @internal */
+export function commandsIn(script: string): string[] {
+  const found = new Set<string>()
+  const text = script.replace(/^\s*#.*$/gm, '')
+  for (const [, name = ''] of text.matchAll(/(?:^|[;&|`({])[ \t]*(?:(?:if|then|else|elif|while|until|do|exec|command|nohup|!)[ \t]+)*([a-z][\w.-]*)(?=[\s;)`|&]|$)/gm))
+    if (!shellWords.has(name)) found.add(name)
+  return [...found]
+}
+
+/** The shell's own. */
+const shellWords = new Set('alias bg break case cd command continue do done echo elif else esac eval exec exit export false fi for function getopts if in let local printf pwd read readonly return set shift test then time times trap true type ulimit umask unset until wait while'.split(' '))
+
+/** Names of shared objects that configuration loads: `LoadModule x modules/mod_x.so`, `extension=x.so`. @internal */
+export function objectsIn(text: string): string[] {
+  return [...new Set([...text.replace(/^\s*[#;].*$/gm, '').matchAll(/(?:^|[\s"'=/])([\w+-]+\.so)(?=[\s"']|$)/gm)].map(([, name = '']) => name))]
+}
+
+/**
+ * Modules that a Python file imports when it is imported itself: not what its functions import when they are called.
+ *
+ * @param module - its own name, for relative imports; with `.__init__` where it is a package
+ * @internal
+ */
+export function pythonImports(source: string, module = ''): string[] {
+  const found = new Set<string>()
+  const add = (name: string): void => {
+    const parts = name.split('.').filter(part => /^\w+$/.test(part))
+    for (let count = 1; count <= parts.length; count++) found.add(parts.slice(0, count).join('.'))
+  }
+  let body: number | undefined
+  // A list in parentheses, on one line.
+  const lines = source.replace(/^(\s*from\s+[\w.]+\s+import\s*)\(([^)]*)\)/gm, (_, start: string, list: string) => start + list.replace(/#.*$/gm, '').replace(/\s+/g, ' ')).split('\n')
+  for (const line of lines) {
+    const text = line.trim()
+    if (text === '' || text.startsWith('#')) continue
+    const indent = line.length - line.trimStart().length
+    if (body !== undefined && indent > body) continue
+    body = undefined
+    if (/^(?:async\s+def|def|if\s+(?:typing\.|t\.)?TYPE_CHECKING|if __name__)\b/.test(text)) {
+      body = indent
+      continue
+    }
+    const from = /^from\s+(\.*)([\w.]*)\s+import\s+\(?(.*)$/.exec(text)
+    if (from) {
+      const [, dots = '', name = '', list = ''] = from
+      const base = dots === '' ? name : [...module.split('.').slice(0, -dots.length), ...(name === '' ? [] : [name])].join('.')
+      if (base !== '') add(base)
+      for (const one of list.split(',')) {
+        const word = one.trim().split(/\s/)[0] ?? ''
+        if (/^\w+$/.test(word)) add(base === '' ? word : `${base}.${word}`)
+      }
+    } else if (/^import\s/.test(text)) for (const one of text.slice(7).split(',')) add(one.trim().split(/\s/)[0] ?? '')
+    // A class by its name, which is imported when it is needed.
+    for (const [, name = ''] of text.matchAll(/["']([a-z_]\w*(?:\.\w+){1,6})["']/g)) add(name)
+  }
+  return [...found]
+}
+
+/** Modules that a Perl file uses. @internal */
+export function perlUses(source: string): string[] {
+  const text = source.replace(/^__(?:END|DATA)__$[\s\S]*/m, '').replace(/^=\w[\s\S]*?^=cut$/gm, '')
+  return [...new Set([...text.matchAll(/^[ \t]*(?:use|require|no)\s+(?:parent\s+(?:-norequire,\s*)?(?:qw\(|['"]))?([A-Za-z_]\w*(?:::\w+)*)/gm)].map(([, name = '']) => name))]
+}
+
+/** What a JavaScript file requires or imports. @internal */
+export function nodeRequires(source: string): string[] {
+  const text = source.replace(/^\s*(?:\/\/|\*).*$/gm, '')
+  return [...new Set([...text.matchAll(/(?:\brequire\(\s*|\bfrom\s+|\bimport\s*\(?\s*)['"]([^'"\n]+)['"]/g)].map(([, name = '']) => name))]
+}
