@@ -55,16 +55,22 @@ export class ReadOnlyServer {
     const made = new ReadOnlyServer(server)
     server.on('request', (request: IncomingMessage, response: ServerResponse) => {
       const asked = received(request, response, allowedHosts)
-      if (asked) void made.onAsked(asked)
+      if (asked)
+        void (async () => made.onAsked(asked))().catch((error: unknown) => {
+          if (!response.headersSent) asked.send(500, plain, `${(error as Error).message}\n`)
+          else response.destroy()
+        })
     })
     return made
   }
 
   /** Cuts off who is there. */
   async close(): Promise<void> {
+    if (!this.#server.listening) return
+    const closed = once(this.#server, 'close')
     this.#server.close()
     this.#server.closeAllConnections()
-    if (this.#server.listening) await once(this.#server, 'close')
+    await closed
   }
 }
 

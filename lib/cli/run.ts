@@ -1,9 +1,10 @@
 // `hypertwin run`: a machine on a terminal, as a small QEMU.
+import { once } from 'node:events'
 import { writeFile } from 'node:fs/promises'
 import process from 'node:process'
 import { GdbServer, Machine, type MachineBoard, type MachineEvent, type MachineOptions, type RestoreOptions } from '../machine/index.js'
 import { Cache } from '../stream/cache.js'
-import { memoryTrace, Profile, restoreStreamed, SnapshotStream, StreamError } from '../stream/index.js'
+import { memoryTrace, type Manifest, Profile, restoreStreamed, SnapshotStream, StreamError } from '../stream/index.js'
 import { CliError, Exit, interruption, resolveGuest, toJson, usage } from './common.js'
 import { trouble, type RunEnd } from './guest.js'
 import { checkKvm } from './kvm.js'
@@ -67,20 +68,26 @@ function gdbAddress(text: string): { port: number; host?: string } | { path: str
 class Streamed implements AsyncDisposable {
   private constructor(
     readonly machine: Machine,
-    readonly options: RunOptions,
+    readonly manifest: Manifest,
+    readonly learn: string | undefined,
     readonly stream: SnapshotStream | undefined
   ) {}
 
   static async restore(options: RunOptions, cache: string, restore: RestoreOptions, signal: AbortSignal): Promise<Streamed> {
-    const { digest } = options
-    const prefetch = options.learn === undefined
+    const { digest, learn } = options
+    const prefetch = learn === undefined
     const stream = await SnapshotStream.open(options.restore ?? '', { cache, ...(digest && { digest }), signal }).catch((error: unknown) => {
       if (error instanceof StreamError && error.code === 'IN_USE') return undefined
       throw error
     })
     try {
-      if (prefetch) await stream?.ready
-      return new Streamed(await (stream ? stream.restore({ ...restore, prefetch }) : restoreStreamed(cache, { ...restore, prefetch })), options, stream)
+      const manifest = stream?.manifest ?? (await Cache.manifestIn(cache))
+      if (!manifest || (digest !== undefined && manifest.digest !== digest))
+        throw new StreamError(`${cache} is the local copy of another image than of the one with the digest ${digest}`, { code: 'BAD_DIGEST' })
+      if (prefetch && stream) await Promise.race([stream.ready, once(signal, 'abort')])
+      signal.throwIfAborted()
+      const machine = await (stream ? stream.restore({ ...restore, prefetch }) : restoreStreamed(cache, { ...restore, prefetch }))
+      return new Streamed(machine, manifest, learn, stream)
     } catch (error) {
       await stream?.close()
       throw error
@@ -89,14 +96,10 @@ class Streamed implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     try {
-      const { learn, cache = '' } = this.options
-      if (learn !== undefined) {
-        const manifest = this.stream?.manifest ?? (await Cache.manifestIn(cache))
-        if (manifest) await writeFile(learn, String(Profile.fromTrace(manifest, memoryTrace(this.machine, manifest))))
-      }
+      const { learn, manifest } = this
+      if (learn !== undefined) await writeFile(learn, String(Profile.fromTrace(manifest, memoryTrace(this.machine, manifest))))
     } finally {
-      await this.machine.close()
-      await this.stream?.close()
+      await this.machine.close().finally(() => this.stream?.close())
     }
   }
 }
@@ -179,11 +182,9 @@ export async function run(options: RunOptions): Promise<number> {
   if (options.kernel !== undefined) resolveGuest(options.kernel)
   const signal = interruption()
   await checkKvm(options.kvmDevice)
-  const terminal = process.stdin.isTTY === true
-  if (terminal) process.stdin.setRawMode(true)
   try {
     for (;;) {
-      const end = await once(options, signal)
+      const end = await session(options, signal)
       if (end.reason === 'reset' && options.reboot && options.restore === undefined) continue
       if (options.json === true) process.stdout.write(`${toJson(end)}\n`)
       const problem = trouble(end)
@@ -191,19 +192,26 @@ export async function run(options: RunOptions): Promise<number> {
       return problem ? Exit.failed : signal.aborted ? Exit.interrupted : Exit.ok
     }
   } finally {
-    if (terminal) process.stdin.setRawMode(false)
+    if (process.stdin.isTTY) process.stdin.setRawMode(false)
     process.stdin.pause()
   }
 }
 
-async function once(options: RunOptions, signal: AbortSignal): Promise<RunEnd> {
+async function session(options: RunOptions, signal: AbortSignal): Promise<RunEnd> {
   await using made = await make(options, signal)
   const { machine } = made
+  // Until now Ctrl-C was for this command.
+  if (process.stdin.isTTY) process.stdin.setRawMode(true)
   const screen = options.json === true ? process.stderr : process.stdout
   const say = (text: string) => process.stderr.write(`\r\n${text}\r\n`)
   const keyboard = new Keyboard(machine)
   const size = () => {
-    if (options.console === 'virtio' && process.stdout.isTTY) machine.console.resize(process.stdout.columns, process.stdout.rows)
+    if (options.console !== 'virtio' || !process.stdout.isTTY) return
+    try {
+      machine.console.resize(process.stdout.columns, process.stdout.rows)
+    } catch {
+      // Its memory is still coming: the next change will tell.
+    }
   }
   let escaped = false
   const command = (key: string): void => {

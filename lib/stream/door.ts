@@ -161,7 +161,8 @@ async function give(socket: Socket, keeper: Doorkeeper, chunk: number, count: nu
       if (contents) await say(socket, DATA, contents)
       else await say(socket, IN_CACHE, Buffer.alloc(0))
     } catch (error) {
-      if (socket.destroyed) throw error
+      // Of a stream that is closed: another one may take its place, and is asked again.
+      if (socket.destroyed || (error as StreamError).code === 'CLOSED') throw error
       await say(socket, FAILED, Buffer.from((error as Error).message).subarray(0, 500))
     }
 }

@@ -371,6 +371,7 @@ export class Fetcher {
   }
 
   #later(ms: number, body: () => void): void {
+    if (this.#stop.signal.aborted) return
     const timer = setTimeout(() => {
       this.#timers.delete(timer)
       body()

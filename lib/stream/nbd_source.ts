@@ -76,7 +76,7 @@ export class NbdSource implements Source {
   close(): void {
     this.#closed = true
     this.#pack.close()
-    this.#drop()
+    this.#drop(this.#handle)
   }
 
   async *#given(first: Buffer, pieces: readonly Promise<Buffer>[], signal: AbortSignal): AsyncGenerator<Buffer> {
@@ -93,15 +93,16 @@ export class NbdSource implements Source {
   }
 
   /** The next read connects anew. */
-  #drop(): void {
-    const handle = this.#handle
-    this.#handle = undefined
+  #drop(handle: Promise<NativeNbd> | undefined): void {
+    // Another request may have connected anew already.
+    if (this.#handle === handle) this.#handle = undefined
     handle?.then(one => one.close()).catch(() => undefined)
   }
 
   /** What comes of it, unless the server is silent for too long, or the caller has had enough. */
   async #patient<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
     check(signal)
+    const handle = this.#handle
     let end: (error: Error) => void = () => undefined
     const over = new Promise<never>((_, reject) => (end = reject))
     const stop = (): void => end(signal.reason as Error)
@@ -111,7 +112,7 @@ export class NbdSource implements Source {
       return await Promise.race([work, over])
     } catch (error) {
       if (signal.aborted) throw error
-      this.#drop()
+      this.#drop(handle)
       if (error instanceof StreamError) throw error
       const { code, message } = error as NodeJS.ErrnoException
       const codes: Record<string, string> = { LIBNBD_MISSING: 'TOOL_MISSING', EINVAL: 'SOURCE_REFUSED', BAD_CONFIG: 'SOURCE_REFUSED' }

@@ -21,7 +21,9 @@ export interface StreamPageOptions {
 
 /** What a page shows: an {@link ImageStream}. @since 0.1.0 */
 export interface Watchable {
+  /** See {@link ImageStream.progress}. */
   progress(): StreamProgress
+  /** See {@link ImageStream.blocks}. */
   blocks(): Blocks
 }
 
@@ -37,6 +39,7 @@ export class StreamPage implements AsyncDisposable {
   readonly #server: ReadOnlyServer
   readonly #stream: Watchable
   readonly #title: string
+  #picture: { svg: string; until: number } | undefined
 
   private constructor(server: ReadOnlyServer, stream: Watchable, title: string) {
     this.url = server.url
@@ -62,10 +65,21 @@ export class StreamPage implements AsyncDisposable {
     return this.close()
   }
 
+  /** Of a large image it takes a while, and the stream's work is done by this thread too. */
+  #blocks(): string {
+    const begun = performance.now()
+    if (!this.#picture || begun >= this.#picture.until) {
+      const svg = blocksPicture(this.#stream.blocks(), this.#title || 'The image')
+      const done = performance.now()
+      this.#picture = { svg, until: done + Math.max(500, 50 * (done - begun)) }
+    }
+    return this.#picture.svg
+  }
+
   #answer({ path, send }: Asked): void {
     if (path === '/') send(200, 'text/html; charset=utf-8', html, { 'content-security-policy': policy })
     else if (path === '/progress.json') send(200, 'application/json', `${JSON.stringify({ title: this.#title, ...this.#stream.progress() })}\n`)
-    else if (path === '/blocks.svg') send(200, 'image/svg+xml', blocksPicture(this.#stream.blocks(), this.#title || 'The image'))
+    else if (path === '/blocks.svg') send(200, 'image/svg+xml', this.#blocks())
     else send(404, plain, 'There is no such page: / /progress.json /blocks.svg\n')
   }
 }

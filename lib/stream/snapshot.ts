@@ -116,23 +116,24 @@ export class SnapshotStream implements AsyncDisposable {
   readonly #data: WorkerData
   readonly #settle: { ready: Settle; complete: Settle }
   readonly #streams = new Set<Queue<StreamProgress>>()
-  #worker: Worker
+  #thread: Started
   #progress: StreamProgress
   #closing: Promise<void> | undefined
 
-  private constructor({ worker, opened, follow }: Started, data: WorkerData) {
+  private constructor(thread: Started, data: WorkerData) {
+    const { opened } = thread
     this.manifest = new Manifest(Buffer.from(opened.manifest))
     this.profile = opened.profile === undefined ? undefined : Profile.parse(opened.profile)
     this.cache = data.options.cache
     this.#data = data
     this.#progress = opened.progress
-    this.#worker = worker
+    this.#thread = thread
     const ready = settleLater()
     const complete = settleLater()
     this.ready = ready.promise
     this.complete = complete.promise
     this.#settle = { ready, complete }
-    this.#follow(worker, follow)
+    this.#follow()
   }
 
   /**
@@ -195,11 +196,11 @@ export class SnapshotStream implements AsyncDisposable {
 
   /** For tests: as if it had ended by itself. Settled when it has. @internal */
   async endThread(): Promise<void> {
-    await this.#worker.terminate()
+    await this.#thread.worker.terminate()
   }
 
   async #close(): Promise<void> {
-    await end(this.#worker)
+    await end(this.#thread)
     const closed = new StreamError('the stream is closed', { code: 'CLOSED' })
     this.#settle.ready.reject(closed)
     this.#settle.complete.reject(closed)
@@ -212,9 +213,9 @@ export class SnapshotStream implements AsyncDisposable {
     for (const stream of this.#streams) stream.push(progress)
   }
 
-  #follow(worker: Worker, follow: Started['follow']): void {
-    worker.once('exit', () => void this.#again())
-    follow(told => {
+  #follow(): void {
+    void this.#thread.ended.then(() => this.#again())
+    this.#thread.follow(told => {
       if (told.type === 'progress') this.#tell(told.progress)
       else if (told.type === 'ready') settle(this.#settle.ready, told.error)
       else if (told.type === 'complete') settle(this.#settle.complete, told.error)
@@ -225,12 +226,11 @@ export class SnapshotStream implements AsyncDisposable {
   async #again(): Promise<void> {
     while (!this.#closing)
       try {
-        const { worker, follow } = await start(this.#data, undefined)
-        this.#worker = worker
+        const thread = await start(this.#data, undefined)
         // It may have been closed meanwhile.
-        if (this.#closing) await end(worker)
-        else this.#follow(worker, follow)
-        return
+        if (this.#closing) return await end(thread)
+        this.#thread = thread
+        return this.#follow()
       } catch {
         await sleep(RETRY_MS, undefined, { ref: false })
       }
@@ -239,6 +239,8 @@ export class SnapshotStream implements AsyncDisposable {
 
 interface Started {
   worker: Worker
+  /** Settled when it has ended. */
+  ended: Promise<void>
   opened: Extract<FromWorker, { type: 'opened' }>
   /** From the first thing on that it says. */
   follow: (hear: (told: FromWorker) => void) => void
@@ -248,6 +250,7 @@ interface Started {
 async function start(data: WorkerData, signal: AbortSignal | undefined): Promise<Started> {
   const file = import.meta.url.endsWith('.ts') ? './snapshot_worker.ts' : './snapshot_worker.js'
   const worker = new Worker(new URL(file, import.meta.url), { workerData: data, name: 'ht-stream' })
+  const ended = new Promise<void>(resolve => worker.once('exit', () => resolve()))
   let stop: (() => void) | undefined
   const said: FromWorker[] = []
   let hear = (told: FromWorker): void => void said.push(told)
@@ -267,7 +270,7 @@ async function start(data: WorkerData, signal: AbortSignal | undefined): Promise
       for (const told of said) next(told)
       hear = next
     }
-    return { worker, opened, follow }
+    return { worker, ended, opened, follow }
   } catch (error) {
     await worker.terminate()
     throw failed(`streaming ${data.source}`, error)
@@ -277,11 +280,10 @@ async function start(data: WorkerData, signal: AbortSignal | undefined): Promise
 }
 
 /** A thread that closes its stream first. */
-async function end(worker: Worker): Promise<void> {
-  const gone = new Promise(resolve => worker.once('exit', resolve))
+async function end({ worker, ended }: Started): Promise<void> {
   worker.postMessage('close')
   const late = setTimeout(() => void worker.terminate(), 10_000)
-  await gone
+  await ended
   clearTimeout(late)
 }
 

@@ -280,6 +280,7 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
   Napi::Value resize_console(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       Args args(info);
+      expect_all(*state_->standard());
       state_->standard()->set_console_size(static_cast<uint16_t>(args.u32(0)),
                                            static_cast<uint16_t>(args.u32(1)));
       return info.Env().Undefined();
@@ -293,6 +294,7 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
   Napi::Value set_balloon(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       const uint32_t pages = Args(info).u32(0);
+      expect_all(*state_->standard());
       state_->standard()->with_balloon([&](devices::VirtioBalloon& balloon) { balloon.set_target(pages); });
       return info.Env().Undefined();
     });
@@ -302,6 +304,7 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
     return guarded(info.Env(), [&]() -> Napi::Value {
       Napi::Env env = info.Env();
       Napi::Array out = Napi::Array::New(env);
+      expect_all(*state_->standard());
       state_->standard()->with_balloon([&](devices::VirtioBalloon& balloon) {
         out.Set(0u, number(env, balloon.target()));
         out.Set(1u, number(env, balloon.actual()));
@@ -385,7 +388,12 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
       return info.Env().Undefined();
     });
   }
-  // JavaScript's thread waits for no page.
+  // JavaScript's thread waits for no page, nor for a device that does.
+  static void expect_all(const VirtualMachine& machine) {
+    const machine::Pager* pager = machine.memory().pager();
+    if (pager && !pager->stats().complete)
+      throw Error("NOT_HERE", "the machine's memory is still coming: see paging().complete");
+  }
   static void expect_here(const VirtualMachine& machine, uint64_t address, uint64_t size) {
     if (!machine.memory_here(address, size))
       throw Error(

@@ -194,11 +194,11 @@ void MachineState::shutdown() {
     closed_ = true;
     users.swap(users_);
   }
+  // Whoever is ended below may wait for memory.
+  give_up_pages();
   // Recordings first: they take their source out of the machine.
   for (auto& weak : users)
     if (auto user = weak.lock()) user->shutdown();
-  // What runs on the thread may wait for memory.
-  give_up_pages();
   thread_.stop();
   std::shared_ptr<machine::VirtualMachine> machine;
   {

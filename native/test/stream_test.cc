@@ -39,6 +39,7 @@ class Copy {
     put<uint32_t>(map, 8, 1);
     put<uint32_t>(map, 12, kChunk);
     put<uint64_t>(map, 16, image.size());
+    put<uint32_t>(map, 28, 1);  // it was closed
     put<uint32_t>(map, 24, static_cast<uint32_t>(map.size() - kHead));
     write("chunks", map);
   }
@@ -294,6 +295,7 @@ TEST(Stream, FilesThatAreNoCopy) {
     EXPECT_EQ(damaged(12, chunk, 4), "BAD_CACHE") << chunk;
   for (uint64_t size : {uint64_t{0}, uint64_t{1}, image.size() + kChunk, ~uint64_t{0}})
     EXPECT_EQ(damaged(16, size, 8), "BAD_CACHE") << size;
+  EXPECT_EQ(damaged(28, 0, 4), "BAD_CACHE") << "power may have failed since it was written";
   EXPECT_EQ(damaged(24, 11, 4), "BAD_CACHE");
   EXPECT_EQ(damaged(24, ~uint64_t{0}, 4), "BAD_CACHE");
   Copy copy(image);

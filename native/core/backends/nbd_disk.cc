@@ -33,6 +33,7 @@ constexpr unsigned kMaxCuts = 10;
 constexpr uint64_t kLargest = 32u << 20;
 constexpr uint64_t kLargestRange = 1u << 30;
 constexpr uint64_t kSmallest = 512;
+constexpr uint64_t kMostBytes = uint64_t{1} << 46;
 // Where zeros are written.
 constexpr uint64_t kZeros = 1u << 20;
 
@@ -128,7 +129,8 @@ void NbdDisk::drain() {
   const uint64_t target = next_sequence_;
   const auto since = Clock::now();
   while (!changes_.empty() && *changes_.begin() < target) {
-    const auto until = std::max(since, last_answer_) + options_.reconnect;
+    const auto until =
+        std::max(since, last_answer_) + std::max<Clock::duration>(options_.reconnect, kPatience);
     if (overdue_ < target && Clock::now() >= until) {
       overdue_ = target;
       wake();
@@ -174,7 +176,8 @@ void NbdDisk::perform(BlockRequest what, std::vector<uint8_t>* data, const char*
   queue_.push_back({.sequence = next_sequence_++, .what = std::move(what), .waiter = waiter});
   wake();
   while (!waiter->done) {
-    const auto until = std::max(since, last_answer_) + options_.reconnect;
+    const auto until =
+        std::max(since, last_answer_) + std::max<Clock::duration>(options_.reconnect, kPatience);
     if (Clock::now() >= until) throw Error::system(ETIMEDOUT, call, attempted + uri_);
     changed_.wait_until(lock, until);
   }
@@ -304,6 +307,9 @@ void NbdDisk::adopt() {
     return lose(
         Error("BAD_CONFIG", "the disk " + uri_ + ": its server takes blocks of " + std::to_string(smallest) +
                                 " bytes or more, and a guest's have 512 (nbdkit: --filter=blocksize)"));
+  if (static_cast<uint64_t>(size) > kMostBytes)
+    return lose(Error("BAD_CONFIG", "the disk " + uri_ + ": its server says that it has " +
+                                        std::to_string(size) + " bytes, and 2^46 (64 TiB) is the most"));
   if (!options_.read_only && nbd_.is_read_only(handle_) != 0)
     return lose(Error(
         "EROFS",

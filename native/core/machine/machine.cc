@@ -661,6 +661,7 @@ void Machine::output(uint64_t kind, uint64_t device, std::span<const uint8_t> by
 }
 
 void Machine::transmit(uint32_t device, std::span<const uint8_t> packet) {
+  if (!memory_->intact()) return;
   output(kTagPacket, device, packet);
   bump(counters_.packets_out);
   if (outputs_)
@@ -677,6 +678,7 @@ void Machine::emit_packet(uint32_t device, std::span<const uint8_t> packet) {
 }
 
 void Machine::console_output(uint32_t device, std::span<const uint8_t> bytes) {
+  if (!memory_->intact()) return;
   output(kTagConsole, device, bytes);
   if (outputs_)
     outputs_->console(ordinal_.load(std::memory_order_relaxed), device, bytes);
@@ -693,6 +695,8 @@ void Machine::marker(uint32_t value) {
 }
 
 void Machine::block_submit(uint32_t device, devices::BlockRequest request) {
+  // One that is dropped is never completed: the machine has failed.
+  if (!memory_->may_leave(request.parts)) return;
   const uint64_t words[] = {
       kTagBlock,      device,       request.ordinal,         static_cast<uint64_t>(request.operation),
       request.offset, request.size, checksum64(request.data)};

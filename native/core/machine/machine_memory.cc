@@ -269,6 +269,21 @@ void MachineMemory::stop_watching() {
   on_loss_ = nullptr;
 }
 
+bool MachineMemory::intact() const {
+  if (pager_) return !pager_->failed();
+  return chain_.empty() || !guest_->guard()->hit();
+}
+
+bool MachineMemory::may_leave(std::span<const iovec> parts) const {
+  if (!pager_ && chain_.empty()) return true;
+  for (const auto& part : parts) {
+    const auto* bytes = static_cast<const volatile uint8_t*>(part.iov_base);
+    for (size_t at = 0; at < part.iov_len; at += kPage) (void)bytes[at];
+    if (part.iov_len > 0) (void)bytes[part.iov_len - 1];
+  }
+  return intact();
+}
+
 void MachineMemory::check() const {
   if (!pager_) return;
   if (auto failure = pager_->failure()) throw *failure;

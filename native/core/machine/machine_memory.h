@@ -2,6 +2,8 @@
 // which pages can hold anything, and which differ from the file, without touching the others.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -48,6 +50,10 @@ class MachineMemory {
   // `verify`, mapped memory's file is checked behind.
   void watch(bool verify, Pager::OnFailure on_loss);
   void stop_watching();
+  // What was read of it so far is what the guest had: no page of it was lost.
+  bool intact() const;
+  // Of what is about to leave the machine from these parts of it: brings what has not come, then as intact().
+  bool may_leave(std::span<const iovec> parts) const;
   // Throws why the memory cannot be trusted, where a pager knows it.
   void check() const;
   // Brings nothing any more: who waits for a page gets one of zeros.

@@ -100,6 +100,8 @@ void Pager::give_up() {
   {
     std::lock_guard lock(mutex_);
     quit_ = true;
+    if (!complete_ && !failed_.exchange(true))
+      failure_ = Error("CLOSED", "the machine was closed before its memory had come");
   }
   wake_.notify_all();
   source_->cancel();
@@ -150,13 +152,17 @@ void Pager::take_faults() {
     const ssize_t n = ::read(faults_.get(), messages, sizeof(messages));
     if (n <= 0) continue;
     const uint64_t now = now_ns();
-    {
-      std::lock_guard lock(mutex_);
-      for (size_t i = 0; i < static_cast<size_t>(n) / sizeof(uffd_msg); ++i)
-        if (messages[i].event == UFFD_EVENT_PAGEFAULT)
-          wanted_.push_back(
-              {(messages[i].arg.pagefault.address - reinterpret_cast<uintptr_t>(memory_.data())) / kPage,
-               now});
+    for (size_t i = 0; i < static_cast<size_t>(n) / sizeof(uffd_msg); ++i) {
+      if (messages[i].event != UFFD_EVENT_PAGEFAULT) continue;
+      const uint64_t page =
+          (messages[i].arg.pagefault.address - reinterpret_cast<uintptr_t>(memory_.data())) / kPage;
+      if (wants(page)) {
+        std::lock_guard lock(mutex_);
+        wanted_.push_back({page, now});
+      } else {
+        // Zero, or it has just come: it need not wait for those that must be brought.
+        wake_with_zero(page);
+      }
     }
     wake_.notify_all();
   }
@@ -166,8 +172,22 @@ void Pager::serve_faults() {
   pthread_setname_np(pthread_self(), "ht-pager");
   std::unique_lock lock(mutex_);
   for (;;) {
-    wake_.wait(lock, [this] { return quit_ || !wanted_.empty(); });
+    wake_.wait(lock, [this] { return quit_ || !wanted_.empty() || !asked_.empty(); });
     if (quit_) return;
+    if (wanted_.empty()) {
+      const uint64_t page = asked_.front();
+      asked_.pop_front();
+      lock.unlock();
+      try {
+        if (wants(page)) bring(page, true);
+      } catch (const Error& error) {
+        fail(error);
+      } catch (const std::exception& error) {
+        fail(Error("NO_MEMORY", error.what()));
+      }
+      lock.lock();
+      continue;
+    }
     const Fault fault = wanted_.front();
     wanted_.pop_front();
     const bool first = wants(fault.page);
@@ -214,11 +234,14 @@ void Pager::bring_rest() {
   }
 }
 
+uint64_t Pager::block_end(uint64_t page) const {
+  return std::min(pages_, page + options_.block - (page + options_.phase) % options_.block);
+}
+
 void Pager::bring(uint64_t page, bool urgent) {
-  const auto [block, phase] = std::pair(options_.block, options_.phase);
-  const uint64_t number = (page + phase) / block;
-  const uint64_t begin = number == 0 ? 0 : number * block - phase;
-  const uint64_t end = std::min(pages_, (number + 1) * block - phase);
+  const uint64_t end = block_end(page);
+  const uint64_t back = (page + options_.phase) % options_.block;
+  const uint64_t begin = page - std::min(page, back);
   std::vector<uint8_t> bytes;
   for (uint64_t first = begin; first < end;) {
     if (!wants(first)) {
@@ -278,10 +301,18 @@ void Pager::put_zero(uint64_t page) {
   }
 }
 
+void Pager::wake_with_zero(uint64_t page) {
+  try {
+    put_zero(page);
+  } catch (const Error& error) {
+    fail(error);
+  }
+}
+
 void Pager::fail(const Error& error) {
-  if (quit_ || failed_.exchange(true)) return;
   {
     std::lock_guard lock(mutex_);
+    if (quit_ || failed_.exchange(true)) return;
     failure_ = error;
   }
   on_failure_(error, false);
@@ -308,11 +339,17 @@ bool Pager::here(uint64_t offset, uint64_t size) const {
 }
 
 void Pager::want(uint64_t offset, uint64_t size) {
-  const uint64_t now = now_ns();
   {
     std::lock_guard lock(mutex_);
-    for (uint64_t page = offset / kPage; page < (offset + size + kPage - 1) / kPage; ++page)
-      if (page < pages_ && wants(page)) wanted_.push_back({page, now});
+    const uint64_t end = std::min(pages_, (offset + size + kPage - 1) / kPage);
+    for (uint64_t page = offset / kPage; page < end;) {
+      if (!wants(page)) {
+        ++page;
+        continue;
+      }
+      asked_.push_back(page);
+      page = block_end(page);
+    }
   }
   wake_.notify_all();
 }

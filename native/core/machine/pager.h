@@ -75,14 +75,16 @@ class Pager {
   void give_up();
   // Begins to bring what nobody has touched.
   void start();
-  // Why pages could not be had.
+  // Some pages could not be had: those that have not come may read as zeros.
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
+  // Why.
   std::optional<Error> failure() const;
   Stats stats() const;
   // Whether nobody has to wait in [offset, offset + size).
   bool here(uint64_t offset, uint64_t size) const;
   // Pages that are zero from now on, whether or not they have come. Any thread.
   void discard(uint64_t offset, uint64_t size);
-  // Asks for what has not come of [offset, offset + size), as if it were touched; waits for nothing.
+  // Asks for what has not come of [offset, offset + size), after what is touched; waits for nothing.
   void want(uint64_t offset, uint64_t size);
   // What was touched before it had come, in order: a working set for the next time.
   std::vector<Touch> touched() const;
@@ -97,6 +99,8 @@ class Pager {
   void bring_rest();
   // The block of pages around one, as far as it has not come.
   void bring(uint64_t page, bool urgent);
+  uint64_t block_end(uint64_t page) const;
+  void wake_with_zero(uint64_t page);
   void put(uint64_t first, std::span<const uint8_t> bytes);
   void put_zero(uint64_t page);
   void fail(const Error& error);
@@ -121,6 +125,7 @@ class Pager {
   mutable std::mutex mutex_;  // guards the following
   std::condition_variable wake_;
   std::deque<Fault> wanted_;
+  std::deque<uint64_t> asked_;  // a page of each block
   std::vector<Touch> touched_;
   uint64_t waited_ns_ = 0, longest_ns_ = 0;
   std::optional<Error> failure_;

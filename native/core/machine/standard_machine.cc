@@ -32,7 +32,7 @@ namespace {
 
 constexpr uint8_t kStateVersion = 3;
 constexpr auto kKickInterval = std::chrono::milliseconds(1);
-constexpr size_t kInboxPackets = 4096, kInboxBytes = 16u << 20;
+constexpr size_t kInboxPackets = 4096, kInboxBytes = 16u << 20, kMaxTyped = 64u << 10;
 constexpr unsigned kDiskThreads = 4, kDiskBatch = 8;
 constexpr uint64_t kTssAddress = 0xfffbd000;
 constexpr uint32_t kMtrrDefault = 0x2ff, kMtrrWriteBack = 1 << 11 | 6;
@@ -280,7 +280,7 @@ void StandardMachine::go() {
     for (size_t i = 0; i < files_.size(); ++i) {
       std::lock_guard lock(board_->disk_function(i).mutex());
       for (auto& request : board_->disk_function(i).as<devices::VirtioBlk>().in_flight())
-        files_[i]->submit(std::move(request));
+        if (memory_->may_leave(request.parts)) files_[i]->submit(std::move(request));
     }
     if (auto request = board_->rng_function().as<devices::VirtioRng>().in_flight())
       entropy_.push_back(*request);
@@ -295,11 +295,15 @@ void StandardMachine::go() {
   }
   for (auto& file : files_) file->release();
   gate_.open();
+  std::optional<End> end;
   {
     std::lock_guard lock(mutex_);
-    run_ = true;
+    // It may have ended before it ran: its memory was lost.
+    end = std::exchange(end_, std::nullopt);
+    run_ = !end;
   }
   changed_.notify_all();
+  if (end) set_state(end->state, end->reason, end->message);
 }
 
 void StandardMachine::halt() {
@@ -529,6 +533,7 @@ void StandardMachine::io_main(StandardBoard::Function& function) {
       std::lock_guard lock(function.mutex());
       function.device().notify(static_cast<unsigned>(i));
       if (rng) give_entropy();
+      if (&function == board_->console_function()) take_typed(function.as<devices::VirtioConsole>());
       if (net) {
         take_inbox(*net);
         if (function.as<devices::VirtioNet>().more()) ring(function.doorbell(1));
@@ -596,6 +601,7 @@ uint64_t StandardMachine::now() {
 }
 
 void StandardMachine::transmit(uint32_t device, std::span<const uint8_t> packet) {
+  if (!memory_->intact()) return;
   packets_out_.fetch_add(1, std::memory_order_relaxed);
   if (taps_.at(device))
     taps_[device]->write(packet);
@@ -614,15 +620,18 @@ void StandardMachine::guest_finishes(uint32_t device, uint64_t features) {
 }
 
 void StandardMachine::transmit_unfinished(uint32_t device, std::span<const iovec> parts) {
+  if (!memory_->may_leave(parts)) return;
   packets_out_.fetch_add(1, std::memory_order_relaxed);
   taps_[device]->write(parts);
 }
 
 void StandardMachine::console_output(uint32_t device, std::span<const uint8_t> bytes) {
-  if (listener_) listener_->on_console(device, bytes);
+  if (listener_ && memory_->intact()) listener_->on_console(device, bytes);
 }
 
 void StandardMachine::block_submit(uint32_t device, devices::BlockRequest request) {
+  // One that is dropped is never completed: the machine has failed.
+  if (!memory_->may_leave(request.parts)) return;
   disk_requests_.fetch_add(1, std::memory_order_relaxed);
   files_.at(device)->submit(std::move(request));
 }
@@ -660,7 +669,9 @@ void StandardMachine::discard(uint32_t, uint64_t address, uint64_t size) {
   ram_->mark_written(address, size);
 }
 
-void StandardMachine::vsock_event(uint32_t, devices::VsockEvent event) { vsock_->submit(std::move(event)); }
+void StandardMachine::vsock_event(uint32_t, devices::VsockEvent event) {
+  if (memory_->intact()) vsock_->submit(std::move(event));
+}
 
 void StandardMachine::power(devices::PowerEvent event) {
   const bool off = event == devices::PowerEvent::kPowerOff;
@@ -700,14 +711,23 @@ void StandardMachine::take_inbox(size_t net) {
   }
 }
 
+void StandardMachine::take_typed(devices::VirtioConsole& console) {
+  std::lock_guard lock(typed_mutex_);
+  const size_t count = std::min(typed_.size(), console.input_space());
+  const std::vector<uint8_t> bytes(typed_.begin(), typed_.begin() + static_cast<ptrdiff_t>(count));
+  typed_.erase(typed_.begin(), typed_.begin() + static_cast<ptrdiff_t>(console.receive(bytes)));
+}
+
 bool StandardMachine::send_console(std::span<const uint8_t> bytes) {
   check_console(bytes);
   if (auto* function = board_->console_function()) {
-    const auto pass = gate_.try_enter();
-    if (!pass) return false;
-    std::lock_guard lock(function->mutex());
-    auto& console = function->as<devices::VirtioConsole>();
-    return console.input_space() >= bytes.size() && console.receive(bytes) == bytes.size();
+    {
+      std::lock_guard lock(typed_mutex_);
+      if (typed_.size() + bytes.size() > kMaxTyped) return false;
+      typed_.insert(typed_.end(), bytes.begin(), bytes.end());
+    }
+    ring(function->doorbell(0));
+    return true;
   }
   std::lock_guard lock(board_->mutex());
   return board_->serial().input_space() >= bytes.size() && board_->serial().receive(bytes) == bytes.size();

@@ -175,6 +175,8 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   // Tells the guest that its random numbers must not be those of another machine.
   void new_generation();
   // Its mutex is held.
+  // What was typed, as far as it has room. Its mutex is held.
+  void take_typed(devices::VirtioConsole& console);
   void take_inbox(size_t net);
 
   // Order matters: what is below may use what is above.
@@ -196,6 +198,8 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
     size_t bytes = 0;
   };
   std::vector<std::unique_ptr<Inbox>> inboxes_;  // by net
+  std::mutex typed_mutex_;                       // guards typed_
+  std::deque<uint8_t> typed_;                    // for the virtio-console
   std::unique_ptr<backends::VsockUnix> vsock_;
   std::deque<devices::EntropyRequest> entropy_;  // wanted; guarded by the rng's mutex
   std::vector<std::thread> io_threads_;

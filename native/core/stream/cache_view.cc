@@ -16,6 +16,7 @@ namespace {
 constexpr size_t kHead = 4096;
 constexpr char kMagic[] = "htchunks";
 constexpr uint32_t kVersion = 1;
+constexpr size_t kCleanAt = 28, kBootAt = 64, kBootSize = 36;
 
 Fd open_in(int folder, const char* name, int flags) {
   Fd fd(openat(folder, name, flags | O_CLOEXEC));
@@ -36,6 +37,14 @@ T at(const Mapping& map, size_t offset) {
   return value;
 }
 
+std::string boot_id() {
+  std::string id(kBootSize, '\0');
+  const Fd fd(::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC));
+  if (!fd || ::read(fd.get(), id.data(), id.size()) != static_cast<ssize_t>(id.size()))
+    throw_errno("read", "reading the kernel's boot id");
+  return id;
+}
+
 }  // namespace
 
 CacheView::CacheView(const std::string& folder)
@@ -51,6 +60,12 @@ CacheView::CacheView(const std::string& folder)
   map_ = Mapping::map(size, PROT_READ, MAP_SHARED, map.get(), 0, "the cache's map");
   if (std::memcmp(map_.data(), kMagic, 8) != 0) throw bad("its map does not begin as one");
   if (at<uint32_t>(map_, 8) != kVersion) throw bad("its map has another version");
+  // Else chunks may count as here that a power failure has lost.
+  if (at<uint32_t>(map_, kCleanAt) != 1 &&
+      std::memcmp(map_.data() + kBootAt, boot_id().data(), kBootSize) != 0)
+    throw bad(
+        "it has not been looked through since the host started: stream into it first, or open it again when "
+        "that has begun");
   chunk_size_ = at<uint32_t>(map_, 12);
   image_size_ = at<uint64_t>(map_, 16);
   chunks_ = at<uint32_t>(map_, 24);
