@@ -27,7 +27,7 @@ const FIRST = 512 << 10
 const LEAST = 64 << 10
 const MOST = 64 << 20
 const LOCAL = 4 << 20
-/** So long after somebody had to wait, little is under way besides, in milliseconds. */
+/** So long after somebody had to wait, little is under way besides, in milliseconds; ten times as long, of blind fill. */
 const URGENT_MS = 1_000
 /** Chunks that are being verified and stored; above that no more is read from the link. */
 const MAX_WORK = 64
@@ -176,9 +176,11 @@ export class Fetcher {
   }
 
   #allowed(): number {
-    // Who has waited just now will wait again: then no queue is built before it, and what nobody has asked for leaves room.
-    if (this.#source.local || performance.now() > this.#demandedAt + URGENT_MS) return this.#busy()
-    return Math.max(LEAST, this.#busy() / (this.order.isWanting ? 2 : 4))
+    if (this.#source.local) return LOCAL
+    // Who has waited will wait again: no queue is built before it, and what nobody has asked for leaves room.
+    const since = performance.now() - this.#demandedAt
+    const share = (since < URGENT_MS ? 2 : 1) * (since < 10 * URGENT_MS && !this.order.isWanting ? 2 : 1)
+    return Math.max(LEAST, this.#busy() / share)
   }
 
   #launch(run: Run): void {

@@ -152,6 +152,7 @@ t.test('the profile comes in its order', async t => {
   order.demand(20)
   t.same(order.nextDemand(CHUNK), { first: 20, last: 20, why: 'demand' })
   t.same(order.next(3 * CHUNK), { first: 21, last: 23, why: 'ahead' }, 'then what lies behind')
+  t.notOk(order.isWanting)
   for (let run = order.next(CHUNK); run?.why === 'ahead'; run = order.next(CHUNK));
   t.same(order.next(CHUNK)?.why, 'fill')
 })
