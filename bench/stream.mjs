@@ -128,8 +128,11 @@ class Results {
     appendFileSync(results, `${JSON.stringify(row)}\n`)
   }
 
+  /** Of each image as it was last. */
   get rows() {
-    return [...this.#rows.values()]
+    const rows = [...this.#rows.values()]
+    const last = new Map(rows.map(({ image, digest }) => [image, digest]))
+    return rows.filter(({ image, digest }) => digest === last.get(image))
   }
 }
 

@@ -55,7 +55,7 @@ export function goals(rows) {
       }
       const of = (way, key) => (byWay.get(way) ?? []).map(row => row[key])
       for (const way of ['traced', 'examined']) {
-        for (const [key, name] of [['shareOfImage', 'of the image'], ['shareOfAllocated', 'of its allocated bytes']]) {
+        for (const [key, name] of [['shareOfImage', 'of the image'], ['shareOfAllocated', 'of its allocated bytes'], ['shareOfStored', 'of the pack']]) {
           add(`${way}: bytes at the first request, ${name}, median`, median(of(way, key)), 0.03, percent)
           add(`${way}: bytes at the first request, ${name}, p90`, quantile(of(way, key), 0.9), 0.05, percent)
         }
@@ -77,11 +77,11 @@ const pair = (one, text) => (one.median === undefined ? '' : `${text(one.median)
 
 /** Tables in Markdown, of rows alone. */
 export function tables(rows) {
-  const lines = ['| Link | Way | Images | Ready, s | To the oracle | Of the image | Of its allocated bytes | Stalls before; after | In vain |', '|---|---|---|---|---|---|---|---|---|']
+  const lines = ['| Link | Way | Images | Ready, s | To the oracle | Of the image | Of its allocated bytes | Of the pack | Stalls before; after | In vain |', '|---|---|---|---|---|---|---|---|---|---|']
   for (const row of summary(rows))
     lines.push(
       `| ${row.link} | ${row.way} | ${row.images} | ${pair(row.readySeconds, value => value.toFixed(1))} | ${pair(row.toOracle, times)} | ${pair(row.shareOfImage, percent)} | ` +
-        `${pair(row.shareOfAllocated, percent)} | ${row.stallsBeforeReady.median ?? ''}; ${row.stallsAfterReady.median ?? ''} | ${pair(row.vainShare, percent)} |`
+        `${pair(row.shareOfAllocated, percent)} | ${pair(row.shareOfStored, percent)} | ${row.stallsBeforeReady.median ?? ''}; ${row.stallsAfterReady.median ?? ''} | ${pair(row.vainShare, percent)} |`
     )
   lines.push('', 'Medians; ninth deciles.', '', '| Goal | Link | Images | Measured | |', '|---|---|---|---|---|')
   for (const { goal, link, where, text, most, met } of goals(rows)) lines.push(`| ${goal} <= ${most} | ${link} | ${where} | ${text} | ${met ? 'met' : 'not met'} |`)

@@ -27,6 +27,8 @@ const FIRST = 512 << 10
 const LEAST = 64 << 10
 const MOST = 64 << 20
 const LOCAL = 4 << 20
+/** So long after somebody had to wait, little is under way besides, in milliseconds; ten times as long, of blind fill. */
+const URGENT_MS = 1_000
 /** Chunks that are being verified and stored; above that no more is read from the link. */
 const MAX_WORK = 64
 /** A damaged chunk is asked for so many times. */
@@ -93,6 +95,7 @@ export class Fetcher {
   readonly #stop = new AbortController()
   readonly #flying = new Set<Promise<void>>()
   #demandFlights = 0
+  #demandedAt = -Infinity
   #flights = 0
   /** Bytes that were asked for and have not come. */
   #underWay = 0
@@ -138,6 +141,7 @@ export class Fetcher {
       if (waiting) waiting.push(waiter)
       else this.#waiters.set(blob, [waiter])
       this.order.demand(blob)
+      this.#demandedAt = waiter.since
       this.pump()
     })
   }
@@ -156,7 +160,7 @@ export class Fetcher {
     const allowed = this.#allowed()
     while (this.#flights < MAX_FLIGHTS && this.#underWay < allowed && may()) {
       // Several requests share the link, so that one is always under way while another begins.
-      const run = this.order.next(Math.min(MAX_REQUEST, allowed / 4))
+      const run = this.order.next(Math.min(MAX_REQUEST, this.#busy() / 4))
       if (!run) break
       this.#launch(run)
     }
@@ -171,10 +175,17 @@ export class Fetcher {
     while (this.#work > 0) await this.#oneDone()
   }
 
+  /** Under way at once that the link is busy. */
+  #busy(): number {
+    return this.#source.local ? LOCAL : Math.min(MOST, Math.max(LEAST, this.link.fill ?? FIRST))
+  }
+
   #allowed(): number {
     if (this.#source.local) return LOCAL
-    const allowed = Math.min(MOST, Math.max(LEAST, this.link.fill ?? FIRST))
-    return this.#demandFlights > 0 ? Math.max(LEAST, allowed / 2) : allowed
+    // Who has waited will wait again: no queue is built before it, and what nobody has asked for leaves room.
+    const since = performance.now() - this.#demandedAt
+    const share = (since < URGENT_MS ? 2 : 1) * (since < 10 * URGENT_MS && !this.order.isWanting ? 2 : 1)
+    return Math.max(LEAST, this.#busy() / share)
   }
 
   #launch(run: Run): void {

@@ -66,6 +66,11 @@ export class FetchOrder {
     for (const blob of blobs) this.#isWanted[blob] = 1
   }
 
+  /** Of what is wanted some has not been asked for. */
+  get isWanting(): boolean {
+    return this.#wantedAt < this.#wanted.length
+  }
+
   isHere(blob: number): boolean {
     return this.#states[blob] === HERE
   }

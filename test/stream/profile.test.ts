@@ -145,12 +145,14 @@ t.test('the profile comes in its order', async t => {
   t.same(order.next(10 * CHUNK), { first: 30, last: 31, why: 'gate' })
   order.gate = false
   t.same(order.next(10 * CHUNK), { first: 10, last: 10, why: 'profile' })
+  t.ok(order.isWanting, 'one of them has not been asked for')
   order.missed(31)
   t.same(order.next(10 * CHUNK), { first: 31, last: 31, why: 'profile' }, 'what failed comes again before the rest')
   t.same(order.next(10 * CHUNK), { first: 40, last: 40, why: 'profile' })
   order.demand(20)
   t.same(order.nextDemand(CHUNK), { first: 20, last: 20, why: 'demand' })
   t.same(order.next(3 * CHUNK), { first: 21, last: 23, why: 'ahead' }, 'then what lies behind')
+  t.notOk(order.isWanting)
   for (let run = order.next(CHUNK); run?.why === 'ahead'; run = order.next(CHUNK));
   t.same(order.next(CHUNK)?.why, 'fill')
 })
