@@ -352,6 +352,34 @@ TEST_P(Snapshot, AGuestWaitsForItsMemoryAndFailsWithoutIt) {
   }
 }
 
+TEST_P(Snapshot, NothingLeavesOfMemoryThatWasLost) {
+  auto machine = create();
+  run(*machine, *listener_);
+  machine->snapshot(dir_.file("s"));
+  const auto file = std::make_shared<SnapshotFile>(dir_.file("s"));
+  for (bool comes : {true, false}) {
+    auto pages = std::make_shared<GatedPages>(dir_.file("s"));
+    MachineMemory memory(file, pages, {.all = false});
+    memory.watch(false, [](const Error&, bool) {});
+    const uint64_t first = file->runs().front().first_page;
+    const iovec part{memory.data() + first * devices::kPageSize + 100, 2 * devices::kPageSize};
+    auto leaves = std::async(std::launch::async, [&] { return memory.may_leave({&part, 1}); });
+    ASSERT_TRUE(pages->wait_asked());
+    EXPECT_TRUE(memory.intact());
+    comes ? pages->open() : pages->break_off();
+    EXPECT_EQ(leaves.get(), comes);
+    EXPECT_EQ(memory.intact(), comes);
+    std::vector<uint8_t> bytes(devices::kPageSize);
+    file->read_pages(first, bytes);
+    if (comes) {
+      EXPECT_EQ(std::memcmp(bytes.data(), memory.data() + first * devices::kPageSize, bytes.size()), 0);
+    }
+    memory.give_up();
+    EXPECT_FALSE(memory.intact()) << "what has not come is zero from now on";
+    EXPECT_FALSE(memory.may_leave({&part, 1}));
+  }
+}
+
 TEST_P(Snapshot, AnAddressMayBeNew) {
   auto machine = create();
   machine->snapshot(dir_.file("s"));

@@ -184,6 +184,30 @@ t.test('the thread that streams ends, and another one takes its place', { skip }
   t.equal((await machine.stateDigest()).combined, digest)
 })
 
+t.test('a stream that is closed leaves its machines to the next one', { skip }, async t => {
+  const { folder, web, digest } = await published(t)
+  const cache = path.join(folder, 'copy')
+  const first = await SnapshotStream.open(web.url, { cache, gate: 'none', fill: false })
+  await using machine = await first.restore({ prefetch: false })
+  let asked = 0
+  web.trouble = () => new Promise(() => void asked++)
+  const digested = machine.stateDigest()
+  await until(() => asked > 0)
+  // Its thread has just ended, too.
+  await first.endThread()
+  await first.close()
+  await first.close()
+  t.equal(machine.state, 'paused')
+  web.trouble = () => false
+  await using second = await SnapshotStream.open(web.url, { cache, gate: 'none', fill: false })
+  await until(() => second.progress().demands.count > 0)
+  const between = second.close()
+  await between
+  await using third = await SnapshotStream.open(web.url, { cache })
+  t.equal((await digested).combined, digest)
+  await third.complete
+})
+
 t.test('memory that does not come', { skip, timeout: 120_000 }, async t => {
   const { folder, web } = await published(t)
   const machines = async (waitSeconds: number): Promise<[SnapshotStream, Machine]> => {
