@@ -1,7 +1,6 @@
 // Disks on NBD servers: nbdkit's, while it serves, stops, dies and comes back; with a guest of ours on both boards.
-import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
-import { existsSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t, { type Test } from 'tap'
 import { connectMailroom } from '../../lib/cli/mailroom/boot.js'
@@ -9,6 +8,7 @@ import type { MailroomClient } from '../../lib/cli/mailroom/client.js'
 import { Recording, Replay } from '../../lib/eventlog/index.js'
 import { guestPath } from '../../lib/index.js'
 import { Machine, type DiskOptions, type MachineBoard } from '../../lib/machine/index.js'
+import { NbdKit } from '../nbdkit.js'
 import { code, guest, noKvm, scratch } from './support.js'
 
 const size = 8 << 20
@@ -17,51 +17,12 @@ const noNbd =
   (!spawnSync('ldconfig', ['-p'], { encoding: 'utf8' }).stdout.includes('libnbd.so.0') && 'libnbd is missing (Debian: libnbd0)')
 const skip = noKvm || noNbd
 
-/** An nbdkit that serves a file. */
-class Server {
-  readonly image: string
-  readonly uri: string
-  readonly #socket: string
-  #child: ChildProcess | undefined
-
-  constructor(
-    t: Test,
-    readonly options: readonly string[] = [],
-    readonly parameters: readonly string[] = []
-  ) {
-    const folder = scratch(t)
-    this.image = path.join(folder, 'image')
-    this.#socket = path.join(folder, 'socket')
-    this.uri = `nbd+unix:///?socket=${this.#socket}`
-    writeFileSync(this.image, '')
-    truncateSync(this.image, size)
-    t.teardown(() => this.kill())
-  }
-
-  async start(): Promise<this> {
-    rmSync(this.#socket, { force: true })
-    const pid = `${this.#socket}.pid`
-    rmSync(pid, { force: true })
-    const child = spawn('nbdkit', ['-f', '-U', this.#socket, '-P', pid, ...this.options, 'file', this.image, ...this.parameters], { stdio: 'ignore' })
-    this.#child = child
-    while (!existsSync(pid)) {
-      if (child.exitCode !== null) throw new Error('nbdkit has ended')
-      await new Promise(resolve => setTimeout(resolve, 5))
-    }
-    return this
-  }
-
-  async kill(): Promise<void> {
-    const child = this.#child
-    this.#child = undefined
-    if (!child || child.exitCode !== null || child.signalCode !== null) return
-    child.kill('SIGKILL')
-    await once(child, 'exit')
-  }
-
-  signal(name: NodeJS.Signals): void {
-    this.#child?.kill(name)
-  }
+/** One whose file is empty. */
+function blank(t: Test, options: readonly string[] = [], parameters: readonly string[] = []): NbdKit {
+  const image = path.join(scratch(t), 'image')
+  writeFileSync(image, '')
+  truncateSync(image, size)
+  return new NbdKit(t, image, options, parameters)
 }
 
 async function mailroom(t: Test, board: MachineBoard, disk: DiskOptions): Promise<{ machine: Machine; client: MailroomClient }> {
@@ -80,7 +41,7 @@ async function send(client: MailroomClient, mails: number): Promise<void> {
 
 for (const board of ['deterministic', 'standard'] as const) {
   t.test(`${board}: what a guest has written is on the server, and read again by the next one`, { skip }, async t => {
-    const server = await new Server(t).start()
+    const server = await blank(t).start()
     const first = await mailroom(t, board, { path: server.uri })
     t.equal(first.machine.disks[0]?.size, size, 'the size is the server’s')
     await send(first.client, 20)
@@ -93,7 +54,7 @@ for (const board of ['deterministic', 'standard'] as const) {
   })
 
   t.test(`${board}: the server is killed under I/O and comes back`, { skip }, async t => {
-    const server = await new Server(t, ['--filter=delay'], ['delay-write=2ms']).start()
+    const server = await blank(t, ['--filter=delay'], ['delay-write=2ms']).start()
     const { machine, client } = await mailroom(t, board, { path: server.uri })
     for (let round = 0; round < 3; round++) {
       const sent = send(client, 30)
@@ -112,7 +73,7 @@ for (const board of ['deterministic', 'standard'] as const) {
   })
 
   t.test(`${board}: a server that stays away is an I/O error for the guest`, { skip }, async t => {
-    const server = await new Server(t).start()
+    const server = await blank(t).start()
     const { machine, client } = await mailroom(t, board, { path: server.uri, reconnectSeconds: 0 })
     await send(client, 1)
     await server.kill()
@@ -123,7 +84,7 @@ for (const board of ['deterministic', 'standard'] as const) {
   })
 
   t.test(`${board}: a server that never answers holds up neither pause, snapshot nor close`, { skip }, async t => {
-    const server = await new Server(t).start()
+    const server = await blank(t).start()
     const { machine, client } = await mailroom(t, board, { path: server.uri })
     await send(client, 1)
     server.signal('SIGSTOP')
@@ -137,7 +98,7 @@ for (const board of ['deterministic', 'standard'] as const) {
     await machine.close()
     t.pass('closed, after at most some seconds for the write that was under way')
     // The request that was in flight is submitted again, to another server.
-    const other = await new Server(t).start()
+    const other = await blank(t).start()
     server.signal('SIGCONT')
     writeFileSync(other.image, readFileSync(server.image))
     await using clone = await Machine.restore(file, { disks: [other.uri] })
@@ -150,7 +111,7 @@ for (const board of ['deterministic', 'standard'] as const) {
 }
 
 t.test('what is read from a server is recorded, and replayed without it', { skip }, async t => {
-  const server = await new Server(t).start()
+  const server = await blank(t).start()
   const folder = path.join(scratch(t), 'log')
   const machine = await guest(t, 'mailroom', '', { memory: '32MiB', disks: [{ path: server.uri }], nets: [{}] })
   const recording = await Recording.start(machine, folder)
@@ -168,7 +129,7 @@ t.test('what is read from a server is recorded, and replayed without it', { skip
 })
 
 t.test('what cannot be', { skip }, async t => {
-  const server = await new Server(t, ['-r']).start()
+  const server = await blank(t, ['-r']).start()
   const create = (disk: object) => Machine.create({ kernel: guestPath('hello'), memory: '16MiB', disks: [disk as DiskOptions] })
   await t.rejects(create({ path: server.uri }), { code: 'EROFS', message: /read-only/ })
   await t.rejects(create({ path: server.uri, readOnly: true, size: '1GiB' }), code('BAD_CONFIG'))

@@ -1,58 +1,17 @@
 // Streams from an NBD server that has the image itself: verified by a manifest from elsewhere, whatever the server does.
-import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import t, { type Test } from 'tap'
 import { ImageStream, Profile, type StreamOptions } from '../../lib/stream/index.js'
+import { NbdKit } from '../nbdkit.js'
 import { CHUNK, checkCache, code, copyOf, imageBytes, noise, packed, scratch, until, WebServer, type Packed } from './support.js'
 
 const skip =
   (spawnSync('nbdkit', ['--version']).error && 'nbdkit is missing (Debian: nbdkit)') ||
   (!spawnSync('ldconfig', ['-p'], { encoding: 'utf8' }).stdout.includes('libnbd.so.0') && 'libnbd is missing (Debian: libnbd0)')
-
-/** An nbdkit that serves a file, for reading. */
-class Server {
-  readonly uri: string
-  readonly #socket: string
-  #child: ChildProcess | undefined
-
-  constructor(
-    t: Test,
-    readonly image: string,
-    readonly options: readonly string[] = [],
-    readonly parameters: readonly string[] = []
-  ) {
-    this.#socket = path.join(scratch(t), 'socket')
-    this.uri = `nbd+unix:///?socket=${this.#socket}`
-    t.teardown(() => this.kill())
-  }
-
-  async start(): Promise<this> {
-    const pid = `${this.#socket}.pid`
-    for (const file of [pid, this.#socket]) rmSync(file, { force: true })
-    const child = spawn('nbdkit', ['-f', '-r', '-U', this.#socket, '-P', pid, ...this.options, 'file', this.image, ...this.parameters], { stdio: 'ignore' })
-    this.#child = child
-    await until(() => {
-      if (child.exitCode !== null) throw new Error('nbdkit has ended')
-      return existsSync(pid)
-    })
-    return this
-  }
-
-  async kill(): Promise<void> {
-    const child = this.#child
-    this.#child = undefined
-    if (!child || child.exitCode !== null || child.signalCode !== null) return
-    child.kill('SIGKILL')
-    await once(child, 'exit')
-  }
-
-  signal(name: NodeJS.Signals): void {
-    this.#child?.kill(name)
-  }
-}
 
 async function open(t: Test, uri: string, options: Partial<StreamOptions>): Promise<ImageStream> {
   const stream = await ImageStream.open(uri, { cache: scratch(t), ...options })
@@ -65,7 +24,7 @@ const manifestOf = ({ folder }: Packed): string => path.join(folder, 'manifest')
 t.test('all of it comes, right and in the order that is wanted', { skip }, async t => {
   const pack = await packed(t, imageBytes(200))
   const { bytes, manifest } = pack
-  const server = await new Server(t, pack.image, ['--filter=delay'], ['delay-read=1ms']).start()
+  const server = await new NbdKit(t, pack.image, ['-r', '--filter=delay'], ['delay-read=1ms']).start()
   const stream = await open(t, server.uri, { manifest: manifestOf(pack), digest: manifest.digest, fill: false, gate: 'none' })
   t.equal(stream.manifest.digest, manifest.digest)
   t.ok((await stream.read(120 * CHUNK + 100, 3 * CHUNK)).equals(bytes.subarray(120 * CHUNK + 100, 123 * CHUNK + 100)))
@@ -88,7 +47,7 @@ t.test('nothing unverified is given out', { skip }, async t => {
   damaged[17 * CHUNK + 5]! ^= 1
   const image = path.join(scratch(t), 'image')
   writeFileSync(image, damaged)
-  const server = await new Server(t, image).start()
+  const server = await new NbdKit(t, image, ['-r']).start()
   const stream = await open(t, server.uri, { manifest: pack.folder })
   await t.rejects(stream.read(17 * CHUNK, 10), { code: 'CHUNK_CORRUPT', message: /Chunk 17/ })
   await until(() => stream.progress().missingBytes === CHUNK)
@@ -101,7 +60,7 @@ t.test('nothing unverified is given out', { skip }, async t => {
 t.test('the server goes and comes back, fails, and does not answer', { skip }, async t => {
   const pack = await packed(t, noise(100 * CHUNK, 'away'))
   const fail = path.join(scratch(t), 'fail')
-  const server = await new Server(t, pack.image, ['--filter=error'], ['error-pread=EIO', 'error-pread-rate=100%', `error-pread-file=${fail}`]).start()
+  const server = await new NbdKit(t, pack.image, ['-r', '--filter=error'], ['error-pread=EIO', 'error-pread-rate=100%', `error-pread-file=${fail}`]).start()
   const stream = await open(t, server.uri, { manifest: manifestOf(pack), fill: false, gate: 'none', silenceMs: 300 })
   const chunk = async (n: number): Promise<void> => {
     t.ok((await stream.read(n * CHUNK, CHUNK)).equals(pack.bytes.subarray(n * CHUNK, (n + 1) * CHUNK)), `chunk ${n}`)
@@ -131,7 +90,7 @@ t.test('the server goes and comes back, fails, and does not answer', { skip }, a
 
 t.test('a profile of the pack is taken; demand overtakes', { skip }, async t => {
   const pack = await packed(t, noise(300 * CHUNK, 'demand'))
-  const server = await new Server(t, pack.image, ['--filter=rate'], ['rate=40M']).start()
+  const server = await new NbdKit(t, pack.image, ['-r', '--filter=rate'], ['rate=40M']).start()
   const stream = await open(t, server.uri, { manifest: manifestOf(pack), gate: 'none' })
   t.ok((await stream.read(290 * CHUNK, CHUNK)).equals(pack.bytes.subarray(290 * CHUNK, 291 * CHUNK)))
   t.ok(stream.progress().missingBytes > 100 * CHUNK, 'before what lies in front of it')
@@ -150,7 +109,7 @@ t.test('what cannot be', { skip }, async t => {
   const pack = await packed(t, noise(4 * CHUNK, 'no'))
   const small = path.join(scratch(t), 'small')
   writeFileSync(small, 'small')
-  const server = await new Server(t, small).start()
+  const server = await new NbdKit(t, small, ['-r']).start()
   const cache = scratch(t)
   await t.rejects(ImageStream.open(server.uri, { cache }), { code: 'EINVAL', message: /manifest/ })
   await t.rejects(ImageStream.open(server.uri, { cache, manifest: path.join(cache, 'none') }), code('SOURCE_REFUSED'))
@@ -165,7 +124,7 @@ t.test('what cannot be', { skip }, async t => {
 
 t.test('hypertwin stream serve', { skip }, async t => {
   const pack = await packed(t, imageBytes(20))
-  const server = await new Server(t, pack.image).start()
+  const server = await new NbdKit(t, pack.image, ['-r']).start()
   const cache = path.join(scratch(t), 'copy')
   mkdirSync(cache)
   const child = spawn(process.execPath, ['dist/cli/main.js', 'stream', 'serve', server.uri, '--manifest', manifestOf(pack), '--cache', cache], { stdio: 'ignore' })
