@@ -48,7 +48,8 @@ export class Console {
    * Tells the guest how large the terminal is (virtio-console alone: a serial port has no way to).
    *
    * @param columns - characters in a row, from 1 to 65535
-   * @throws MachineError `EINVAL`, `ERANGE` (no virtio-console), `BAD_BOARD`, `CLOSED`
+   * @throws MachineError `EINVAL`, `ERANGE` (no virtio-console), `BAD_BOARD`, `NOT_HERE` (its memory is still coming),
+   *   `CLOSED`
    * @since 0.1.0
    */
   resize(columns: number, rows: number): void {

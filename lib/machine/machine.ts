@@ -544,7 +544,8 @@ export class Machine implements AsyncDisposable {
    * Asks the guest to give up so much memory to the host, or to take it back.
    *
    * @param size - in whole pages of 4 KiB, at most the machine's memory
-   * @throws MachineError `EINVAL`, `ERANGE` (too much, or no balloon), `BAD_BOARD`, `CLOSED`
+   * @throws MachineError `EINVAL`, `ERANGE` (too much, or no balloon), `BAD_BOARD`, `NOT_HERE` (its memory is still coming),
+   *   `CLOSED`
    * @since 0.1.0
    */
   setBalloon(size: Size): void {
@@ -556,7 +557,7 @@ export class Machine implements AsyncDisposable {
   /**
    * How much memory the guest has given up.
    *
-   * @throws MachineError `ERANGE` (no balloon), `BAD_BOARD`, `CLOSED`
+   * @throws MachineError `ERANGE` (no balloon), `BAD_BOARD`, `NOT_HERE` (its memory is still coming), `CLOSED`
    * @since 0.1.0
    */
   balloon(): BalloonState {
