@@ -7,6 +7,8 @@ const argumentCodes = new Set(['LOG_NOT_FOUND', 'LOG_EXISTS', 'BAD_KERNEL', 'BAD
 
 /** What to tell about an error. One that nobody foresaw comes with its stack. */
 export function explain(error: Error): { message: string; exitCode: number; code: string } {
+  // What went wrong first; that closing went wrong too is a consequence.
+  if (error.name === 'SuppressedError') return explain((error as SuppressedError).suppressed as Error)
   if (error instanceof CliError) return { message: error.message, exitCode: error.exitCode, code: error.code }
   if (error instanceof HypertwinError) {
     const exitCode = argumentCodes.has(error.code) && error.errno === undefined ? Exit.usage : Exit.failed

@@ -145,7 +145,7 @@ export class Recording implements AsyncDisposable {
     const listeners = new Set<(error: EventLogError) => void>()
     const native = await logErrors(() =>
       nativeEventLog.record(handle, directory, settings, () => {
-        const error = found.native?.deref()?.failure()
+        const error = failureOf(found.native?.deref())
         if (error) for (const listener of listeners) listener(toLayerError(error, EventLogError) as EventLogError)
       })
     )
@@ -256,5 +256,14 @@ function nativeOptions(options: RecordingOptions): NativeRecordingOptions {
     failWhenFull: choice(options.onFull, ['wait', 'fail'], 'onFull') === 1,
     segmentBytes: bytesOf(options.segmentSize, 64 << 20, 'segmentSize'),
     faults: [faults.skipInput, faults.shiftInterrupt, faults.flipPacket]
+  }
+}
+
+/** Of one that has been closed meanwhile there is none to tell. */
+function failureOf(native: NativeRecording | undefined): unknown {
+  try {
+    return native?.failure()
+  } catch {
+    return undefined
   }
 }
