@@ -1,5 +1,8 @@
 // Bounded queues between what happens and who iterates over it. They know nothing of what they carry.
 
+/** For `onFull`, where only how things are now matters: the oldest goes. @internal */
+export const keepNewest = <T>(items: T[], item: T): T[] => [...items.slice(1), item]
+
 /**
  * One consumer's bounded queue, as an async iterable that is iterated once.
  *

@@ -1,5 +1,6 @@
 // An HTTP server that only shows: answers to GET alone, to nobody who was led here by another name, with headers that let
 // a browser do nothing else.
+import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { isIP, type AddressInfo } from 'node:net'
@@ -94,6 +95,21 @@ function received(request: IncomingMessage, response: ServerResponse, allowedHos
     send(405, plain, 'Only GET: nothing can be changed here.\n', { allow: 'GET, HEAD' })
   else return { path: (request.url ?? '/').split('?')[0] as string, request, response, send }
   return undefined
+}
+
+/** Lets a browser run and show only what is in the page, and images from `images`. @internal */
+export function pagePolicy(script: string, style: string, images: string): string {
+  const hash = (text: string): string => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
+  return [
+    "default-src 'none'",
+    `script-src ${hash(script)}`,
+    `style-src ${hash(style)}`,
+    "connect-src 'self'",
+    `img-src ${images}`,
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'"
+  ].join('; ')
 }
 
 /** @internal */

@@ -1,21 +1,10 @@
 // The page as one HTML text that needs nothing else, and the policy that lets a browser run only what is in it.
-import { createHash } from 'node:crypto'
+import { pagePolicy } from '../read_only_server.js'
 import { script } from './page_script.js'
 import { style } from './page_style.js'
 
-const hash = (text: string): string => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
-
 /** @internal */
-export const contentSecurityPolicy = [
-  "default-src 'none'",
-  `script-src ${hash(script)}`,
-  `style-src ${hash(style)}`,
-  "connect-src 'self'",
-  "img-src data:",
-  "base-uri 'none'",
-  "form-action 'none'",
-  "frame-ancestors 'none'"
-].join('; ')
+export const contentSecurityPolicy = pagePolicy(script, style, 'data:')
 
 const icon =
   '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect x="2" y="6" width="18" height="14" rx="3" fill="#2563c9"/>' +

@@ -1,6 +1,6 @@
 // Work of a hypervisor's that goes on for a while: how far it is, how it ends, and how it is given up.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Queue } from '../queue.js'
+import { keepNewest, Queue } from '../queue.js'
 import { LibvirtError } from './errors.js'
 
 /** How often giving up is tried while libvirt says that it cannot be yet, in ms: at first, and at most. */
@@ -68,7 +68,7 @@ export abstract class DomainJob<Progress, Result> implements AsyncIterable<Progr
   [Symbol.asyncIterator](): AsyncIterableIterator<Progress> {
     const stream: Queue<Progress> = new Queue<Progress>({
       limit: 256,
-      onFull: (items, item) => [...items.slice(1), item],
+      onFull: keepNewest,
       onClose: () => this.#streams.delete(stream),
       signal: undefined
     })

@@ -1,6 +1,6 @@
 // What a migration tells while it goes on, at either side: the last progress, its rounds, and who iterates.
 import { MigrationRounds, type MigrationRound } from '../migration_round.js'
-import { Queue } from '../queue.js'
+import { keepNewest, Queue } from '../queue.js'
 import type { NativeNews } from './addon.js'
 import { decodeProgress, noProgress, type MigrationProgress, type NativeProgress } from './progress.js'
 
@@ -54,7 +54,7 @@ export class Watch {
   iterate(): AsyncIterableIterator<MigrationProgress> {
     const stream: Queue<MigrationProgress> = new Queue<MigrationProgress>({
       limit: 256,
-      onFull: (items, item) => [...items.slice(1), item],
+      onFull: keepNewest,
       onClose: () => this.#streams.delete(stream),
       signal: undefined
     })

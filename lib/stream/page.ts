@@ -1,6 +1,5 @@
 // A page where one watches a stream: how far it is, what waits, what came why, and the image's blocks. It only shows.
-import { createHash } from 'node:crypto'
-import { plain, ReadOnlyServer, type Asked } from '../read_only_server.js'
+import { pagePolicy, plain, ReadOnlyServer, type Asked } from '../read_only_server.js'
 import { blocksPicture, type Blocks } from './blocks.js'
 import { StreamError } from './errors.js'
 import type { StreamProgress } from './progress.js'
@@ -138,17 +137,7 @@ async function look() {
 look()
 `
 
-const hash = (text: string): string => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
-const policy = [
-  "default-src 'none'",
-  `script-src ${hash(script)}`,
-  `style-src ${hash(style)}`,
-  "connect-src 'self'",
-  "img-src 'self'",
-  "base-uri 'none'",
-  "form-action 'none'",
-  "frame-ancestors 'none'"
-].join('; ')
+const policy = pagePolicy(script, style, "'self'")
 
 const html = `<!doctype html>
 <html lang="en">

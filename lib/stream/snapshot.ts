@@ -4,7 +4,7 @@ import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import type { Machine, RestoreOptions } from '../machine/index.js'
-import { Queue } from '../queue.js'
+import { keepNewest, Queue } from '../queue.js'
 import { Cache } from './cache.js'
 import { failed, invalid, StreamError } from './errors.js'
 import { Manifest } from './manifest.js'
@@ -174,7 +174,7 @@ export class SnapshotStream implements AsyncDisposable {
   [Symbol.asyncIterator](): AsyncIterableIterator<StreamProgress> {
     const stream: Queue<StreamProgress> = new Queue<StreamProgress>({
       limit: 16,
-      onFull: (items, item) => [...items.slice(1), item],
+      onFull: keepNewest,
       onClose: () => this.#streams.delete(stream),
       signal: undefined
     })

@@ -1,7 +1,7 @@
 // A stream: an image that can be read from the first moment on, while it comes.
 import type { Socket } from 'node:net'
 import path from 'node:path'
-import { Queue } from '../queue.js'
+import { keepNewest, Queue } from '../queue.js'
 import type { Blocks, BlockState } from './blocks.js'
 import { Cache } from './cache.js'
 import { digestOf } from './codec.js'
@@ -231,7 +231,7 @@ export class ImageStream implements AsyncDisposable {
   [Symbol.asyncIterator](): AsyncIterableIterator<StreamProgress> {
     const stream: Queue<StreamProgress> = new Queue<StreamProgress>({
       limit: 16,
-      onFull: (items, item) => [...items.slice(1), item],
+      onFull: keepNewest,
       onClose: () => this.#streams.delete(stream),
       signal: undefined
     })

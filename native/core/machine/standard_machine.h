@@ -174,9 +174,9 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void give_entropy();
   // Tells the guest that its random numbers must not be those of another machine.
   void new_generation();
-  // Its mutex is held.
   // What was typed, as far as it has room. Its mutex is held.
   void take_typed(devices::VirtioConsole& console);
+  // Its mutex is held.
   void take_inbox(size_t net);
 
   // Order matters: what is below may use what is above.
