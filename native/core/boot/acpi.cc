@@ -20,7 +20,6 @@ using devices::PciRoot;
 
 constexpr uint64_t kEnd = kGenerationId;
 constexpr uint32_t kLocalApic = 0xfee00000, kIoApic = 0xfec00000;
-constexpr size_t kHeaderSize = 36;
 
 void put(Bytes& to, uint64_t value, unsigned size) {
   for (unsigned i = 0; i < size; ++i) to.push_back(static_cast<uint8_t>(value >> (8 * i)));
