@@ -27,8 +27,8 @@ const FIRST = 512 << 10
 const LEAST = 64 << 10
 const MOST = 64 << 20
 const LOCAL = 4 << 20
-/** So long after somebody had to wait, little is under way besides, in milliseconds; ten times as long, of blind fill. */
-const URGENT_MS = 1_000
+/** So long after somebody had to wait, little is under way besides, in milliseconds. */
+const URGENT_MS = 10_000
 /** Chunks that are being verified and stored; above that no more is read from the link. */
 const MAX_WORK = 64
 /** A damaged chunk is asked for so many times. */
@@ -183,9 +183,8 @@ export class Fetcher {
   #allowed(): number {
     if (this.#source.local) return LOCAL
     // Who has waited will wait again: no queue is built before it, and what nobody has asked for leaves room.
-    const since = performance.now() - this.#demandedAt
-    const share = (since < URGENT_MS ? 2 : 1) * (since < 10 * URGENT_MS && !this.order.isWanting ? 2 : 1)
-    return Math.max(LEAST, this.#busy() / share)
+    const urgent = performance.now() - this.#demandedAt < URGENT_MS
+    return Math.max(LEAST, this.#busy() / (!urgent ? 1 : this.order.isWanting ? 2 : 4))
   }
 
   #launch(run: Run): void {

@@ -235,9 +235,12 @@ void no_output_rule(Observer& o, const Setup& setup, uint64_t, Tally& tally) {
   caught(o, "answers that do not wait for the backup",
          {"given twice", "are lost", "were acknowledged", "not asked yet", "answers that differ", "status"},
          [&] {
-           NodeOptions options = restored(setup);
+           // The killed primary's connection tells of it; a slow host must not seem dead meanwhile.
+           const ha::Heartbeats calm{std::chrono::milliseconds(2), std::chrono::seconds(10),
+                                     std::chrono::seconds(10)};
+           NodeOptions options = restored(setup, calm);
            options.planted.no_output_rule = true;
-           const Pair pair{first_primary(o, setup, std::move(options)), o.start(follower())};
+           const Pair pair{first_primary(o, setup, std::move(options)), o.start(follower(calm))};
            Relay& relay = o.relay(listening(o, pair.b));
            o.command(pair.p, "protect " + relay.address());
            await_protection(o, pair);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -320,9 +321,9 @@ TEST(Tap, CarriesFramesBothWays) {
   std::mutex mutex;
   std::condition_variable changed;
   bool asked = false;
-  std::unique_ptr<Tap> tap;
+  std::unique_ptr<ReadTap> read;
   try {
-    tap = std::make_unique<Tap>("", [&](std::span<const uint8_t> frame) {
+    read = std::make_unique<ReadTap>("", [&](std::span<const uint8_t> frame) {
       std::lock_guard lock(mutex);
       asked |= asks(frame);
       changed.notify_all();
@@ -330,37 +331,30 @@ TEST(Tap, CarriesFramesBothWays) {
   } catch (const Error& error) {
     GTEST_SKIP() << "no tap here: " << error.what();
   }
+  Tap& tap = read->tap();
   std::vector<uint8_t> frame(60, 0xff);
-  EXPECT_FALSE(tap->write(frame));  // the interface is down
-  EXPECT_EQ(tap->dropped(), 1u);
+  EXPECT_FALSE(tap.write(frame));  // the interface is down
+  EXPECT_EQ(tap.dropped(), 1u);
   Fd control(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  ASSERT_NO_FATAL_FAILURE(take_up(*tap, control.get()));
-  EXPECT_TRUE(tap->write(frame));
+  ASSERT_NO_FATAL_FAILURE(take_up(tap, control.get()));
+  EXPECT_TRUE(tap.write(frame));
   ASSERT_NO_FATAL_FAILURE(make_it_ask(control.get()));
   std::unique_lock lock(mutex);
   changed.wait(lock, [&] { return asked; });
 }
 
 TEST(Tap, CarriesVirtiosHeadersAndRefusesBadOnes) {
-  std::mutex mutex;
-  std::condition_variable changed;
-  bool asked = false, paused = false;
   std::unique_ptr<Tap> tap;
   try {
-    tap = std::make_unique<Tap>(
-        "",
-        [&](std::span<const uint8_t> packet) {
-          std::lock_guard lock(mutex);
-          asked |= packet.size() > 12 && asks(packet.subspan(12));
-        },
-        Tap::Headed{.on_pause = [&] {
-          std::lock_guard lock(mutex);
-          paused |= asked;
-          changed.notify_all();
-        }});
+    tap = std::make_unique<Tap>("", Tap::Frames::kHeaded);
   } catch (const Error& error) {
     GTEST_SKIP() << "no tap here: " << error.what();
   }
+  bool asked = false;
+  const auto on_packet = [&](std::span<const uint8_t> packet) {
+    asked |= packet.size() > 12 && asks(packet.subspan(12));
+  };
+  EXPECT_EQ(tap->read(on_packet), Tap::Read::kNothing);
   Fd control(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   ASSERT_NO_FATAL_FAILURE(take_up(*tap, control.get()));
   EXPECT_TRUE(tap->set_receiver_finishes({.checksum = true, .tcp4 = true, .tcp6 = true, .congestion = true}));
@@ -374,13 +368,32 @@ TEST(Tap, CarriesVirtiosHeadersAndRefusesBadOnes) {
   EXPECT_FALSE(tap->write(parts));
   EXPECT_EQ(tap->dropped(), 1u);
   ASSERT_NO_FATAL_FAILURE(make_it_ask(control.get()));
-  std::unique_lock lock(mutex);
-  changed.wait(lock, [&] { return paused; });
+  while (!asked) {
+    pollfd fd{tap->fd(), POLLIN, 0};
+    ASSERT_EQ(poll(&fd, 1, 10'000), 1);
+    EXPECT_EQ(tap->read(on_packet), Tap::Read::kPackets);
+  }
+}
+
+// The interface goes while somebody holds it.
+TEST(Tap, TellsThatItsInterfaceIsGone) {
+  std::unique_ptr<Tap> tap;
+  try {
+    tap = std::make_unique<Tap>("");
+  } catch (const Error& error) {
+    GTEST_SKIP() << "no tap here: " << error.what();
+  }
+  if (std::system(("ip link delete " + tap->name()).c_str()) != 0)
+    GTEST_SKIP() << "no ip(8) that may delete it";
+  pollfd fd{tap->fd(), POLLIN, 0};
+  ASSERT_EQ(poll(&fd, 1, 10'000), 1);
+  EXPECT_EQ(tap->read([](std::span<const uint8_t>) {}), Tap::Read::kGone);
+  EXPECT_FALSE(tap->write(std::vector<uint8_t>(60, 0xff)));
 }
 
 TEST(Tap, SaysWhyItCannotBe) {
   try {
-    Tap tap("a-name-of-more-than-15", [](std::span<const uint8_t>) {});
+    Tap tap("a-name-of-more-than-15");
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), "EINVAL");

@@ -382,8 +382,7 @@ void NbdDisk::poll_once() {
     timeout = static_cast<int>(std::clamp<int64_t>(left, 0, 60000));
   }
   if (::poll(fds, 2, timeout) < 0) return;  // EINTR
-  uint64_t rings = 0;
-  if (fds[0].revents && ::read(wake_.get(), &rings, sizeof(rings)) < 0) return;
+  if (fds[0].revents) unring(wake_.get());
   if (handle_ && connecting() && Clock::now() >= attempt_until_)
     return lose(Error("ETIMEDOUT", "the disk " + uri_ + ": the server does not answer"));
   const short seen = fds[1].revents;

@@ -26,13 +26,8 @@ constexpr int kHeader = 12;       // virtio 1.2's
 constexpr unsigned kMaxRun = 64;  // packets until somebody else has a turn
 }  // namespace
 
-Tap::Tap(const std::string& name, OnPacket on_packet) : Tap(name, std::move(on_packet), {}, false) {}
-
-Tap::Tap(const std::string& name, OnPacket on_packet, Headed headed)
-    : Tap(name, std::move(on_packet), std::move(headed.on_pause), true) {}
-
-Tap::Tap(const std::string& name, OnPacket on_packet, OnPause on_pause, bool headed)
-    : on_packet_(std::move(on_packet)), on_pause_(std::move(on_pause)) {
+Tap::Tap(const std::string& name, Frames frames) : frame_(kMaxFrame) {
+  const bool headed = frames == Frames::kHeaded;
   if (name.size() >= IFNAMSIZ)
     throw Error("EINVAL", "the interface name " + name + " is longer than 15 characters");
   fd_ = Fd(open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
@@ -58,14 +53,6 @@ Tap::Tap(const std::string& name, OnPacket on_packet, OnPause on_pause, bool hea
         !set_receiver_finishes({}))
       throw_errno("TUNSETOFFLOAD", "setting up the header of packets of the tap interface " + name_);
   }
-  stop_ = Fd(eventfd(0, EFD_CLOEXEC));
-  if (!stop_) throw_errno("eventfd", "making the tap thread's stop signal");
-  thread_ = std::thread([this] { run(); });
-}
-
-Tap::~Tap() {
-  ring(stop_.get());
-  thread_.join();
 }
 
 bool Tap::count(ssize_t written, size_t wanted) {
@@ -102,28 +89,40 @@ bool Tap::set_receiver_finishes(const Finishes& what) {
   return ioctl(fd_.get(), TUNSETOFFLOAD, static_cast<unsigned long>(flags)) == 0;
 }
 
-void Tap::run() {
+Tap::Read Tap::read(const OnPacket& on_packet) {
+  unsigned packets = 0;
+  while (packets < kMaxRun) {
+    const ssize_t n = ::read(fd_.get(), frame_.data(), frame_.size());
+    if (n > 0) {
+      on_packet({frame_.data(), static_cast<size_t>(n)});
+      ++packets;
+      continue;
+    }
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno != EAGAIN) return Read::kGone;
+    break;
+  }
+  return packets > 0 ? Read::kPackets : Read::kNothing;
+}
+
+ReadTap::ReadTap(const std::string& name, Tap::OnPacket on_packet)
+    : tap_(name), stop_(eventfd(0, EFD_CLOEXEC)), on_packet_(std::move(on_packet)) {
+  if (!stop_) throw_errno("eventfd", "making the tap thread's stop signal");
+  thread_ = std::thread([this] { run(); });
+}
+
+ReadTap::~ReadTap() {
+  ring(stop_.get());
+  thread_.join();
+}
+
+void ReadTap::run() {
   pthread_setname_np(pthread_self(), "ht-net");
-  std::vector<uint8_t> frame(kMaxFrame);
-  pollfd fds[2] = {{fd_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
+  pollfd fds[2] = {{tap_.fd(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
   for (;;) {
-    if (poll(fds, 2, -1) < 0) {
-      if (errno == EINTR) continue;
-      return;
-    }
+    if (poll(fds, 2, -1) < 0) continue;  // EINTR alone is possible
     if (fds[1].revents) return;
-    unsigned packets = 0;
-    for (; packets < kMaxRun; ++packets) {
-      ssize_t n = read(fd_.get(), frame.data(), frame.size());
-      if (n > 0) {
-        on_packet_({frame.data(), static_cast<size_t>(n)});
-        continue;
-      }
-      if (n < 0 && errno != EAGAIN && errno != EINTR)
-        fds[0].fd = -1;  // the interface is gone: only the stop is waited for
-      break;
-    }
-    if (packets > 0 && on_pause_) on_pause_();
+    if (tap_.read(on_packet_) == Tap::Read::kGone) fds[0].fd = -1;  // only the stop is waited for
   }
 }
 

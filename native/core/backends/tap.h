@@ -1,4 +1,4 @@
-// A Linux tap interface as a packet backend; one thread (`ht-net`) reads it. Knows no device and no guest.
+// A Linux tap interface as a packet backend. Knows no device and no guest.
 #pragma once
 
 #include <sys/uio.h>
@@ -9,30 +9,37 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/fd.h"
 
 namespace hypertwin::backends {
 
+// Without a thread: who has one waits until fd() is readable, and reads.
 class Tap {
  public:
-  // Called on the tap's thread with one Ethernet frame; must not throw.
+  enum class Frames : uint8_t {
+    kWhole,
+    // Before each frame, both ways, lies virtio's header of 12 bytes; set_receiver_finishes() says what
+    // packets may still lack.
+    kHeaded,
+  };
+  // Called with one Ethernet frame; must not throw.
   using OnPacket = std::function<void(std::span<const uint8_t>)>;
-  // Called there when no more packets are at hand, or many came; must not throw.
-  using OnPause = std::function<void()>;
-  // Before each frame, both ways, lies virtio's header of 12 bytes; set_receiver_finishes() says what packets
-  // may still lack.
-  struct Headed {
-    OnPause on_pause;
+  enum class Read : uint8_t {
+    kNothing,
+    kPackets,
+    kGone,  // the interface: fd() must not be waited for any more
   };
 
   // `name` may be empty or hold a "%d": the kernel chooses. Throws Error: EACCES/EPERM (no right to
   // /dev/net/tun or to the interface), ENOENT (no such device: module tun missing), EBUSY (in use).
-  Tap(const std::string& name, OnPacket on_packet);
-  Tap(const std::string& name, OnPacket on_packet, Headed headed);
-  ~Tap();
+  explicit Tap(const std::string& name, Frames frames = Frames::kWhole);
 
   const std::string& name() const { return name_; }
+  int fd() const { return fd_.get(); }
+  // One thread at a time; never waits. What is at hand, until others must have a turn.
+  Read read(const OnPacket& on_packet);
   // Any thread; never waits. False, and counted, when the kernel did not take it (interface down, queue
   // full).
   bool write(std::span<const uint8_t> packet);
@@ -46,16 +53,28 @@ class Tap {
   uint64_t dropped() const { return dropped_.load(std::memory_order_relaxed); }
 
  private:
-  Tap(const std::string& name, OnPacket on_packet, OnPause on_pause, bool headed);
-  void run();
   bool count(ssize_t written, size_t wanted);
 
   Fd fd_;
-  Fd stop_;
   std::string name_;
-  OnPacket on_packet_;
-  OnPause on_pause_;
+  std::vector<uint8_t> frame_;
   std::atomic<uint64_t> dropped_{0};
+};
+
+// A tap of whole frames with a thread (`ht-net`) that reads it.
+class ReadTap {
+ public:
+  // `on_packet` is called on that thread. Throws as Tap does.
+  ReadTap(const std::string& name, Tap::OnPacket on_packet);
+  ~ReadTap();
+  Tap& tap() { return tap_; }
+
+ private:
+  void run();
+
+  Tap tap_;
+  Fd stop_;
+  Tap::OnPacket on_packet_;
   std::thread thread_;
 };
 

@@ -14,4 +14,11 @@ inline void ring(int event) {
   [[maybe_unused]] const ssize_t written = ::write(event, &one, sizeof(one));
 }
 
+// Not readable until it rings again. For one that does not block.
+inline void unring(int event) {
+  uint64_t rings = 0;
+  // Fails only where it was not readable.
+  [[maybe_unused]] const ssize_t taken = ::read(event, &rings, sizeof(rings));
+}
+
 }  // namespace hypertwin

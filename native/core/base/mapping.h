@@ -15,6 +15,8 @@ class Mapping {
   Mapping() = default;
   // mmap(2); throws Error naming what it was for.
   static Mapping map(size_t size, int prot, int flags, int fd, off_t offset, std::string_view what);
+  // Anonymous and private, to be read and written, beginning at a multiple of `alignment`, a power of 2.
+  static Mapping aligned(size_t size, size_t alignment, std::string_view what);
   Mapping(Mapping&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
   Mapping& operator=(Mapping&& other) noexcept {

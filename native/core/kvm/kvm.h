@@ -31,6 +31,8 @@ class GuestMemory {
     Backing backing = Backing::kAnonymous;
     // 0, or the huge page size in bytes (2 MiB, 1 GiB).
     uint64_t huge_page_size = 0;
+    // Anonymous memory in the kernel's transparent huge pages, where it has some at hand.
+    bool transparent_huge_pages = false;
     // memfd name, for /proc/<pid>/maps.
     std::string name = "hypertwin";
   };

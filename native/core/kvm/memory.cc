@@ -41,6 +41,14 @@ std::shared_ptr<GuestMemory> GuestMemory::allocate(uint64_t size, const Options&
   std::string what = "guest memory";
   if (huge_log2) what += " in huge pages (reserve some in /proc/sys/vm/nr_hugepages)";
 
+  if (options.backing == Backing::kAnonymous && !huge_log2) {
+    // KVM maps a huge page where guest and host addresses are equal within it.
+    constexpr uint64_t kHuge = 2u << 20;
+    Mapping mapping = Mapping::aligned(size, size < kHuge ? page : kHuge, what);
+    // A host without them goes on with small ones.
+    if (options.transparent_huge_pages) ::madvise(mapping.data(), size, MADV_HUGEPAGE);
+    return std::shared_ptr<GuestMemory>(new GuestMemory(std::move(mapping), {}));
+  }
   Fd fd;
   int map_flags = MAP_NORESERVE;
   if (options.backing == Backing::kMemfd) {
@@ -52,8 +60,7 @@ std::shared_ptr<GuestMemory> GuestMemory::allocate(uint64_t size, const Options&
       throw_errno("ftruncate", "giving " + what + " " + std::to_string(size) + " bytes");
     map_flags |= MAP_SHARED;
   } else {
-    map_flags |= MAP_PRIVATE | MAP_ANONYMOUS;
-    if (huge_log2) map_flags |= MAP_HUGETLB | static_cast<int>(huge_log2 << MAP_HUGE_SHIFT);
+    map_flags |= MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | static_cast<int>(huge_log2 << MAP_HUGE_SHIFT);
   }
   Mapping mapping = Mapping::map(size, PROT_READ | PROT_WRITE, map_flags, fd.get(), 0, what);
   return std::shared_ptr<GuestMemory>(new GuestMemory(std::move(mapping), std::move(fd)));

@@ -102,7 +102,7 @@ Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config,
       continue;
     }
     taps_.push_back(
-        std::make_unique<backends::Tap>(config_.nets[i].tap, [this, i](std::span<const uint8_t> packet) {
+        std::make_unique<backends::ReadTap>(config_.nets[i].tap, [this, i](std::span<const uint8_t> packet) {
           if (!open_.load(std::memory_order_acquire)) return;
           try {
             send_packet(static_cast<uint32_t>(i), packet);
@@ -672,7 +672,7 @@ void Machine::transmit(uint32_t device, std::span<const uint8_t> packet) {
 
 void Machine::emit_packet(uint32_t device, std::span<const uint8_t> packet) {
   if (taps_.at(device))
-    taps_[device]->write(packet);
+    taps_[device]->tap().write(packet);
   else if (listener_)
     listener_->on_packet(device, packet);
 }

@@ -214,7 +214,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   std::vector<kvm_cpuid_entry2> cpuid_;
   std::unique_ptr<Board> board_;
   LiveInputs live_{LiveInputs::Limits{}};
-  std::vector<std::unique_ptr<backends::Tap>> taps_;  // by net; empty where none
+  std::vector<std::unique_ptr<backends::ReadTap>> taps_;  // by net; empty where none
   std::vector<std::unique_ptr<backends::Disk>> files_;
 
   // vCPU's thread only (or before it runs).

@@ -31,20 +31,6 @@ __attribute__((no_sanitize("thread"))) bool is_zero(const uint8_t* page) {
   return true;
 }
 
-// [begin, end) of the next stretch that the kernel has pages for, from `from` on; false when none is left.
-bool next_data(const kvm::GuestMemory& memory, uint64_t from, uint64_t& begin, uint64_t& end) {
-  if (from >= memory.size()) return false;
-  begin = from;
-  end = memory.size();
-  off_t data = ::lseek(memory.fd(), static_cast<off_t>(from), SEEK_DATA);
-  if (data < 0) return errno != ENXIO;  // ENXIO: nothing more; else: cannot tell, look at all
-  begin = static_cast<uint64_t>(data) & ~(kPage - 1);
-  if (begin >= memory.size()) return false;
-  off_t hole = ::lseek(memory.fd(), data, SEEK_HOLE);
-  if (hole >= 0) end = std::min(memory.size(), (static_cast<uint64_t>(hole) + kPage - 1) & ~(kPage - 1));
-  return true;
-}
-
 // Calls with [first, pages) of each run of pages of [first, last) that are all zero, or all not.
 template <class Run>
 void for_each_kind(const uint8_t* memory, uint64_t first, uint64_t last, const Run& run) {
@@ -77,7 +63,7 @@ class OriginWatch {
 };
 
 MachineMemory::MachineMemory(uint64_t size)
-    : guest_(kvm::GuestMemory::allocate(size, {.backing = kvm::GuestMemory::Backing::kMemfd})) {}
+    : guest_(kvm::GuestMemory::allocate(size, {.transparent_huge_pages = true})) {}
 
 MachineMemory::MachineMemory(SnapshotChain chain) : chain_(std::move(chain)) {
   const SnapshotFile& full = *chain_.back();
@@ -128,14 +114,8 @@ void MachineMemory::settle() {
 }
 
 void MachineMemory::for_each_candidate(const Candidates& candidates) const {
-  if (in_file_.empty()) {
-    uint64_t begin = 0, end = 0;
-    for (uint64_t from = 0; next_data(*guest_, from, begin, end); from = end)
-      candidates(begin / kPage, end / kPage);
-    return;
-  }
   std::vector<uint64_t> bitmap = changed();
-  dirty::merge(bitmap, in_file_);
+  if (!in_file_.empty()) dirty::merge(bitmap, in_file_);
   for (auto [first, count] : dirty::Ranges(bitmap)) candidates(first, first + count);
 }
 
@@ -172,7 +152,8 @@ std::vector<uint64_t> MachineMemory::changed() const {
   constexpr uint64_t kPresent = uint64_t{1} << 63, kSwapped = uint64_t{1} << 62, kOfFile = uint64_t{1} << 61;
   const uint64_t pages = size() / kPage;
   std::vector<uint64_t> bitmap(dirty::words_for(pages));
-  for (size_t i = 0; i < bitmap.size(); ++i) bitmap[i] = discarded_[i].load(std::memory_order_acquire);
+  if (discarded_)
+    for (size_t i = 0; i < bitmap.size(); ++i) bitmap[i] = discarded_[i].load(std::memory_order_acquire);
   Fd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
   std::vector<uint64_t> entries(std::min<uint64_t>(pages, 64 * 1024));
   for (uint64_t page = 0; page < pages;) {
@@ -199,8 +180,7 @@ void MachineMemory::discard(uint64_t offset, uint64_t size) {
   if (pager_) return pager_->discard(offset, size);
   if (chain_.empty()) {
     // Where the host cannot, the pages merely stay.
-    [[maybe_unused]] const int result = ::fallocate(guest_->fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                                    static_cast<off_t>(offset), static_cast<off_t>(size));
+    [[maybe_unused]] const int result = ::madvise(data() + offset, size, MADV_DONTNEED);
     return;
   }
   // Not less, since each such hole costs the host a mapping, and a process has some 65,000.

@@ -156,10 +156,7 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
   for (size_t i = 0; i < config_.nets.size(); ++i) inboxes_.push_back(std::make_unique<Inbox>());
   for (size_t i = 0; i < config_.nets.size(); ++i)
     taps_.push_back(config_.nets[i].backend == NetBackend::kTap
-                        ? std::make_unique<backends::Tap>(
-                              config_.nets[i].tap,
-                              [this, i](std::span<const uint8_t> packet) { receive(i, packet); },
-                              backends::Tap::Headed{.on_pause = [this, i] { show_received(i); }})
+                        ? std::make_unique<backends::Tap>(config_.nets[i].tap, backends::Tap::Frames::kHeaded)
                         : nullptr);
   if (config_.vsock)
     vsock_ = std::make_unique<backends::VsockUnix>(config_.vsock->path, [this](devices::VsockEvent event) {
@@ -217,8 +214,14 @@ std::unique_ptr<StandardMachine> StandardMachine::restore(std::shared_ptr<kvm::S
 
 void StandardMachine::launch() {
   for (auto& cpu : cpus_) cpu->thread = std::thread([this, &own = *cpu] { cpu_main(own); });
+  std::vector<const StandardBoard::Function*> nets;
+  for (size_t i = 0; i < config_.nets.size(); ++i) {
+    nets.push_back(&board_->net_function(i));
+    io_threads_.emplace_back([this, i] { net_main(i); });
+  }
   for (auto& function : board_->functions())
-    io_threads_.emplace_back([this, &own = *function] { io_main(own); });
+    if (std::ranges::find(nets, function.get()) == nets.end())
+      io_threads_.emplace_back([this, &own = *function] { io_main(own); });
   clock_thread_ = std::thread([this] { clock_main(); });
 }
 
@@ -245,7 +248,6 @@ StandardMachine::~StandardMachine() {
   if (clock_thread_.joinable()) clock_thread_.join();
   // Their threads call into this; they end before the rest goes.
   vsock_.reset();
-  taps_.clear();
   files_.clear();
 }
 
@@ -518,9 +520,6 @@ void StandardMachine::io_main(StandardBoard::Function& function) {
   fds.push_back({.fd = stop_io_.get(), .events = POLLIN, .revents = 0});
   for (size_t i = 0; i < function.queues(); ++i)
     fds.push_back({.fd = function.doorbell(i), .events = POLLIN, .revents = 0});
-  std::optional<size_t> net;
-  for (size_t i = 0; i < inboxes_.size(); ++i)
-    if (&function == &board_->net_function(i)) net = i;
   const bool rng = &function == &board_->rng_function();
   for (;;) {
     if (::poll(fds.data(), fds.size(), -1) < 0) continue;  // EINTR alone is possible
@@ -528,17 +527,53 @@ void StandardMachine::io_main(StandardBoard::Function& function) {
     const auto pass = gate_.enter();
     if (!pass) return;
     for (size_t i = 0; i + 1 < fds.size(); ++i) {
-      uint64_t rings = 0;
-      if (!fds[i + 1].revents || ::read(fds[i + 1].fd, &rings, sizeof(rings)) < 0) continue;
+      if (!fds[i + 1].revents) continue;
+      unring(fds[i + 1].fd);
       std::lock_guard lock(function.mutex());
       function.device().notify(static_cast<unsigned>(i));
       if (rng) give_entropy();
       if (&function == board_->console_function()) take_typed(function.as<devices::VirtioConsole>());
-      if (net) {
-        take_inbox(*net);
-        if (function.as<devices::VirtioNet>().more()) ring(function.doorbell(1));
-      }
     }
+  }
+}
+
+// Both ways of one network in one thread: each batch of packets that go is followed by one of those that
+// come, and no thread waits for another.
+void StandardMachine::net_main(size_t net) {
+  pthread_setname_np(pthread_self(), "ht-net");
+  auto& function = board_->net_function(net);
+  auto& device = function.as<devices::VirtioNet>();
+  backends::Tap* tap = taps_[net].get();
+  const auto receive = [&](std::span<const uint8_t> packet) {
+    packets_in_.fetch_add(1, std::memory_order_relaxed);
+    device.receive_unfinished(packet);
+  };
+  pollfd fds[4] = {{stop_io_.get(), POLLIN, 0},
+                   {function.doorbell(0), POLLIN, 0},
+                   {function.doorbell(1), POLLIN, 0},
+                   {-1, POLLIN, 0}};
+  bool room = true, more = false;
+  for (;;) {
+    // What the guest has no room for waits in the kernel.
+    fds[3].fd = tap && room ? tap->fd() : -1;
+    if (::poll(fds, 4, more ? 0 : -1) < 0) continue;  // EINTR alone is possible
+    if (fds[0].revents) return;
+    const auto pass = gate_.enter();
+    if (!pass) return;
+    for (const pollfd& bell : {fds[1], fds[2]})
+      if (bell.revents) unring(bell.fd);
+    std::lock_guard lock(function.mutex());
+    if (fds[1].revents) {
+      device.notify(0);
+      take_inbox(net);
+    }
+    if (fds[2].revents || more) device.notify(1);
+    if (fds[3].revents) {
+      if (tap->read(receive) == backends::Tap::Read::kGone) tap = nullptr;
+      device.show_received();
+    }
+    more = device.more();
+    room = device.pending() == 0;
   }
 }
 
@@ -558,21 +593,6 @@ void StandardMachine::show_completed(size_t disk) {
 }
 
 void StandardMachine::block_cancel(uint32_t device) { files_.at(device)->cancel(); }
-
-void StandardMachine::receive(size_t net, std::span<const uint8_t> packet) {
-  const auto pass = gate_.enter();
-  if (!pass) return;
-  packets_in_.fetch_add(1, std::memory_order_relaxed);
-  std::lock_guard lock(board_->net_function(net).mutex());
-  board_->net_function(net).as<devices::VirtioNet>().receive_unfinished(packet);
-}
-
-void StandardMachine::show_received(size_t net) {
-  const auto pass = gate_.enter();
-  if (!pass) return;
-  std::lock_guard lock(board_->net_function(net).mutex());
-  board_->net_function(net).as<devices::VirtioNet>().show_received();
-}
 
 // The clock's alarms.
 void StandardMachine::clock_main() {
@@ -617,6 +637,8 @@ void StandardMachine::guest_finishes(uint32_t device, uint64_t features) {
        .tcp4 = (features & VirtioNet::kGuestTcp4) != 0,
        .tcp6 = (features & VirtioNet::kGuestTcp6) != 0,
        .congestion = (features & VirtioNet::kGuestCongestion) != 0});
+  // What waited for room may be gone.
+  ring(board_->net_function(device).doorbell(0));
 }
 
 void StandardMachine::transmit_unfinished(uint32_t device, std::span<const iovec> parts) {

@@ -139,7 +139,8 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   bool serve(Cpu& cpu);
   bool step_cpu(Cpu& cpu, Stepper& stepper);
   void end_from_inside(End end);
-  void io_main(StandardBoard::Function& function);
+  void net_main(size_t net);
+  void io_main(StandardBoard::Function& function);  // of all but networks
   void clock_main();
 
   // Under control_: lets all run; parks all, and leaves the gate closed. The guest or an error may have ended
@@ -153,8 +154,6 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void show_completed(size_t disk);
   // The devices' threads touch no device, and neither they nor the disks guest memory.
   void close_gate();
-  void receive(size_t net, std::span<const uint8_t> packet);
-  void show_received(size_t net);
 
   // StandardHost
   uint64_t now() override;
