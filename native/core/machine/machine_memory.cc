@@ -43,6 +43,13 @@ void for_each_kind(const uint8_t* memory, uint64_t first, uint64_t last, const R
   }
 }
 
+// Otherwise a child, of this process or of one that merely begins a program, would share the pages while it
+// is there: what the kernel reads into one of them then could end in the child's.
+void keep_from_children(std::span<uint8_t> memory) {
+  if (::madvise(memory.data(), memory.size(), MADV_DONTFORK) != 0)
+    throw_errno("madvise", "for the guest's memory");
+}
+
 }  // namespace
 
 // Looks after a machine that runs from a snapshot's file: checks the file behind it, and notices when the
@@ -63,13 +70,16 @@ class OriginWatch {
 };
 
 MachineMemory::MachineMemory(uint64_t size)
-    : guest_(kvm::GuestMemory::allocate(size, {.transparent_huge_pages = true})) {}
+    : guest_(kvm::GuestMemory::allocate(size, {.transparent_huge_pages = true})) {
+  keep_from_children({data(), guest_->size()});
+}
 
 MachineMemory::MachineMemory(SnapshotChain chain) : chain_(std::move(chain)) {
   const SnapshotFile& full = *chain_.back();
   Fd fd(::fcntl(full.fd(), F_DUPFD_CLOEXEC, 0));
   if (!fd) throw_errno("fcntl", "for mapping the snapshot " + full.path());
   guest_ = kvm::GuestMemory::from_fd(std::move(fd), SnapshotFile::kMemoryOffset, full.memory_size(), true);
+  keep_from_children({data(), guest_->size()});
   know(full);
 }
 
@@ -86,6 +96,7 @@ MachineMemory::MachineMemory(std::shared_ptr<const SnapshotFile> snapshot, std::
   if (snapshot->parent())
     throw Error("SNAPSHOT_PARENT", "the snapshot " + snapshot->path() +
                                        " adds to another one: only a full one can be brought in parts");
+  keep_from_children({data(), guest_->size()});
   know(*snapshot);
   pager_ = std::make_unique<Pager>(std::span(data(), size()), in_file_, std::move(source), std::move(options),
                                    [this](const Error& error, bool settled) {
@@ -190,6 +201,8 @@ void MachineMemory::discard(uint64_t offset, uint64_t size) {
   if (size < kLeast || ::mmap(data() + offset, size, PROT_READ | PROT_WRITE,
                               MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED)
     std::memset(data() + offset, 0, size);
+  else
+    keep_from_children({data() + offset, static_cast<size_t>(size)});
 }
 
 OriginWatch::OriginWatch(const MachineMemory& memory, bool verify, Pager::OnFailure on_loss)
