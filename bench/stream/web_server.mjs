@@ -15,7 +15,8 @@ async function answer(request, response) {
   response.writeHead(range ? 206 : 200, { 'content-length': to - from + 1, ...(range && { 'content-range': `bytes ${from}-${to}/${size}` }) })
   const bytes = file.createReadStream({ start: from, end: to, highWaterMark: 262_144 })
   // Who asked may have gone.
-  response.once('close', () => bytes.destroy())
+  if (response.destroyed) bytes.destroy()
+  else response.once('close', () => bytes.destroy())
   bytes.once('error', () => response.destroy()).pipe(response)
 }
 

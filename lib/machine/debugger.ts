@@ -63,12 +63,18 @@ export class Debugger implements AsyncDisposable {
    */
   static async attach(machine: Machine): Promise<Debugger> {
     const native = machine[nativeHandle] as NativeMachine
-    if (machine.state === 'running') await machine.pause()
-    if (machine.state !== 'paused' && machine.state !== 'created')
-      throw new MachineError(`a machine that is ${machine.state} cannot be debugged`, { code: 'BAD_STATE' })
-    const stepping = !(await machineErrors(() => native.breakpointsExit()))
-    await machineErrors(() => native.setDebugging(true))
-    return new Debugger(machine, native, stepping)
+    const ran = machine.state === 'running'
+    if (ran) await machine.pause()
+    try {
+      if (machine.state !== 'paused' && machine.state !== 'created')
+        throw new MachineError(`a machine that is ${machine.state} cannot be debugged`, { code: 'BAD_STATE' })
+      const stepping = !(await machineErrors(() => native.breakpointsExit()))
+      await machineErrors(() => native.setDebugging(true))
+      return new Debugger(machine, native, stepping)
+    } catch (error) {
+      if (ran) await machine.resume().catch(() => undefined)
+      throw error
+    }
   }
 
   /** The addresses of the breakpoints. */

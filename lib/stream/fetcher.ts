@@ -327,7 +327,7 @@ export class Fetcher {
   #failed(error: unknown): void {
     this.counts.failures++
     const known = error instanceof StreamError
-    if (known && error.code === 'SOURCE_NO_RANGES') return this.#end(error)
+    if (known && (error.code === 'SOURCE_NO_RANGES' || error.code === 'TOOL_MISSING')) return this.#end(error)
     this.trouble = known
       ? error
       : new StreamError(`${this.#source.where}: ${(error as Error).message}`, { code: 'SOURCE_UNREACHABLE', cause: error })

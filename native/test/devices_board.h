@@ -28,11 +28,13 @@ struct FakeHost : Host {
   std::string console;
   std::vector<BlockRequest> requests;
   std::vector<PowerEvent> power_events;
+  unsigned nets_ready = 0;
 
   uint64_t now() override { return time; }
   void transmit(uint32_t, std::span<const uint8_t> packet) override {
     packets.emplace_back(packet.begin(), packet.end());
   }
+  void net_ready(uint32_t) override { ++nets_ready; }
   void console_output(uint32_t, std::span<const uint8_t> bytes) override { console.append(as_text(bytes)); }
   void block_submit(uint32_t, BlockRequest request) override { requests.push_back(std::move(request)); }
   void power(PowerEvent event) override { power_events.push_back(event); }

@@ -171,6 +171,25 @@ TEST_P(Snapshot, IncrementalOnesAddUp) {
   EXPECT_EQ(restore_code(dir_.file("moved/s3")), "SNAPSHOT_PARENT");
 }
 
+TEST_P(Snapshot, WhatIsWrittenOverIsNotAddedTo) {
+  auto machine = create();
+  machine->snapshot(dir_.file("a"), {.track = true});
+  run(*machine, *listener_);
+  machine->snapshot(dir_.file("a"));
+  EXPECT_EQ(code_of([&] { machine->snapshot(dir_.file("b"), {.incremental = true}); }), "BAD_STATE");
+  machine->snapshot(dir_.file("a"), {.track = true});
+  machine->snapshot(dir_.file("b"), {.incremental = true});
+  EXPECT_EQ(restore(dir_.file("b"))->state_digest(), machine->state_digest());
+
+  auto restored = restore(dir_.file("a"));
+  const StateDigest digest = restored->state_digest();
+  restored->snapshot(dir_.file("c"), {.incremental = true});
+  restored->snapshot(dir_.file("a"));
+  EXPECT_EQ(restored->state_digest(), digest);
+  EXPECT_EQ(code_of([&] { restored->snapshot(dir_.file("d"), {.incremental = true}); }), "BAD_STATE");
+  EXPECT_EQ(restore(dir_.file("a"))->state_digest(), digest);
+}
+
 TEST_P(Snapshot, TrackingIsOneAtATime) {
   auto machine = create();
   dirty::Target target{machine->vm(), {machine->vcpu(0)}, machine->ram()};

@@ -530,10 +530,24 @@ TEST_F(UnfinishedNetTest, OthersHaveATurnAfterABatch) {
   for (uint16_t i = 0; i < 100; ++i) driver.rings[1].offer(i, {{kBuffers, 72}});
   net->notify(1);
   EXPECT_EQ(host.sent.size(), VirtioNet::kMaxBatch);
-  EXPECT_TRUE(net->more());
+  EXPECT_EQ(board.host.nets_ready, 1u);
   net->notify(1);
   EXPECT_EQ(host.sent.size(), 100u);
-  EXPECT_FALSE(net->more());
+  EXPECT_EQ(board.host.nets_ready, 1u);
+}
+
+// Whoever notifies: the network's thread learns that its packets have room again.
+TEST_F(UnfinishedNetTest, RoomIsToldOf) {
+  ASSERT_TRUE(driver.start(kChecksum | VirtioNet::kGuestChecksum, 256));
+  std::vector<uint8_t> packet(sizeof(NetHeader) + 60);
+  EXPECT_TRUE(net->receive_unfinished(packet));
+  EXPECT_EQ(net->pending(), 1u);
+  net->notify(0);
+  EXPECT_EQ(board.host.nets_ready, 0u);
+  driver.rings[0].offer(0, {{kBuffers, 1526, true}});
+  net->notify(0);
+  EXPECT_EQ(net->pending(), 0u);
+  EXPECT_EQ(board.host.nets_ready, 1u);
 }
 
 }  // namespace

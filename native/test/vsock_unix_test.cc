@@ -296,5 +296,37 @@ TEST_F(VsockUnixTest, SaysWhyItCannotBe) {
   EXPECT_TRUE(std::filesystem::exists(path));
 }
 
+// A guest that asks faster than the host's side answers: nobody waits with the device locked.
+TEST(VsockUnix, IsBusyWhileManyEventsAreNotDone) {
+  const std::string path = testing::TempDir() + "hypertwin-vsock-busy-" + std::to_string(getpid());
+  std::mutex device;
+  std::condition_variable changed;
+  bool idle = false;
+  size_t resets = 0;
+  VsockUnix backend(
+      path,
+      [&](VsockEvent event) {
+        std::lock_guard lock(device);
+        resets += event.operation == VsockOperation::kReset;
+      },
+      [&] {
+        std::lock_guard lock(device);
+        idle = true;
+        changed.notify_all();
+      });
+  constexpr size_t kEvents = VsockUnix::kMaxQueued + 100;
+  std::unique_lock lock(device);
+  // The first ones may be under way already.
+  for (size_t i = 0; i < 2 * kEvents; ++i)
+    backend.submit({.operation = VsockOperation::kConnect,
+                    .connection = kVsockByGuest | i,
+                    .host_port = 52,
+                    .guest_port = 1000,
+                    .data = {}});
+  EXPECT_TRUE(backend.busy());
+  changed.wait(lock, [&] { return idle && resets == 2 * kEvents; });
+  EXPECT_FALSE(backend.busy());
+}
+
 }  // namespace
 }  // namespace hypertwin::backends

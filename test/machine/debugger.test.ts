@@ -64,7 +64,9 @@ for (const board of ['deterministic', 'standard'] as const) {
 t.test('what is recorded cannot be debugged', { skip }, async t => {
   const machine = await guest(t, 'hello', 'ticks=1000000')
   await using recording = await Recording.start(machine, path.join(scratch(t), 'log'))
+  await machine.start()
   await t.rejects(Debugger.attach(machine), code('BAD_STATE'))
+  t.equal(machine.state, 'running', 'and goes on')
   await recording.stop()
 })
 

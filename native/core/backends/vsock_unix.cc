@@ -55,8 +55,11 @@ bool parse_line(std::string_view line, uint32_t& port) {
 
 }  // namespace
 
-VsockUnix::VsockUnix(std::string path, OnEvent on_event)
-    : path_(std::move(path)), on_event_(std::move(on_event)), scratch_(16u << 10) {
+VsockUnix::VsockUnix(std::string path, OnEvent on_event, OnIdle on_idle)
+    : path_(std::move(path)),
+      on_event_(std::move(on_event)),
+      on_idle_(std::move(on_idle)),
+      scratch_(16u << 10) {
   if (path_.empty() || path_.size() + kPortSuffix >= sizeof(sockaddr_un::sun_path))
     throw Error("ENAMETOOLONG", "the vsock path \"" + path_ + "\" must have 1 to " +
                                     std::to_string(sizeof(sockaddr_un::sun_path) - kPortSuffix - 1) +
@@ -100,11 +103,15 @@ VsockUnix::~VsockUnix() {
 
 void VsockUnix::submit(VsockEvent event) {
   {
-    std::unique_lock lock(mutex_);
-    space_.wait(lock, [this] { return inbox_.size() < kMaxQueued; });
+    std::lock_guard lock(mutex_);
     inbox_.push_back(std::move(event));
   }
   eventfd_write(wake_.get(), 1);
+}
+
+bool VsockUnix::busy() const {
+  std::lock_guard lock(mutex_);
+  return inbox_.size() >= kMaxQueued;
 }
 
 void VsockUnix::emit(VsockOperation operation, uint64_t number, uint32_t value) {
@@ -183,8 +190,8 @@ void VsockUnix::take_events() {
     std::lock_guard lock(mutex_);
     events.swap(inbox_);
   }
-  space_.notify_all();
   for (VsockEvent& event : events) take(event);
+  if (events.size() >= kMaxQueued && on_idle_) on_idle_();
 }
 
 void VsockUnix::take(VsockEvent& event) {

@@ -30,20 +30,23 @@ class VsockUnix {
 
   // Called on the backend's thread; must not throw, and must take the event: vsock.h bounds them.
   using OnEvent = std::function<void(devices::VsockEvent)>;
+  // Called there when it is busy() no more.
+  using OnIdle = std::function<void()>;
 
   // Makes the socket at `path`, which must not exist. Throws Error: EADDRINUSE, EACCES, ...;
   // ENAMETOOLONG when the path, or that of a port, does not fit in a socket's address.
-  VsockUnix(std::string path, OnEvent on_event);
+  VsockUnix(std::string path, OnEvent on_event, OnIdle on_idle = {});
   // Ends the thread, closes all connections and removes the socket.
   ~VsockUnix();
   VsockUnix(const VsockUnix&) = delete;
   VsockUnix& operator=(const VsockUnix&) = delete;
 
   const std::string& path() const { return path_; }
-  // An event of the device. Any thread but the backend's; waits while kMaxQueued events are not done, so that
-  // a guest which connects and resets in a loop waits too. An event that breaks the rules of vsock.h ends its
-  // connection.
+  // An event of the device. Any thread; never waits, since the device may be locked. An event that breaks the
+  // rules of vsock.h ends its connection.
   void submit(devices::VsockEvent event);
+  // kMaxQueued events are not done: a guest that connects and resets in a loop has to wait for on_idle.
+  bool busy() const;
 
  private:
   enum class State : uint8_t { kLine, kAsked, kOpen, kDraining };
@@ -81,11 +84,11 @@ class VsockUnix {
 
   std::string path_;
   OnEvent on_event_;
+  OnIdle on_idle_;
   Fd listener_;
   Fd epoll_;
   Fd wake_;
-  std::mutex mutex_;  // guards the next three
-  std::condition_variable space_;
+  mutable std::mutex mutex_;  // guards the next two
   std::vector<devices::VsockEvent> inbox_;
   bool stop_ = false;
   // The thread's own from here on.

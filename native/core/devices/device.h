@@ -49,6 +49,9 @@ class Host {
   // Virtual time in nanoseconds since the machine was created. Reading it is an input: it is logged.
   virtual uint64_t now() = 0;
   virtual void transmit(uint32_t device, std::span<const uint8_t> packet) = 0;
+  // A network whose packets a thread of the host's moves: the guest has room for some that waited, or has
+  // more to transmit than one notification's batch. Both queues are to be notified again.
+  virtual void net_ready(uint32_t /*device*/) {}
   virtual void console_output(uint32_t device, std::span<const uint8_t> bytes) = 0;
   virtual void block_submit(uint32_t device, BlockRequest request) = 0;
   virtual void power(PowerEvent event) = 0;

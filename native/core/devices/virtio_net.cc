@@ -137,14 +137,14 @@ void VirtioNet::fill() {
   publish(kReceiveQueue);
 }
 
-void VirtioNet::transmit() {
+bool VirtioNet::transmit() {
   VirtQueue& queue = queues_[kTransmitQueue];
   if (chains_.empty()) chains_.emplace_back();
   Chain& chain = chains_[0];
-  more_ = false;
+  bool more = false;
   for (unsigned count = 0;; ++count) {
     if (unfinished_ && count == kMaxBatch) {
-      more_ = true;
+      more = true;
       break;
     }
     VirtQueue::Pop pop = queue.pop(ram_, chain);
@@ -167,6 +167,7 @@ void VirtioNet::transmit() {
     queue.push(ram_, chain.head, 0);
   }
   publish(kTransmitQueue);
+  return more;
 }
 
 // What the guest asks for, where it may ask for it and it is within the packet.
@@ -215,15 +216,15 @@ void VirtioNet::on_live() {
 }
 
 void VirtioNet::on_notify(unsigned queue) {
-  if (queue == kReceiveQueue)
-    fill();
-  else
-    transmit();
+  const size_t waited = pending_.size();
+  const bool more = queue == kTransmitQueue && transmit();
+  if (queue == kReceiveQueue) fill();
+  // Any thread may be here: the one that serves the network has to know.
+  if (more || pending_.size() < waited) host_.net_ready(id());
 }
 
 void VirtioNet::on_reset() {
   pending_.clear();
-  more_ = false;
   if (unfinished_) unfinished_->guest_finishes(id(), 0);
 }
 
@@ -256,7 +257,6 @@ void VirtioNet::load_state(ByteReader& in) {
     if (packet.size() <= header) in.corrupt("a packet without a frame");
     pending_.emplace_back(packet.begin(), packet.end());
   }
-  more_ = false;
   if (unfinished_) unfinished_->guest_finishes(id(), live() ? negotiated() : 0);
 }
 

@@ -71,8 +71,6 @@ class VirtioNet final : public VirtioDevice {
   // The same of a NetHeader and a frame, with unfinished(). The guest sees it after show_received().
   bool receive_unfinished(std::span<const uint8_t> packet);
   void show_received() { publish(kReceiveQueue); }
-  // The guest had more to transmit than a batch: notify queue 1 again.
-  bool more() const { return more_; }
   void set_link(bool up);
   const Counters& counters() const { return counters_; }
   size_t pending() const { return pending_.size(); }
@@ -96,7 +94,8 @@ class VirtioNet final : public VirtioDevice {
   Placed place_pending();
   bool take(const NetHeader& header, std::span<const uint8_t> packet, std::span<const uint8_t> kept);
   void fill();
-  void transmit();
+  // True when a batch was not all.
+  bool transmit();
   void transmit_unfinished(const Chain& chain);
   bool allowed(const NetHeader& header, uint64_t frame) const;
   // Packets that wait begin with a header; without any of these they are whole, and have none.
@@ -112,7 +111,6 @@ class VirtioNet final : public VirtioDevice {
   std::vector<Chain> chains_;     // reused
   std::vector<uint8_t> scratch_;  // reused
   std::vector<iovec> parts_;      // reused
-  bool more_ = false;
 };
 
 }  // namespace hypertwin::devices

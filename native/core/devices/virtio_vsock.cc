@@ -9,7 +9,7 @@
 namespace hypertwin::devices {
 
 namespace {
-constexpr unsigned kReceive = 0, kTransmit = 1, kEvents = 2, kQueues = 3;
+constexpr unsigned kQueues = 3;
 constexpr uint64_t kStream = 1 << 0;
 constexpr uint16_t kTypeStream = 1;
 constexpr uint32_t kTransportReset = 0;
@@ -108,7 +108,7 @@ void VirtioVsock::on_notify(unsigned queue) {
 
 void VirtioVsock::take_packets() {
   VirtQueue& queue = queues_[kTransmit];
-  while (live()) {
+  while (live() && !host_.vsock_busy(id())) {
     // Answers first: a guest that takes none of them has to wait (5.10.6.1).
     if (resets_.size() >= kMaxResets) fill();
     if (!live() || resets_.size() >= kMaxResets) break;

@@ -21,10 +21,14 @@ class VsockHost {
  public:
   virtual ~VsockHost() = default;
   virtual void vsock_event(uint32_t device, VsockEvent event) = 0;
+  // So many events are not done that the guest's packets have to wait: the transmit queue is to be notified
+  // when they are.
+  virtual bool vsock_busy(uint32_t /*device*/) { return false; }
 };
 
 class VirtioVsock final : public VirtioDevice {
  public:
+  static constexpr unsigned kReceive = 0, kTransmit = 1, kEvents = 2;  // its queues
   static constexpr uint64_t kHostCid = 2;
   // Answers to packets without a connection; when so many wait, the guest's transmit queue does too.
   static constexpr size_t kMaxResets = 256;

@@ -66,7 +66,7 @@ class MachineMemory {
                        const std::function<void(uint64_t first, uint64_t pages, bool zero)>& run) const;
   // Covers the address and content of each page that is not all zero.
   Digest128 digest() const;
-  // A snapshot's: the pages that can differ from the full snapshot's, one bit a page.
+  // The pages that can differ from the full snapshot's, or from zeros where there is none, one bit a page.
   std::vector<uint64_t> changed() const;
   // Gives pages back to the host; they are zero from now on. Any thread.
   void discard(uint64_t offset, uint64_t size);

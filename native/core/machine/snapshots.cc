@@ -37,7 +37,7 @@ SnapshotInfo Snapshots::write(const std::string& path, std::span<const uint8_t> 
     if (base_) {
       parent = base_;
       lineage = lineage_;
-    } else if (!memory_.chain().empty()) {
+    } else if (!memory_.chain().empty() && !origin_replaced_) {
       const SnapshotFile& full = *memory_.chain().back();
       parent = SnapshotParent{full.path(), full.identity()};
       lineage = {full.path()};
@@ -52,6 +52,9 @@ SnapshotInfo Snapshots::write(const std::string& path, std::span<const uint8_t> 
                                   "another path");
   }
   lineage.insert(lineage.begin(), path);
+  const auto takes_place_of = [&](const std::string& file) { return same_file(file, path); };
+  const bool replaces_base = std::ranges::any_of(lineage_, takes_place_of);
+  const bool replaces_origin = !memory_.chain().empty() && takes_place_of(memory_.chain().back()->path());
 
   std::unique_ptr<dirty::Tracker> fresh;
   if (tracker_) {
@@ -66,6 +69,12 @@ SnapshotInfo Snapshots::write(const std::string& path, std::span<const uint8_t> 
   std::vector<uint64_t> changed;
   if (parent) changed = base_ ? dirty_ : memory_.changed();
   const SnapshotInfo info = write_snapshot_file(path, state, memory_, parent ? &*parent : nullptr, changed);
+  // What is not there any more can be added to no more.
+  origin_replaced_ |= replaces_origin;
+  if (replaces_base) {
+    base_.reset();
+    lineage_.clear();
+  }
   if (options.track) {
     if (fresh) tracker_ = std::move(fresh);
     base_ = SnapshotParent{path, info.identity};

@@ -43,6 +43,7 @@ class Snapshots {
   std::unique_ptr<dirty::Tracker> tracker_;
   std::optional<SnapshotParent> base_;  // with tracker_
   std::vector<std::string> lineage_;    // the base's path, and of those that it adds to
+  bool origin_replaced_ = false;        // the file that the memory is mapped from has another's name now
   std::vector<uint64_t> dirty_;         // since the base, as far as harvested
   dirty::Harvest harvested_;
 };

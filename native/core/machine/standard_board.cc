@@ -151,6 +151,10 @@ std::vector<devices::Device*> StandardBoard::devices() {
 }
 
 void StandardBoard::save(ByteWriter& out) const {
+  // The owner's calls come at any time.
+  std::lock_guard lock(mutex_);
+  std::vector<std::unique_lock<std::mutex>> locks;
+  for (const auto& function : functions_) locks.emplace_back(function->mutex());
   const auto list = const_cast<StandardBoard*>(this)->devices();
   save_sections(out, {list.begin(), list.end()});
   pins_.save(out);

@@ -110,7 +110,7 @@ class StandardBoard {
   std::vector<devices::Device*> devices();
 
   std::shared_ptr<kvm::Vm> vm_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   IrqPins pins_;
   MessageRoutes routes_;
   devices::Rtc rtc_;

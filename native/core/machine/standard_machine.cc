@@ -159,13 +159,16 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
                         ? std::make_unique<backends::Tap>(config_.nets[i].tap, backends::Tap::Frames::kHeaded)
                         : nullptr);
   if (config_.vsock)
-    vsock_ = std::make_unique<backends::VsockUnix>(config_.vsock->path, [this](devices::VsockEvent event) {
-      const auto pass = gate_.enter();
-      if (!pass) return;
-      auto& function = *board_->vsock_function();
-      std::lock_guard lock(function.mutex());
-      function.as<devices::VirtioVsock>().input(event);
-    });
+    vsock_ = std::make_unique<backends::VsockUnix>(
+        config_.vsock->path,
+        [this](devices::VsockEvent event) {
+          const auto pass = gate_.enter();
+          if (!pass) return;
+          auto& function = *board_->vsock_function();
+          std::lock_guard lock(function.mutex());
+          function.as<devices::VirtioVsock>().input(event);
+        },
+        [this] { ring(board_->vsock_function()->doorbell(devices::VirtioVsock::kTransmit)); });
 }
 
 std::unique_ptr<StandardMachine> StandardMachine::create(std::shared_ptr<kvm::System> system,
@@ -217,11 +220,11 @@ void StandardMachine::launch() {
   std::vector<const StandardBoard::Function*> nets;
   for (size_t i = 0; i < config_.nets.size(); ++i) {
     nets.push_back(&board_->net_function(i));
-    io_threads_.emplace_back([this, i] { net_main(i); });
+    io_threads_.emplace_back([this, i] { guarded([&] { net_main(i); }); });
   }
   for (auto& function : board_->functions())
     if (std::ranges::find(nets, function.get()) == nets.end())
-      io_threads_.emplace_back([this, &own = *function] { io_main(own); });
+      io_threads_.emplace_back([this, &own = *function] { guarded([&] { io_main(own); }); });
   clock_thread_ = std::thread([this] { clock_main(); });
 }
 
@@ -514,6 +517,14 @@ bool StandardMachine::serve(Cpu& cpu) {
 
 // ---- The devices' threads
 
+void StandardMachine::guarded(const std::function<void()>& main) {
+  try {
+    main();
+  } catch (const std::exception& error) {
+    end_from_inside({State::kFailed, Reason::kError, error.what()});
+  }
+}
+
 void StandardMachine::io_main(StandardBoard::Function& function) {
   pthread_setname_np(pthread_self(), "ht-io");
   std::vector<pollfd> fds;
@@ -552,11 +563,11 @@ void StandardMachine::net_main(size_t net) {
                    {function.doorbell(0), POLLIN, 0},
                    {function.doorbell(1), POLLIN, 0},
                    {-1, POLLIN, 0}};
-  bool room = true, more = false;
+  bool room = true;
   for (;;) {
     // What the guest has no room for waits in the kernel.
     fds[3].fd = tap && room ? tap->fd() : -1;
-    if (::poll(fds, 4, more ? 0 : -1) < 0) continue;  // EINTR alone is possible
+    if (::poll(fds, 4, -1) < 0) continue;  // EINTR alone is possible
     if (fds[0].revents) return;
     const auto pass = gate_.enter();
     if (!pass) return;
@@ -567,12 +578,11 @@ void StandardMachine::net_main(size_t net) {
       device.notify(0);
       take_inbox(net);
     }
-    if (fds[2].revents || more) device.notify(1);
+    if (fds[2].revents) device.notify(1);
     if (fds[3].revents) {
       if (tap->read(receive) == backends::Tap::Read::kGone) tap = nullptr;
       device.show_received();
     }
-    more = device.more();
     room = device.pending() == 0;
   }
 }
@@ -638,7 +648,12 @@ void StandardMachine::guest_finishes(uint32_t device, uint64_t features) {
        .tcp6 = (features & VirtioNet::kGuestTcp6) != 0,
        .congestion = (features & VirtioNet::kGuestCongestion) != 0});
   // What waited for room may be gone.
-  ring(board_->net_function(device).doorbell(0));
+  net_ready(device);
+}
+
+void StandardMachine::net_ready(uint32_t device) {
+  const auto& function = board_->net_function(device);
+  for (size_t queue = 0; queue < function.queues(); ++queue) ring(function.doorbell(queue));
 }
 
 void StandardMachine::transmit_unfinished(uint32_t device, std::span<const iovec> parts) {
@@ -694,6 +709,8 @@ void StandardMachine::discard(uint32_t, uint64_t address, uint64_t size) {
 void StandardMachine::vsock_event(uint32_t, devices::VsockEvent event) {
   if (memory_->intact()) vsock_->submit(std::move(event));
 }
+
+bool StandardMachine::vsock_busy(uint32_t) { return vsock_->busy(); }
 
 void StandardMachine::power(devices::PowerEvent event) {
   const bool off = event == devices::PowerEvent::kPowerOff;

@@ -2,8 +2,8 @@
 // kernel, devices on threads of their own. For speed; what it does cannot be replayed.
 //
 // Three kinds of threads touch it: the vCPUs' (`ht-vcpu<n>`), which answer the guest's accesses; the devices'
-// (`ht-io`, one a function; the backends' own), which pass the gate before they touch a device; and the
-// owner's. The machine stands still when every vCPU is parked and the gate is closed.
+// (`ht-net`, one a network, `ht-io`, one a function else; the backends' own), which pass the gate before they
+// touch a device; and the owner's. The machine stands still when every vCPU is parked and the gate is closed.
 #pragma once
 
 #include <atomic>
@@ -139,6 +139,8 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   bool serve(Cpu& cpu);
   bool step_cpu(Cpu& cpu, Stepper& stepper);
   void end_from_inside(End end);
+  // What a thread of a device's cannot go on with ends the machine.
+  void guarded(const std::function<void()>& main);
   void net_main(size_t net);
   void io_main(StandardBoard::Function& function);  // of all but networks
   void clock_main();
@@ -158,6 +160,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   // StandardHost
   uint64_t now() override;
   void transmit(uint32_t device, std::span<const uint8_t> packet) override;
+  void net_ready(uint32_t device) override;
   void console_output(uint32_t device, std::span<const uint8_t> bytes) override;
   void block_submit(uint32_t device, devices::BlockRequest request) override;
   void power(devices::PowerEvent event) override;
@@ -167,6 +170,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void hints_ended(uint32_t, uint32_t) override {}
   void balloon_stats(uint32_t) override {}
   void vsock_event(uint32_t device, devices::VsockEvent event) override;
+  bool vsock_busy(uint32_t device) override;
   void guest_finishes(uint32_t device, uint64_t features) override;
   void transmit_unfinished(uint32_t device, std::span<const iovec> parts) override;
   void block_cancel(uint32_t device) override;
