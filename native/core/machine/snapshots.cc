@@ -31,6 +31,7 @@ void Snapshots::harvest() {
 SnapshotInfo Snapshots::write(const std::string& path, std::span<const uint8_t> state,
                               const SnapshotOptions& options) {
   std::lock_guard lock(mutex_);
+  const auto takes_place_of = [&](const std::string& file) { return same_file(file, path); };
   std::optional<SnapshotParent> parent;
   std::vector<std::string> lineage;
   if (options.incremental) {
@@ -46,13 +47,11 @@ SnapshotInfo Snapshots::write(const std::string& path, std::span<const uint8_t> 
           "BAD_STATE",
           "an incremental snapshot has nothing to add to: write one with `track` first, or restore one");
     }
-    for (const auto& file : lineage)
-      if (same_file(file, path))
-        throw Error("EINVAL", "the snapshot " + path + " would take the place of one that it adds to: give " +
-                                  "another path");
+    if (std::ranges::any_of(lineage, takes_place_of))
+      throw Error("EINVAL", "the snapshot " + path + " would take the place of one that it adds to: give " +
+                                "another path");
   }
   lineage.insert(lineage.begin(), path);
-  const auto takes_place_of = [&](const std::string& file) { return same_file(file, path); };
   const bool replaces_base = std::ranges::any_of(lineage_, takes_place_of);
   const bool replaces_origin = !memory_.chain().empty() && takes_place_of(memory_.chain().back()->path());
 
