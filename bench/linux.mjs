@@ -1,6 +1,6 @@
 // Linux on the standard board against QEMU's microvm, on this machine's KVM emulated: in a rig. Time to user space, disk,
 // network, exits, memory, restore.
-//   node bench/linux.mjs [--quick] [boot] [memory] [disk] [net] [restore] [vhost]
+//   node bench/linux.mjs [--quick] [boot] [memory] [disk] [net] [vhost] [restore]
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
@@ -12,7 +12,7 @@ import { Tree, cpio } from '../scripts/shared/cpio.mjs'
 import { root } from '../scripts/support.mjs'
 
 const quick = process.argv.includes('--quick')
-const all = ['boot', 'memory', 'disk', 'net', 'restore']
+const all = ['boot', 'memory', 'disk', 'net', 'vhost', 'restore']
 const chosen = process.argv.slice(2).filter(word => !word.startsWith('--'))
 
 const why = await whyNoRigs()

@@ -111,7 +111,7 @@ export class Ours extends Guest {
     })()
   }
 
-  async boot({ kernel, initrd, memory, disk, tap, address }) {
+  async boot({ kernel, initrd, memory, disk, tap, address, vhost = false }) {
     const before = new Set(readdirSync(counters))
     await this.#follow(
       await Machine.create({
@@ -121,7 +121,7 @@ export class Ours extends Guest {
         memory,
         commandLine: agentWords(address),
         disks: disk ? [{ path: disk }] : [],
-        nets: tap ? [{ backend: { tap } }] : []
+        nets: tap ? [{ backend: { tap, vhost } }] : []
       })
     )
     // Its name begins with the number of the thread that made it.

@@ -136,10 +136,10 @@ async function devices(turns, milliseconds, vhost = false) {
         else printPairs(`disk/${name}`, 'MB/s', results, ({ bytes, seconds }) => bytes / seconds / 1e6)
         printExits(`disk/${name}`, 'exits/operation', results, ({ operations }) => operations)
       }
-    if (wanted('net'))
+    if (vhost || wanted('net'))
       for (const { name, command } of net) {
         const results = await inTurns(turns, side => running[side].command(`${command(`${networks[side]}.1`)} ${milliseconds}`))
-        const full = `net${vhost ? '-vs-vhost' : ''}/${name}`
+        const full = `net${vhost ? '-vhost' : ''}/${name}`
         if (name === 'round-trip') {
           printPairs(full, 'round trips/s', results, ({ operations, seconds }) => operations / seconds)
           printExits(full, 'exits/round trip', results, ({ operations }) => operations)
@@ -265,8 +265,8 @@ try {
     await devices(given.quick ? 3 : 5, given.quick ? 500 : 1000)
   }
   if (wanted('vhost')) {
-    note('network beside vhost')
-    await devices(5, 1000, true)
+    note('network by vhost')
+    await devices(given.quick ? 3 : 5, given.quick ? 500 : 1000, true)
   }
   if (wanted('restore')) {
     note('restore')

@@ -126,7 +126,7 @@ example(
     .option('--initrd <file>', 'an initial RAM disk')
     .option('--append <text>', "the kernel's command line", '')
     .option('--disk <image>', 'a raw image, a block device or an NBD URI, with ,ro at its end read-only; may be given several times', args.collect)
-    .option('--net <tap>', 'a tap interface of the host, perhaps ,<mac>; - is connected to nothing; may be given several times', args.collect)
+    .option('--net <tap>', 'a tap interface of the host, perhaps ,<mac>, perhaps ,vhost=on|off; - is connected to nothing; may be given several times', args.collect)
     .addOption(new Option('--cpus <n>', 'virtual CPUs').argParser(args.integer(1, 254)).default(1))
     .addOption(memory('256MiB'))
     .addOption(new Option('--board <board>', 'fast, or recordable').choices(['standard', 'deterministic']).default('standard'))

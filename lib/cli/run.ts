@@ -49,11 +49,17 @@ function disk(text: string): NonNullable<MachineOptions['disks']>[number] {
   return { path: readOnly ? text.slice(0, -3) : text, readOnly }
 }
 
-/** `tap0` or `tap0,52:54:00:12:34:56`; `-` is connected to nothing. */
+/** `tap0`, `tap0,52:54:00:12:34:56`, `tap0,vhost=off`; `-` is connected to nothing. */
 function net(text: string): NonNullable<MachineOptions['nets']>[number] {
-  const [tap = '', mac, ...more] = text.split(',')
-  if (more.length > 0) throw usage(`--net ${text}: give a tap interface and perhaps a MAC address, tap0,52:54:00:12:34:56`)
-  return { ...(tap === '-' ? {} : { backend: { tap } }), ...(mac === undefined ? {} : { mac }) }
+  const [tap = '', ...more] = text.split(',')
+  const vhost = more.find(word => /^vhost=(on|off)$/.test(word))
+  const [mac, ...rest] = more.filter(word => word !== vhost)
+  if (rest.length > 0)
+    throw usage(`--net ${text}: give a tap interface, perhaps a MAC address, and perhaps vhost=on or vhost=off: tap0,52:54:00:12:34:56`)
+  return {
+    ...(tap === '-' ? {} : { backend: { tap, ...(vhost === undefined ? {} : { vhost: vhost === 'vhost=on' }) } }),
+    ...(mac === undefined ? {} : { mac })
+  }
 }
 
 /** `port`, `host:port`, or the path of a UNIX socket. */

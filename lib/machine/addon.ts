@@ -29,6 +29,7 @@ export interface NativeMachine {
   /** Undefined when there is none. */
   takePackets(device: number): { bytes: Uint8Array; lengths: Uint32Array } | undefined
   droppedPackets(device: number): bigint
+  kernelServes(device: number): boolean
   sendConsole(bytes: Uint8Array): boolean
   resizeConsole(columns: number, rows: number): void
   pressPowerButton(): boolean

@@ -36,6 +36,16 @@ export class NetPort {
     return this.#tap
   }
 
+  /**
+   * Whether the kernel moves this device's packets at this moment, by vhost-net: see {@link NetOptions.backend}. They
+   * are not in {@link MachineCounters}; the tap's own counters have them.
+   *
+   * @throws MachineError `CLOSED`
+   */
+  get vhost(): boolean {
+    return machineErrors(() => this.#native.kernelServes(this.index))
+  }
+
   /** Packets from the guest that were dropped because nobody took them. */
   get dropped(): bigint {
     return machineErrors(() => this.#native.droppedPackets(this.index))

@@ -68,6 +68,7 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
                         InstanceMethod<&H::send_packets>("sendPackets"),
                         InstanceMethod<&H::take_packets>("takePackets"),
                         InstanceMethod<&H::dropped_packets>("droppedPackets"),
+                        InstanceMethod<&H::kernel_serves>("kernelServes"),
                         InstanceMethod<&H::send_console>("sendConsole"),
                         InstanceMethod<&H::resize_console>("resizeConsole"),
                         InstanceMethod<&H::press_power_button>("pressPowerButton"),
@@ -270,6 +271,11 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
   Napi::Value dropped_packets(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       return bigint(info.Env(), state_->mailbox()->dropped_packets(Args(info).u32(0)));
+    });
+  }
+  Napi::Value kernel_serves(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      return Napi::Boolean::New(info.Env(), state_->open()->kernel_serves(Args(info).u32(0)));
     });
   }
   Napi::Value send_console(const Napi::CallbackInfo& info) {
@@ -518,6 +524,7 @@ MachineConfig read_config(const Napi::Object& options) {
       net.backend = machine::NetBackend::kTap;
       net.tap = text_of(from.Get("tap"), "tap");
     }
+    net.vhost = vhost_of(from);
     config.nets.push_back(std::move(net));
   }
   return config;
@@ -573,6 +580,7 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
     struct Net {
       std::optional<std::string> tap;  // empty for a queue
       std::optional<std::array<uint8_t, 6>> mac;
+      machine::NetConfig::Vhost vhost = machine::NetConfig::Vhost::kIfThere;
     };
     std::vector<Net> nets;
     auto given_disks = array_of(options, "disks");
@@ -588,6 +596,7 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
       auto wanted = object_of(given, "a network device");
       if (Napi::Value tap = wanted.Get("tap"); !tap.IsUndefined()) net.tap = text_of(tap, "tap");
       if (Napi::Value mac = wanted.Get("mac"); !mac.IsUndefined()) net.mac = mac_of(mac);
+      net.vhost = vhost_of(wanted);
     }
     const uint64_t ring = size_of(options, "dirtyRingEntries");
     auto adjust = [disks = std::move(disks), nets = std::move(nets), vsock = vsock_of(options),
@@ -600,6 +609,7 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
         if (disks[i]) config.disks[i].path = *disks[i];
       for (size_t i = 0; i < nets.size(); ++i) {
         if (nets[i].mac) config.nets[i].mac = *nets[i].mac;
+        config.nets[i].vhost = nets[i].vhost;
         if (!nets[i].tap) continue;
         config.nets[i].backend =
             nets[i].tap->empty() ? machine::NetBackend::kQueue : machine::NetBackend::kTap;

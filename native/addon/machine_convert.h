@@ -93,6 +93,14 @@ inline std::string text_of(const Napi::Value& value, const char* name) {
   return value.As<Napi::String>().Utf8Value();
 }
 
+// Of a network device's options.
+inline machine::NetConfig::Vhost vhost_of(const Napi::Object& options) {
+  using Vhost = machine::NetConfig::Vhost;
+  const Napi::Value value = options.Get("vhost");
+  if (value.IsUndefined()) return Vhost::kIfThere;
+  return value.ToBoolean() ? Vhost::kAlways : Vhost::kNever;
+}
+
 inline bool flag_of(const Napi::Object& options, const char* name) {
   Napi::Value value = options.Get(name);
   if (!value.IsBoolean()) throw Error("EINVAL", std::string(name) + " must be true or false");

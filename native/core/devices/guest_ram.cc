@@ -100,7 +100,35 @@ uint64_t GuestRam::size() const {
   return total;
 }
 
+void GuestRam::watch() {
+  std::lock_guard lock(mutex_);
+  if (watchers_ == 0)
+    for (OtherWriter* writer : writers_) writer->set_log(true);
+  ++watchers_;
+}
+
+void GuestRam::unwatch() {
+  std::lock_guard lock(mutex_);
+  if (--watchers_ > 0) return;
+  for (OtherWriter* writer : writers_) writer->set_log(false);
+}
+
+void GuestRam::add_writer(OtherWriter& writer) {
+  std::lock_guard lock(mutex_);
+  if (watchers_ > 0) writer.set_log(true);
+  writers_.push_back(&writer);
+}
+
+void GuestRam::remove_writer(OtherWriter& writer) {
+  std::lock_guard lock(mutex_);
+  std::erase(writers_, &writer);
+}
+
 void GuestRam::take_written(size_t index, std::span<uint64_t> bitmap) {
+  {
+    std::lock_guard lock(mutex_);
+    for (OtherWriter* writer : writers_) writer->mark_written();
+  }
   size_t words = words_for(regions_.at(index).size);
   for (size_t w = 0; w < words && w < bitmap.size(); ++w)
     if (written_[index][w].load(std::memory_order_relaxed))

@@ -5,12 +5,23 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
 namespace hypertwin::devices {
 
 inline constexpr uint64_t kPageSize = 4096;
+
+// Who writes guest RAM past GuestRam: the kernel, for this process.
+class OtherWriter {
+ public:
+  virtual ~OtherWriter() = default;
+  // While it is on, what is written is remembered.
+  virtual void set_log(bool on) = 0;
+  // Marks what was written since the last call.
+  virtual void mark_written() = 0;
+};
 
 class GuestRam {
  public:
@@ -47,10 +58,19 @@ class GuestRam {
   // Pages written from this side since the last take, one bit a page of region `index`, OR-ed into `bitmap`
   // and cleared here. KVM's dirty log does not see these writes. Any thread.
   void take_written(size_t index, std::span<uint64_t> bitmap);
+  // Somebody is going to take what was written, or not any more: each call of the one has one of the other.
+  void watch();
+  void unwatch();
+  // It outlives the time until it is removed. Any thread.
+  void add_writer(OtherWriter& writer);
+  void remove_writer(OtherWriter& writer);
 
  private:
   std::vector<Region> regions_;
   std::vector<std::unique_ptr<std::atomic<uint64_t>[]>> written_;
+  std::mutex mutex_;  // guards the following
+  std::vector<OtherWriter*> writers_;
+  unsigned watchers_ = 0;
 };
 
 }  // namespace hypertwin::devices

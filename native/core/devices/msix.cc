@@ -68,6 +68,10 @@ void Msix::raise(unsigned vector) {
     sink_.signal(vector);
 }
 
+int Msix::event(unsigned vector) const {
+  return enabled() && vector < entries_.size() && !masked(entries_[vector]) ? sink_.event(vector) : -1;
+}
+
 void Msix::clear_pending() {
   for (auto& entry : entries_) entry.pending = false;
 }

@@ -22,6 +22,8 @@ class MessageSink {
   // From now on `vector` is this message; before the first signal() of it.
   virtual void set_message(unsigned vector, const Message& message) = 0;
   virtual void signal(unsigned vector) = 0;
+  // An eventfd that does the same when it is written; -1 where there is none.
+  virtual int event(unsigned /*vector*/) { return -1; }
 };
 
 class Msix {
@@ -42,6 +44,8 @@ class Msix {
   // Sent, or pending until it is unmasked. Nothing while MSI-X is off.
   void raise(unsigned vector);
   void clear_pending();
+  // An eventfd that does what raise() does, until the table or the control word is written; -1 where none does.
+  int event(unsigned vector) const;
 
   void save(ByteWriter& out) const;
   void load(ByteReader& in);

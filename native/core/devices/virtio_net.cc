@@ -37,6 +37,17 @@ void VirtioNet::set_link(bool up) {
   config_changed();
 }
 
+bool VirtioNet::lend_queues() {
+  if (!live() || !pending_.empty() || !queues_[kReceiveQueue].enabled() || !queues_[kTransmitQueue].enabled())
+    return false;
+  return lent_ = true;
+}
+
+void VirtioNet::take_queues(std::span<const uint16_t> next_available) {
+  for (unsigned i = 0; i < queues_.size(); ++i) queues_[i].go_on(ram_, next_available[i]);
+  lent_ = false;
+}
+
 // Several segments may come as one packet.
 size_t VirtioNet::longest() const { return negotiated() & (kGuestTcp4 | kGuestTcp6) ? kMaxPacket : longest_; }
 
@@ -216,6 +227,7 @@ void VirtioNet::on_live() {
 }
 
 void VirtioNet::on_notify(unsigned queue) {
+  if (lent_) return host_.net_ready(id());
   const size_t waited = pending_.size();
   const bool more = queue == kTransmitQueue && transmit();
   if (queue == kReceiveQueue) fill();
@@ -225,6 +237,7 @@ void VirtioNet::on_notify(unsigned queue) {
 
 void VirtioNet::on_reset() {
   pending_.clear();
+  lent_ = false;
   if (unfinished_) unfinished_->guest_finishes(id(), 0);
 }
 

@@ -34,7 +34,7 @@ static_assert(sizeof(NetHeader) == 12);
 class UnfinishedHost {
  public:
   virtual ~UnfinishedHost() = default;
-  // What the guest will do to packets that come: of VirtioNet::kGuest*.
+  // What the guest will do to packets that come: of VirtioNet::kGuest*. 0: it has reset the device.
   virtual void guest_finishes(uint32_t device, uint64_t features) = 0;
   // A NetHeader and a frame, in parts that lie in guest RAM and may change meanwhile.
   virtual void transmit_unfinished(uint32_t device, std::span<const iovec> parts) = 0;
@@ -71,6 +71,14 @@ class VirtioNet final : public VirtioDevice {
   // The same of a NetHeader and a frame, with unfinished(). The guest sees it after show_received().
   bool receive_unfinished(std::span<const uint8_t> packet);
   void show_received() { publish(kReceiveQueue); }
+  // Somebody else serves the queues from now on: this leaves them alone, and what the guest notifies becomes
+  // Host::net_ready. False, with nothing lent, while the driver is not ready or packets wait here.
+  [[nodiscard]] bool lend_queues();
+  bool lent() const { return lent_; }
+  // They are back; `next_available` of each. A reset takes them back too.
+  void take_queues(std::span<const uint16_t> next_available);
+  // Who served them found one broken; they are back.
+  void queue_broke() { break_device(); }
   void set_link(bool up);
   const Counters& counters() const { return counters_; }
   size_t pending() const { return pending_.size(); }
@@ -107,6 +115,7 @@ class VirtioNet final : public VirtioDevice {
   std::array<uint8_t, 12> config_{};
   size_t longest_ = 0;
   std::deque<std::vector<uint8_t>> pending_;
+  bool lent_ = false;
   Counters counters_;
   std::vector<Chain> chains_;     // reused
   std::vector<uint8_t> scratch_;  // reused

@@ -174,6 +174,7 @@ void VirtioPci::common_write(uint32_t offset, unsigned size, uint32_t value) {
       break;
     case 2 << 8 | 26:
       if (queue) queue_vectors_[queue_select_] = vector(value);
+      interrupts_changed();
       break;
     case 2 << 8 | 22:
       queue_select_ = static_cast<uint16_t>(value);
@@ -220,7 +221,10 @@ uint32_t VirtioPci::bar_read(unsigned bar, uint32_t offset, unsigned size) {
 }
 
 void VirtioPci::bar_write(unsigned bar, uint32_t offset, unsigned size, uint32_t value) {
-  if (bar == kMessageBar) return msix_->write(offset, size, value);
+  if (bar == kMessageBar) {
+    msix_->write(offset, size, value);
+    return interrupts_changed();
+  }
   Place place = locate(bar, offset);
   if (place.area == Area::kCommon)
     common_write(place.offset, size, value);
@@ -257,8 +261,10 @@ void VirtioPci::config_write(uint8_t offset, unsigned size, uint32_t value) {
   if (offset == window_capability_ + 16 && window(bar, at, width) && size >= width)
     return bar_write(bar, at, width, width == 4 ? value : value & ((1u << (8 * width)) - 1));
   PciDevice::config_write(offset, size, value);
-  if (msix_ && offset <= msix_capability_ + 3 && offset + size > msix_capability_ + 2u)
+  if (msix_ && offset <= msix_capability_ + 3 && offset + size > msix_capability_ + 2u) {
     msix_->set_control(get_le<uint16_t>(&config()[msix_capability_ + 2]));
+    interrupts_changed();
+  }
 }
 
 void VirtioPci::interrupt(uint8_t isr, uint16_t vector) {
@@ -270,6 +276,8 @@ void VirtioPci::interrupt(uint8_t isr, uint16_t vector) {
 }
 
 void VirtioPci::queue_interrupt(unsigned queue) { interrupt(1, queue_vectors_[queue]); }
+
+int VirtioPci::queue_event(unsigned queue) const { return msix_ ? msix_->event(queue_vectors_[queue]) : -1; }
 
 void VirtioPci::config_interrupt() { interrupt(2, config_vector_); }
 

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -42,6 +43,10 @@ class VirtioPci final : public PciDevice, public VirtioTransport {
   uint32_t bar_read(unsigned bar, uint32_t offset, unsigned size) override;
   void bar_write(unsigned bar, uint32_t offset, unsigned size, uint32_t value) override;
   void queue_interrupt(unsigned queue) override;
+  // An eventfd that does the same, until interrupts change; -1 where none does.
+  int queue_event(unsigned queue) const;
+  // Called, under the guard, when the guest may have changed where interrupts go.
+  void watch_interrupts(std::function<void()> watcher) { interrupts_changed_ = std::move(watcher); }
   void config_interrupt() override;
 
  private:
@@ -54,6 +59,9 @@ class VirtioPci final : public PciDevice, public VirtioTransport {
   void add_capabilities(unsigned bar);
   void add_msix(MessageSink& sink);
   uint16_t vector(uint32_t value) const;
+  void interrupts_changed() const {
+    if (interrupts_changed_) interrupts_changed_();
+  }
   void reset_vectors();
   void interrupt(uint8_t isr, uint16_t vector);
   uint32_t common_read(uint32_t offset, unsigned size) const;
@@ -71,6 +79,7 @@ class VirtioPci final : public PciDevice, public VirtioTransport {
   uint8_t msix_capability_ = 0;
   uint16_t config_vector_ = kNoVector;
   std::vector<uint16_t> queue_vectors_;
+  std::function<void()> interrupts_changed_;
 };
 
 }  // namespace hypertwin::devices

@@ -114,6 +114,11 @@ bool VirtQueue::enable(const GuestRam& ram) {
   return valid;
 }
 
+void VirtQueue::go_on(const GuestRam& ram, uint16_t next_available) {
+  next_available_ = next_available;
+  next_used_ = published_used_ = load_acquire(ram, device + 2);
+}
+
 void VirtQueue::reset() { *this = VirtQueue{}; }
 
 bool VirtQueue::add(const GuestRam& ram, Chain& chain, uint64_t address, uint32_t length, bool writable) {

@@ -65,6 +65,10 @@ class VirtQueue {
   bool broken() const { return broken_; }
   // False (and broken) when the settings are not a queue in RAM.
   bool enable(const GuestRam& ram);
+  // What pop() takes next.
+  uint16_t next_available() const { return next_available_; }
+  // Somebody else has served it, and left it so: all that is before `next_available` is used.
+  void go_on(const GuestRam& ram, uint16_t next_available);
   // Which optional formats were negotiated.
   void use(uint64_t features) { features_ = features; }
   void reset();

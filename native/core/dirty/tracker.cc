@@ -165,6 +165,10 @@ void Tracker::start_locked() {
   kvm::Vm& vm = *target_.vm;
   started_ = true;
   try {
+    if (target_.ram) {
+      target_.ram->watch();
+      watching_ = true;
+    }
     // Each mode sets the capability: an earlier tracker of this VM may have wanted the other. In ring mode
     // "initially all set" would leave pages unwatched.
     uint64_t caps = manual_caps(vm);
@@ -238,6 +242,7 @@ void Tracker::detach() {
 void Tracker::stop_locked() {
   if (!started_) return;
   started_ = false;
+  if (std::exchange(watching_, false)) target_.ram->unwatch();
   for (Tracked& tracked : tracked_) {
     auto slot = target_.vm->slot(tracked.slot);
     if (tracked.was_logging || !slot || !(slot->flags & KVM_MEM_LOG_DIRTY_PAGES)) continue;

@@ -137,6 +137,7 @@ class Tracker {
   std::mutex control_;        // held by start() and stop(), before any other
   mutable std::mutex mutex_;  // guards all below
   bool started_ = false;
+  bool watching_ = false;  // the RAM
   bool first_ = true;
   bool skip_one_page_ = false;
   uint64_t sequence_ = 0;

@@ -120,6 +120,8 @@ void MachineConfig::check() const {
     if (net.mac[0] & 1) bad("a network device's MAC address is a multicast address");
     if (net.backend == NetBackend::kTap && (net.tap.empty() || net.tap.size() > 15))
       bad("a tap interface's name has 1 to 15 characters");
+    if (net.vhost == NetConfig::Vhost::kAlways && (!standard || net.backend != NetBackend::kTap))
+      bad("vhost is for taps of the standard board");
   }
   if (dirty_ring && (dirty_ring_entries < 1024 || (dirty_ring_entries & (dirty_ring_entries - 1))))
     bad("the dirty ring's entries must be a power of two, at least 1024");

@@ -20,6 +20,9 @@ struct NetConfig {
   std::array<uint8_t, 6> mac{0x52, 0x54, 0x00, 0x68, 0x74, 0x01};
   NetBackend backend = NetBackend::kQueue;
   std::string tap;  // interface name
+  // Whether the kernel moves a tap's packets (vhost-net). Of the standard board; no part of a snapshot.
+  enum class Vhost : uint8_t { kIfThere, kNever, kAlways };
+  Vhost vhost = Vhost::kIfThere;
 };
 
 struct DiskConfig {

@@ -62,6 +62,7 @@ class MessageRoutes {
     Function(MessageRoutes& routes, uint32_t first_gsi, unsigned vectors);
     void set_message(unsigned vector, const devices::Message& message) override;
     void signal(unsigned vector) override;
+    int event(unsigned vector) override { return events_[vector].get(); }
 
    private:
     MessageRoutes& routes_;

@@ -158,6 +158,7 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
     taps_.push_back(config_.nets[i].backend == NetBackend::kTap
                         ? std::make_unique<backends::Tap>(config_.nets[i].tap, backends::Tap::Frames::kHeaded)
                         : nullptr);
+  for (size_t i = 0; i < config_.nets.size(); ++i) kernel_nets_.push_back(open_kernel_net(i));
   if (config_.vsock)
     vsock_ = std::make_unique<backends::VsockUnix>(
         config_.vsock->path,
@@ -169,6 +170,24 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
           function.as<devices::VirtioVsock>().input(event);
         },
         [this] { ring(board_->vsock_function()->doorbell(devices::VirtioVsock::kTransmit)); });
+}
+
+// Not where memory is a snapshot's: what leaves such a machine is looked at first (MachineMemory::may_leave).
+std::unique_ptr<KernelNet> StandardMachine::open_kernel_net(size_t net) {
+  using Vhost = NetConfig::Vhost;
+  const Vhost wanted = config_.nets[net].vhost;
+  const bool possible = taps_[net] && memory_->chain().empty() && !memory_->pager();
+  if (!possible && wanted == Vhost::kAlways)
+    throw Error("BAD_CONFIG", "network device " + std::to_string(net) +
+                                  ": a machine that is restored has its packets moved by its own process, not by "
+                                  "vhost");
+  if (!possible || wanted == Vhost::kNever) return nullptr;
+  try {
+    return std::make_unique<KernelNet>(board_->net_function(net), *ram_, taps_[net]->fd());
+  } catch (const Error&) {
+    if (wanted == Vhost::kAlways) throw;
+    return nullptr;
+  }
 }
 
 std::unique_ptr<StandardMachine> StandardMachine::create(std::shared_ptr<kvm::System> system,
@@ -324,6 +343,11 @@ void StandardMachine::halt() {
 
 void StandardMachine::close_gate() {
   gate_.close();
+  for (size_t i = 0; i < kernel_nets_.size(); ++i) {
+    if (!kernel_nets_[i]) continue;
+    std::lock_guard lock(board_->net_function(i).mutex());
+    kernel_nets_[i]->give_back();
+  }
   for (size_t i = 0; i < files_.size(); ++i) {
     files_[i]->hold();
     std::lock_guard lock(board_->disk_function(i).mutex());
@@ -559,29 +583,42 @@ void StandardMachine::net_main(size_t net) {
     packets_in_.fetch_add(1, std::memory_order_relaxed);
     device.receive_unfinished(packet);
   };
-  pollfd fds[4] = {{stop_io_.get(), POLLIN, 0},
-                   {function.doorbell(0), POLLIN, 0},
-                   {function.doorbell(1), POLLIN, 0},
-                   {-1, POLLIN, 0}};
+  KernelNet* kernel = kernel_nets_[net].get();
+  enum : unsigned { kStop, kBells, kTap = kBells + KernelNet::kQueues, kCalls, kBroken = kCalls + KernelNet::kQueues };
+  pollfd fds[kBroken + 1];
+  for (pollfd& fd : fds) fd = {-1, POLLIN, 0};
+  fds[kStop].fd = stop_io_.get();
+  if (kernel) {
+    for (unsigned i = 0; i < KernelNet::kQueues; ++i) fds[kCalls + i].fd = kernel->called(i);
+    fds[kBroken].fd = kernel->broken();
+  }
   bool room = true;
   for (;;) {
+    const bool own = !kernel || !kernel->serving();
+    for (unsigned i = 0; i < KernelNet::kQueues; ++i) fds[kBells + i].fd = own ? function.doorbell(i) : -1;
     // What the guest has no room for waits in the kernel.
-    fds[3].fd = tap && room ? tap->fd() : -1;
-    if (::poll(fds, 4, -1) < 0) continue;  // EINTR alone is possible
-    if (fds[0].revents) return;
+    fds[kTap].fd = own && tap && room ? tap->fd() : -1;
+    if (::poll(fds, std::size(fds), -1) < 0) continue;  // EINTR alone is possible
+    if (fds[kStop].revents) return;
     const auto pass = gate_.enter();
     if (!pass) return;
-    for (const pollfd& bell : {fds[1], fds[2]})
-      if (bell.revents) unring(bell.fd);
+    for (unsigned i = 0; i < KernelNet::kQueues; ++i)
+      if (fds[kBells + i].revents) unring(fds[kBells + i].fd);
     std::lock_guard lock(function.mutex());
-    if (fds[1].revents) {
+    if (fds[kBells].revents) {
       device.notify(0);
       take_inbox(net);
     }
-    if (fds[2].revents) device.notify(1);
-    if (fds[3].revents) {
+    if (fds[kBells + 1].revents) device.notify(1);
+    if (fds[kTap].revents) {
       if (tap->read(receive) == backends::Tap::Read::kGone) tap = nullptr;
       device.show_received();
+    }
+    if (kernel) {
+      for (unsigned i = 0; i < KernelNet::kQueues; ++i)
+        if (fds[kCalls + i].revents) kernel->on_called(i);
+      if (fds[kBroken].revents) kernel->on_broken();
+      kernel->serve();
     }
     room = device.pending() == 0;
   }
@@ -647,6 +684,7 @@ void StandardMachine::guest_finishes(uint32_t device, uint64_t features) {
        .tcp4 = (features & VirtioNet::kGuestTcp4) != 0,
        .tcp6 = (features & VirtioNet::kGuestTcp6) != 0,
        .congestion = (features & VirtioNet::kGuestCongestion) != 0});
+  if (features == 0 && kernel_nets_[device]) kernel_nets_[device]->forget();
   // What waited for room may be gone.
   net_ready(device);
 }

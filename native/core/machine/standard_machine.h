@@ -21,6 +21,7 @@
 #include "backends/tap.h"
 #include "backends/vsock_unix.h"
 #include "machine/image.h"
+#include "machine/kernel_net.h"
 #include "machine/standard_board.h"
 #include "machine/virtual_machine.h"
 
@@ -69,6 +70,9 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   const std::shared_ptr<kvm::Vcpu>& vcpu(size_t i) const override { return cpus_.at(i)->vcpu; }
   const std::shared_ptr<devices::GuestRam>& ram() const override { return ram_; }
   const MachineMemory& memory() const override { return *memory_; }
+  bool kernel_serves(uint32_t net) const override {
+    return kernel_nets_.at(net) && kernel_nets_[net]->serving();
+  }
   Snapshots& snapshots() override { return *snapshots_; }
 
   // Presses ACPI's power button, as a wish to the guest. False when the guest does not listen to it.
@@ -129,6 +133,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   StandardMachine(std::shared_ptr<kvm::System> system, MachineConfig config,
                   std::shared_ptr<Listener> listener, std::unique_ptr<MachineMemory> memory = nullptr);
   void launch();
+  std::unique_ptr<KernelNet> open_kernel_net(size_t net);
   void load_state(ByteReader& in);
   void lost(const Error& error, bool settled);
   void save_state(ByteWriter& out);
@@ -193,6 +198,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   std::unique_ptr<Snapshots> snapshots_;
   Gate gate_;
   std::vector<std::unique_ptr<backends::Tap>> taps_;  // by net; empty where none
+  std::vector<std::unique_ptr<KernelNet>> kernel_nets_;  // by net; empty where none
   std::vector<std::unique_ptr<backends::Disk>> files_;
   // Packets from the owner, until the device has room.
   struct Inbox {

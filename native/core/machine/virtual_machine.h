@@ -148,6 +148,8 @@ class VirtualMachine {
   virtual std::optional<uint64_t> translate(size_t vcpu, uint64_t linear) = 0;
 
   virtual Counters counters() const = 0;
+  // Whether the kernel moves this network's packets at this moment; counters() knows nothing of those.
+  virtual bool kernel_serves(uint32_t /*net*/) const { return false; }
   virtual const MachineConfig& config() const = 0;
   virtual const std::shared_ptr<kvm::Vm>& vm() const = 0;
   virtual size_t vcpus() const = 0;
