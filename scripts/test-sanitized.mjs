@@ -13,10 +13,11 @@ setup({ tests: true })
 
 const suppressions = path.join(root, 'native/test/tsan.supp')
 const env = {
-  // The last one: without it LeakSanitizer crashes where libraries with thread-local data are opened at run time.
-  ASAN_OPTIONS: 'detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1:intercept_tls_get_addr=0',
+  // intercept_tls_get_addr: LeakSanitizer crashes otherwise where libraries with thread-local data are opened at run time.
+  // handle_sigbus: what the guests' memory does not handle ends a process as it would without a sanitizer.
+  ASAN_OPTIONS: 'detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1:intercept_tls_get_addr=0:handle_sigbus=0',
   UBSAN_OPTIONS: 'print_stacktrace=1:halt_on_error=1',
-  TSAN_OPTIONS: `halt_on_error=1:second_deadlock_stack=1:suppressions=${suppressions}`
+  TSAN_OPTIONS: `halt_on_error=1:handle_sigbus=0:second_deadlock_stack=1:suppressions=${suppressions}`
 }
 
 if (kind === 'node') {

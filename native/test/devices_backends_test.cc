@@ -3,8 +3,6 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <condition_variable>
@@ -18,6 +16,7 @@
 #include "backends/file_disk.h"
 #include "backends/tap.h"
 #include "base/error.h"
+#include "tap_util.h"
 
 namespace hypertwin::backends {
 namespace {
@@ -288,33 +287,6 @@ TEST_F(FileDiskTest, ReadOnlyAndOpenErrors) {
   }
   EXPECT_THROW(FileDisk("/dev/null", false, keep()), Error);
 }
-
-// Gives the tap's interface the address 198.51.100.1/24 and takes it up.
-void take_up(const Tap& tap, int control) {
-  ifreq request{};
-  std::strncpy(request.ifr_name, tap.name().c_str(), IFNAMSIZ - 1);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(0xc6336401);
-  std::memcpy(&request.ifr_addr, &address, sizeof address);
-  ASSERT_EQ(ioctl(control, SIOCSIFADDR, &request), 0) << strerror(errno);
-  address.sin_addr.s_addr = htonl(0xffffff00);
-  std::memcpy(&request.ifr_netmask, &address, sizeof address);
-  ASSERT_EQ(ioctl(control, SIOCSIFNETMASK, &request), 0) << strerror(errno);
-  request.ifr_flags = IFF_UP;
-  ASSERT_EQ(ioctl(control, SIOCSIFFLAGS, &request), 0) << strerror(errno);
-}
-
-// The kernel asks who has 198.51.100.2.
-void make_it_ask(int control) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(0xc6336402);
-  address.sin_port = htons(9);
-  ASSERT_EQ(sendto(control, "x", 1, 0, reinterpret_cast<sockaddr*>(&address), sizeof address), 1);
-}
-
-bool asks(std::span<const uint8_t> f) { return f.size() >= 42 && f[12] == 8 && f[13] == 6 && f[41] == 2; }
 
 // A frame sent by the kernel on the interface reaches the callback, and one written is counted by the kernel.
 TEST(Tap, CarriesFramesBothWays) {

@@ -72,6 +72,37 @@ TEST_F(GuestRamTest, TakesMarksOnce) {
   EXPECT_EQ(bits, 8u);
 }
 
+struct Other : OtherWriter {
+  explicit Other(GuestRam& its) : ram(its) {}
+  GuestRam& ram;
+  bool logs = false, wrote = false;
+  void set_log(bool on) override { logs = on; }
+  void mark_written() override {
+    if (logs && wrote) ram.mark_written(4096, 1);
+    wrote = false;
+  }
+};
+
+TEST_F(GuestRamTest, OthersAreAskedWhatTheyWroteWhileSomebodyLooks) {
+  Other first(ram), second(ram);
+  ram.add_writer(first);
+  EXPECT_FALSE(first.logs);
+  ram.watch();
+  ram.add_writer(second);
+  EXPECT_TRUE(first.logs && second.logs);
+  second.wrote = true;
+  uint64_t bits = 0;
+  ram.take_written(0, {&bits, 1});
+  EXPECT_EQ(bits, 2u);
+  ram.watch();
+  ram.unwatch();
+  EXPECT_TRUE(first.logs) << "one still looks";
+  ram.remove_writer(second);
+  ram.unwatch();
+  EXPECT_FALSE(first.logs);
+  EXPECT_TRUE(second.logs) << "it was removed before";
+}
+
 TEST_F(GuestRamTest, RefusesBadRegions) {
   EXPECT_ANY_THROW(GuestRam({{0, 4095, a.data(), 0}}));
   EXPECT_ANY_THROW(GuestRam({{1, 4096, a.data(), 0}}));

@@ -234,7 +234,7 @@ TEST_F(Moves, CancelledAtAnyTimeTheSourceRunsOnUntracked) {
     send.bandwidth = when == 1 ? 1000 : 0;
     std::thread canceller;
     Migration* migration = nullptr;
-    std::promise<void> now;
+    std::promise<void> now, cancelled;
     send.on_step = [&](Step step) {
       if ((when == 0 && step == Step::kConnected) || (when == 1 && step == Step::kAccepted)) now.set_value();
     };
@@ -244,6 +244,7 @@ TEST_F(Moves, CancelledAtAnyTimeTheSourceRunsOnUntracked) {
       options.on_step = [&](Step step) {
         if (step != Step::kAcceptSent) return;
         migration->cancel();
+        cancelled.set_value();
         std::this_thread::sleep_for(20ms);  // the source has a round's answer to wait for
       };
     auto moved = migrate::move(
@@ -257,7 +258,10 @@ TEST_F(Moves, CancelledAtAnyTimeTheSourceRunsOnUntracked) {
             });
         },
         [&] {
-          if (canceller.joinable()) canceller.join();
+          if (when == 2)
+            cancelled.get_future().get();
+          else
+            canceller.join();
         });
     EXPECT_EQ(moved.source_code, "CANCELLED") << when << moved.source_text;
     EXPECT_TRUE(moved.destination_code == "ABORTED" || moved.destination_code == "PEER_LOST")

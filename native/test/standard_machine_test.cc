@@ -80,6 +80,9 @@ TEST(StandardMachine, RefusesWhatItCannotBe) {
               c.nets.push_back({.backend = NetBackend::kTap, .tap = "a-name-that-is-too-long"});
             })),
             "BAD_CONFIG");
+  EXPECT_EQ(create(changed([](auto& c) { c.nets.emplace_back().vhost = NetConfig::Vhost::kAlways; })),
+            "BAD_CONFIG")
+      << "no tap";
   MachineConfig deterministic = standard();
   deterministic.board = BoardKind::kDeterministic;
   deterministic.vcpus = 2;

@@ -536,6 +536,38 @@ TEST_F(UnfinishedNetTest, OthersHaveATurnAfterABatch) {
   EXPECT_EQ(board.host.nets_ready, 1u);
 }
 
+// While somebody else has the queues, this leaves them alone; then it goes on where the other has stopped.
+TEST_F(UnfinishedNetTest, LendsItsQueues) {
+  EXPECT_FALSE(net->lend_queues()) << "no driver";
+  ASSERT_TRUE(driver.start(kChecksum));
+  put(kBuffers, {}, packet_of(60));
+  driver.give(1, 0, {{kBuffers, 72}});
+  EXPECT_EQ(host.sent.size(), 1u);
+  ASSERT_TRUE(net->lend_queues());
+  driver.give(1, 1, {{kBuffers, 72}});
+  driver.give(1, 2, {{kBuffers, 72}});
+  EXPECT_EQ(host.sent.size(), 1u);
+  EXPECT_EQ(board.host.nets_ready, 2u);
+  // The other has used one.
+  const uint16_t used = 2;
+  std::memcpy(board.at(driver.rings[1].device() + 2), &used, sizeof used);
+  const uint16_t next[] = {0, 2};
+  net->take_queues(next);
+  net->notify(1);
+  EXPECT_EQ(host.sent.size(), 2u);
+  EXPECT_EQ(driver.rings[1].used_index(), 3);
+  ASSERT_TRUE(net->lend_queues());
+  ASSERT_TRUE(driver.start(kChecksum)) << "a reset takes them back";
+  EXPECT_FALSE(net->lent());
+  driver.give(1, 0, {{kBuffers, 72}});
+  EXPECT_EQ(host.sent.size(), 3u);
+  std::vector<uint8_t> packet(sizeof(NetHeader) + 60);
+  EXPECT_TRUE(net->receive_unfinished(packet));
+  EXPECT_FALSE(net->lend_queues()) << "a packet waits";
+  ASSERT_TRUE(driver.start(kChecksum, 16, 1));
+  EXPECT_FALSE(net->lend_queues()) << "a queue is missing";
+}
+
 // Whoever notifies: the network's thread learns that its packets have room again.
 TEST_F(UnfinishedNetTest, RoomIsToldOf) {
   ASSERT_TRUE(driver.start(kChecksum | VirtioNet::kGuestChecksum, 256));

@@ -153,6 +153,8 @@ t.test('what a machine is, and is not, built from', { skip }, async t => {
     ['a MAC address', { kernel, nets: [{ mac: '52:54:00' }] }, 'EINVAL', /nets\[0\]\.mac/],
     ['a multicast MAC address', { kernel, nets: [{ mac: '01:00:5e:00:00:01' }] }, 'BAD_CONFIG', /multicast/],
     ['a backend', { kernel, nets: [{ backend: 'magic' }] }, 'EINVAL', /backend/],
+    ['vhost', { kernel, nets: [{ backend: { tap: 'tap0', vhost: 'on' as never } }] }, 'EINVAL', /vhost/],
+    ['vhost on this board', { kernel, nets: [{ backend: { tap: 'tap0', vhost: true } }] }, 'BAD_CONFIG', /standard/],
     ["a tap's name", { kernel, nets: [{ backend: { tap: 'x'.repeat(16) } }] }, 'BAD_CONFIG', /15/],
     ['a dirty ring', { kernel, dirtyRing: 5 }, 'EINVAL', /dirtyRing/],
     ['a dirty ring of no power of two', { kernel, dirtyRing: 5000 }, 'BAD_CONFIG', /power of two/],

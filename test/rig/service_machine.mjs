@@ -39,13 +39,18 @@ await observe(async (folder, given, seen) => {
   seen.started = machine.console.text.includes('serving')
   seen.root = await command(machine, "grep -c '^/dev/vda / ext4' /proc/mounts", signal)
   seen.pages = await fetchPages(20, 4)
+  seen.vhost = machine.nets[0].vhost
+  await machine.pause()
+  seen.vhostPaused = machine.nets[0].vhost
+  await machine.snapshot(path.join(folder, 'base'), { track: true })
+  await machine.resume()
 
-  // While clients download.
+  // While clients download. What came meanwhile, whoever brought it, is in what the snapshot adds.
   const under = fetchPages(30, 6)
   await new Promise(resolve => setTimeout(resolve, 50))
   await machine.pause()
   const file = path.join(folder, 'snapshot')
-  await machine.snapshot(file)
+  await machine.snapshot(file, { incremental: true })
   const before = await machine.stateDigest()
   copyFileSync(image, path.join(folder, 'copy.img'))
   await machine.resume()
@@ -55,6 +60,7 @@ await observe(async (folder, given, seen) => {
   copyFileSync(path.join(folder, 'copy.img'), cloneImage)
   const clone = await Machine.restore(file, { disks: [cloneImage], nets: [{ backend: { tap: cloneTap }, mac }] })
   await clone.resume()
+  seen.cloneVhost = clone.nets[0].vhost
   seen.cloneAddress = await bindAnew(clone, cloneAddress, signal)
   await command(clone, 'echo 3 > /proc/sys/vm/drop_caches', signal)
   seen.both = await Promise.all([fetchPages(20, 4), fetchPages(20, 4, cloneAddress)])

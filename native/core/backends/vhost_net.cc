@@ -93,7 +93,8 @@ bool VhostNet::start(uint64_t features, const std::array<Queue, kQueues>& queues
                                    .avail_user_addr = at(queue.driver, 6 + uint64_t{2} * queue.size),
                                    .log_guest_addr = 0};
     if (!address.desc_user_addr || !address.used_user_addr || !address.avail_user_addr) return false;
-    const vhost_vring_state size{.index = i, .num = queue.size}, next{.index = i, .num = queue.next_available};
+    const vhost_vring_state size{.index = i, .num = queue.size},
+        next{.index = i, .num = queue.next_available};
     call(VHOST_SET_VRING_NUM, &size, "VHOST_SET_VRING_NUM");
     call(VHOST_SET_VRING_BASE, &next, "VHOST_SET_VRING_BASE");
     call(VHOST_SET_VRING_ADDR, &address, "VHOST_SET_VRING_ADDR");

@@ -1,5 +1,5 @@
-// The kernel's side of a virtio-net device (vhost-net): a thread of its own moves packets between a tap and the
-// guest's queues, and nothing of it passes this process.
+// The kernel's side of a virtio-net device (vhost-net): a thread of its own moves packets between a tap and
+// the guest's queues, and nothing of it passes this process.
 #pragma once
 
 #include <array>

@@ -44,7 +44,8 @@ class Msix {
   // Sent, or pending until it is unmasked. Nothing while MSI-X is off.
   void raise(unsigned vector);
   void clear_pending();
-  // An eventfd that does what raise() does, until the table or the control word is written; -1 where none does.
+  // An eventfd that does what raise() does, until the table or the control word is written; -1 where none
+  // does.
   int event(unsigned vector) const;
 
   void save(ByteWriter& out) const;

@@ -1,6 +1,6 @@
-// A network of the standard board whose packets the kernel moves while it can: the device lends it its queues. The
-// guest notifies the kernel, and is interrupted by it, without this process; but where the guest has masked an
-// interrupt or shares a line, the network's thread stands between.
+// A network of the standard board whose packets the kernel moves while it can: the device lends it its
+// queues. The guest notifies the kernel, and is interrupted by it, without this process; but where the guest
+// has masked an interrupt or shares a line, the network's thread stands between.
 #pragma once
 
 #include <array>
@@ -24,8 +24,8 @@ class KernelNet {
 
   // Any thread, without the mutex too.
   bool serving() const { return serving_.load(std::memory_order_relaxed); }
-  // Begins, where the device has something to lend. Called by the network's thread, which looks at the following
-  // instead of at the device's doorbells and the tap while serving() is true.
+  // Begins, where the device has something to lend. Called by the network's thread, which looks at the
+  // following instead of at the device's doorbells and the tap while serving() is true.
   void serve();
   // To the device, as the kernel leaves them.
   void give_back();

@@ -178,9 +178,10 @@ std::unique_ptr<KernelNet> StandardMachine::open_kernel_net(size_t net) {
   const Vhost wanted = config_.nets[net].vhost;
   const bool possible = taps_[net] && memory_->chain().empty() && !memory_->pager();
   if (!possible && wanted == Vhost::kAlways)
-    throw Error("BAD_CONFIG", "network device " + std::to_string(net) +
-                                  ": a machine that is restored has its packets moved by its own process, not by "
-                                  "vhost");
+    throw Error("BAD_CONFIG",
+                "network device " + std::to_string(net) +
+                    ": a machine that is restored has its packets moved by its own process, not by "
+                    "vhost");
   if (!possible || wanted == Vhost::kNever) return nullptr;
   try {
     return std::make_unique<KernelNet>(board_->net_function(net), *ram_, taps_[net]->fd());
@@ -584,7 +585,13 @@ void StandardMachine::net_main(size_t net) {
     device.receive_unfinished(packet);
   };
   KernelNet* kernel = kernel_nets_[net].get();
-  enum : unsigned { kStop, kBells, kTap = kBells + KernelNet::kQueues, kCalls, kBroken = kCalls + KernelNet::kQueues };
+  enum : unsigned {
+    kStop,
+    kBells,
+    kTap = kBells + KernelNet::kQueues,
+    kCalls,
+    kBroken = kCalls + KernelNet::kQueues
+  };
   pollfd fds[kBroken + 1];
   for (pollfd& fd : fds) fd = {-1, POLLIN, 0};
   fds[kStop].fd = stop_io_.get();

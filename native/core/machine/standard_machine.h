@@ -197,7 +197,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   std::vector<std::unique_ptr<Cpu>> cpus_;
   std::unique_ptr<Snapshots> snapshots_;
   Gate gate_;
-  std::vector<std::unique_ptr<backends::Tap>> taps_;  // by net; empty where none
+  std::vector<std::unique_ptr<backends::Tap>> taps_;     // by net; empty where none
   std::vector<std::unique_ptr<KernelNet>> kernel_nets_;  // by net; empty where none
   std::vector<std::unique_ptr<backends::Disk>> files_;
   // Packets from the owner, until the device has room.
