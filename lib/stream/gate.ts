@@ -14,15 +14,15 @@ export type Gate = 'forecast' | 'profile' | 'all' | 'none'
 /** @internal */
 export const gates: readonly Gate[] = ['forecast', 'profile', 'all', 'none']
 
-/** Of the link's speed the forecast counts on so much. */
-const TRUST = 0.85
+/** Of what the link has carried so far the forecast counts on so much. */
+const TRUST = 0.95
 
 /**
  * How long to wait, in milliseconds, so that each of the wanted chunks comes before it is needed.
  *
  * @param wanted - in the order in which they are fetched: stored bytes, and when each is needed after the start
  * @param isHere - whether the one at an index is there
- * @param bytesPerSecond - of the link
+ * @param bytesPerSecond - what the link carries for long
  * @internal
  */
 export function forecast(

@@ -20,6 +20,8 @@ export class Link {
   /** Since when something has been under way without a pause, and what has come since. */
   #busySince: number | undefined
   #inSample = 0
+  /** Of all samples. */
+  #sampled = { bytes: 0, ms: 0 }
 
   /** In milliseconds; undefined before the first answer. */
   get roundTripMs(): number | undefined {
@@ -29,6 +31,16 @@ export class Link {
   /** Undefined before there is a sample. */
   get bytesPerSecond(): number | undefined {
     return this.#rates.length === 0 ? undefined : Math.max(...this.#rates)
+  }
+
+  /**
+   * What it carried while it was kept busy: no more than all the time, and no more than of late. Bursts, which make
+   * {@link bytesPerSecond}, are not in it. Undefined before there is a sample.
+   */
+  get sustained(): number | undefined {
+    if (this.#rates.length === 0) return undefined
+    const late = this.#rates.reduce((sum, rate) => sum + rate) / this.#rates.length
+    return Math.min(late, (1000 * this.#sampled.bytes) / this.#sampled.ms)
   }
 
   /**
@@ -59,6 +71,8 @@ export class Link {
     if (elapsed < Math.max(SAMPLE_MS, 2 * (this.roundTripMs ?? 0))) return
     this.#rates.push((this.#inSample * 1000) / elapsed)
     if (this.#rates.length > SAMPLES) this.#rates.shift()
+    this.#sampled.bytes += this.#inSample
+    this.#sampled.ms += elapsed
     this.#busySince = now
     this.#inSample = 0
   }

@@ -362,8 +362,8 @@ export class ImageStream implements AsyncDisposable {
     if (this.#gate === 'all') return false
     if (this.#gate === 'profile') return blobs.every(blob => order.isHere(blob))
     const isHere = (i: number): boolean => order.isHere(blobs[i] as number)
-    if (link.bytesPerSecond === undefined) return blobs.every((_, i) => isHere(i))
-    this.#startInMs = forecast(this.#wanted, isHere, link.bytesPerSecond)
+    if (link.sustained === undefined) return blobs.every((_, i) => isHere(i))
+    this.#startInMs = forecast(this.#wanted, isHere, link.sustained)
     return this.#startInMs === 0
   }
 }

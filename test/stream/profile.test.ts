@@ -159,12 +159,31 @@ t.test('the profile comes in its order', async t => {
 
 t.test('the forecast: no later than needed, no earlier than possible', async t => {
   const none = (): boolean => false
-  const bytes = Float64Array.of(85_000, 85_000, 85_000)
+  const bytes = Float64Array.of(95_000, 95_000, 95_000)
   t.equal(forecast({ bytes, atMs: Float64Array.of(0, 0, 0) }, none, 100_000), 3000)
   t.equal(forecast({ bytes, atMs: Float64Array.of(0, 1000, 2000) }, none, 100_000), 1000, 'the first one decides')
   t.equal(forecast({ bytes, atMs: Float64Array.of(5000, 5000, 5000) }, none, 100_000), 0)
   t.equal(forecast({ bytes, atMs: Float64Array.of(0, 1000, 2000) }, i => i === 0, 100_000), 0, 'what is here need not come')
   t.equal(forecast({ bytes, atMs: Float64Array.of(0, 1000, 500) }, i => i === 0, 100_000), 1500)
+})
+
+t.test('what a link carries for long: bursts and pauses are not in it', async t => {
+  const link = new Link()
+  t.equal(link.sustained, undefined)
+  link.busy(0)
+  // Nothing for a second, then all that stood in a queue, then what the link can.
+  link.came(100_000, 1000)
+  t.equal(link.sustained, 100_000)
+  link.came(200_000, 1200)
+  t.equal(link.sustained, 250_000, 'all the time: 300 kB in 1.2 s')
+  for (let i = 1; i <= 40; i++) link.came(50_000, 1200 + 200 * i)
+  t.ok(Math.abs((link.sustained ?? 0) - 250_000) < 1, 'of late, too')
+  for (let i = 1; i <= 12; i++) link.came(10_000, 9200 + 200 * i)
+  t.ok(Math.abs((link.sustained ?? 0) - 50_000) < 1, 'a link that became slow is believed at once')
+  link.idle()
+  link.busy(100_000)
+  link.came(20_000, 100_200)
+  t.ok((link.sustained ?? 0) > 50_000, 'the time when nothing was asked for does not count')
 })
 
 t.test('a link is known by its best', async t => {
