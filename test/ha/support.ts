@@ -24,6 +24,7 @@ import { certificates } from '../arbiter/support.js'
 
 export { noOpenssl } from '../arbiter/support.js'
 export { code, guest, noKvm, scratch } from '../machine/support.js'
+import { limit } from '../patience.js'
 
 /** Runs until it is stopped. */
 export const endless = 'ticks=1000000'
@@ -170,7 +171,7 @@ export class Holder {
 export const command = path.resolve('dist/cli/main.js')
 
 export function hypertwin(...args: string[]): { status: number | null; stdout: string; stderr: string } {
-  return spawnSync(process.execPath, [command, ...args], { encoding: 'utf8', timeout: 60_000 })
+  return spawnSync(process.execPath, [command, ...args], { encoding: 'utf8', timeout: limit(60_000) })
 }
 
 /** A `hypertwin` command that goes on, with --json: each line that it prints. */
