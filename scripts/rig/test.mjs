@@ -1,5 +1,4 @@
 // `npm run rig -- test`: the tests, run in a rig, of what this checkout has built.
-import { availableParallelism } from 'node:os'
 import process from 'node:process'
 import { ToolError } from '../shared/error.mjs'
 import { setup } from '../setup.mjs'
@@ -20,7 +19,7 @@ export async function testInRig(args) {
   const there = openRigs()
   const [rig] = there ?? []
   if (rig && !rig.alive) throw new ToolError('rig1 has ended. Start it again: npm run rig -- up')
-  const own = rig ? undefined : await rigsUp(1, { memory: 3072, cpus: Math.min(2, availableParallelism()) })
+  const own = rig ? undefined : await rigsUp(1, { memory: 2048 })
   try {
     const words = [process.execPath, 'scripts/test.mjs', ...args, '--built']
     return await runInRig(rig ?? own.rigs[0], words, { input: null })

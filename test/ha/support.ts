@@ -30,7 +30,7 @@ import { limit } from '../patience.js'
 export const endless = 'ticks=1000000'
 
 /** So patient that a busy host is not taken for a dead one. */
-export const patient = { interval: 20, minTimeout: 2000, maxTimeout: 10_000 }
+export const patient = { interval: 20, minTimeout: limit(2000), maxTimeout: limit(10_000) }
 
 /** An arbiter in this process: who asks first wins; `out`: it does not answer. */
 export class TestArbiter implements Arbiter {
