@@ -88,6 +88,7 @@ t.test('a worker that ends at any step gives everything back', { skip }, async t
   await terminate('loaded')
   const before = now()
   for (const step of names.slice(1)) await terminate(step)
+  await settled(before)
   t.strictSame(now(), before)
 })
 
