@@ -2,6 +2,7 @@
 import { mkdirSync } from 'node:fs'
 import path from 'node:path'
 import { ToolError } from '../shared/error.mjs'
+import { insideRig } from '../shared/inside.mjs'
 import { connect, createHost, createNetwork, inNetwork, makeWire, whyNoNamespaces } from '../shared/namespace.mjs'
 import { keep as keepCapabilities } from './capabilities.mjs'
 import { install } from './debian.mjs'
@@ -16,6 +17,7 @@ export function whyNoHosts() {
 }
 
 async function findOut() {
+  if (insideRig()) return 'this is a rig, which is too slow for hosts with guests of their own'
   const why = await whyNoNamespaces('hosts')
   if (why) return why
   try {

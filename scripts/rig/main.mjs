@@ -9,7 +9,8 @@ import { testInRig } from './test.mjs'
 
 const usage = `npm run rig -- up [n] [--memory MiB] [--cpus n]   start n rigs (1): emulated AMD hosts with a complete KVM
 npm run rig -- exec [--rig k] [--timeout s] -- <cmd>   run a command in one (the first)
-npm run rig -- test [native|node] [arguments]     run the tests in one, from this checkout's build
+npm run rig -- test [native|node] [arguments]     run the tests in one, from this checkout's build; native: of ctest,
+                                                 node: files and folders
 npm run rig -- status [--json]                    what is up
 npm run rig -- down                               end them
 

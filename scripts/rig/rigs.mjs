@@ -1,8 +1,8 @@
 // Sets of rigs: started, found again, ended.
-import { readFileSync } from 'node:fs'
 import process from 'node:process'
 import { install } from '../shared/debian.mjs'
 import { ToolError } from '../shared/error.mjs'
+import { insideRig } from '../shared/inside.mjs'
 import { connect, createMachineRoom, inNetwork, makeWire, whyNoNamespaces } from '../shared/namespace.mjs'
 import { isAlive } from '../shared/process.mjs'
 import { State, checkoutId as idOf } from '../shared/state.mjs'
@@ -17,11 +17,6 @@ export const checkoutId = idOf('HYPERTWIN_RIGS')
 
 /** Where running rigs are written down. */
 export const state = new State('/var/lib/hypertwin-rigs', ({ wire }) => [wire])
-
-/** True in a rig. */
-export function insideRig() {
-  return /(^| )rig\.name=/.test(readFileSync('/proc/cmdline', 'utf8'))
-}
 
 let answer
 

@@ -2,13 +2,17 @@
 import process from 'node:process'
 import { ToolError } from '../shared/error.mjs'
 import { setup } from '../setup.mjs'
+import { compileTests } from './compile.mjs'
+import { testFiles } from './node-tests.mjs'
 import { openRigs, rigsUp } from './rigs.mjs'
 import { runInRig } from './run.mjs'
 
 /** Runs scripts/test.mjs in the first rig, or in one of its own where none is up; its exit status. */
 export async function testInRig(args) {
+  if (args[0] === 'node') testFiles(args.slice(1))
   try {
     setup({ tests: args[0] !== 'node' })
+    if (args[0] !== 'native') await compileTests()
   } catch (error) {
     throw new ToolError(error.message, { cause: error })
   }

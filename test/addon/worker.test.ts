@@ -5,6 +5,7 @@ import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
 import t from 'tap'
+import { limit } from '../patience.js'
 
 const root = path.resolve(import.meta.dirname, '../..')
 const finder = createRequire(import.meta.url)('node-gyp-build') as { path(dir: string): string }
@@ -62,7 +63,7 @@ t.test('a worker that ends by itself leaves no call behind', async t => {
 t.test('a pending call keeps the process alive, and an idle addon does not', async t => {
   const script = `const addon = require(${JSON.stringify(addon)})
     addon.selfTest(1, 20, 0).then(() => console.log('settled'))`
-  const result = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', timeout: 20_000 })
+  const result = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', timeout: limit(20_000) })
   t.equal(result.status, 0)
   t.equal(result.stdout, 'settled\n')
 })
@@ -72,6 +73,6 @@ t.test('process.exit with calls in flight is clean', async t => {
     for (let i = 0; i < 50; i++) addon.selfTest(i, 1, i % 2)
     .catch(() => {})
     setImmediate(() => process.exit(3))`
-  const result = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', timeout: 20_000 })
+  const result = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', timeout: limit(20_000) })
   t.equal(result.status, 3, result.stderr)
 })

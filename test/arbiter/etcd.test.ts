@@ -3,18 +3,19 @@ import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { EtcdArbiter } from '../../lib/arbiter/index.js'
 import { code, scratch } from '../machine/support.js'
+import { limit } from '../patience.js'
 import { certificates, Etcd, noEtcd as skip, noOpenssl } from './support.js'
 
 t.test('one wins, for ever', { skip }, async t => {
   const etcd = await Etcd.start(t, scratch(t))
-  await using source = new EtcdArbiter({ hosts: etcd.url })
-  await using destination = new EtcdArbiter({ hosts: [etcd.url] })
+  await using source = new EtcdArbiter({ hosts: etcd.url, timeoutMs: limit(3000) })
+  await using destination = new EtcdArbiter({ hosts: [etcd.url], timeoutMs: limit(3000) })
   t.equal(await source.prepare(), true)
   t.equal(await source.claim('abc', 'source'), 'won')
   t.equal(await destination.claim('abc', 'destination'), 'lost')
   t.equal(await source.claim('abc', 'source'), 'won', 'again')
   t.equal(await destination.claim('def', 'destination'), 'won', 'another session')
-  await using others = new EtcdArbiter({ hosts: etcd.url, prefix: 'elsewhere/' })
+  await using others = new EtcdArbiter({ hosts: etcd.url, prefix: 'elsewhere/', timeoutMs: limit(3000) })
   t.equal(await others.claim('abc', 'destination'), 'won', 'another prefix')
   await source.close()
   await t.rejects(source.claim('abc', 'source'), code('CLOSED'))
@@ -22,8 +23,8 @@ t.test('one wins, for ever', { skip }, async t => {
 
 t.test('two claim 1000 keys at once: each has exactly one winner', { skip }, async t => {
   const etcd = await Etcd.start(t, scratch(t))
-  await using source = new EtcdArbiter({ hosts: etcd.url })
-  await using destination = new EtcdArbiter({ hosts: etcd.url })
+  await using source = new EtcdArbiter({ hosts: etcd.url, timeoutMs: limit(3000) })
+  await using destination = new EtcdArbiter({ hosts: etcd.url, timeoutMs: limit(3000) })
   const wins = [0, 0]
   let wrong = 0
   for (let batch = 0; batch < 1000; batch += 50)
@@ -44,8 +45,8 @@ t.test('two claim 1000 keys at once: each has exactly one winner', { skip }, asy
 
 t.test('etcd stops in the middle of a claim, and goes on', { skip }, async t => {
   const etcd = await Etcd.start(t, scratch(t))
-  await using source = new EtcdArbiter({ hosts: etcd.url, timeoutMs: 500 })
-  await using destination = new EtcdArbiter({ hosts: etcd.url, timeoutMs: 10_000 })
+  await using source = new EtcdArbiter({ hosts: etcd.url, timeoutMs: limit(500) })
+  await using destination = new EtcdArbiter({ hosts: etcd.url, timeoutMs: limit(10_000) })
   t.ok((await source.prepare()) && (await destination.prepare()))
   etcd.process?.kill('SIGSTOP')
   t.equal(await source.claim('abc', 'source'), 'unreachable', 'no answer')
@@ -61,8 +62,8 @@ t.test('etcd stops in the middle of a claim, and goes on', { skip }, async t => 
 
 t.test('etcd is killed in the middle of claims, and started again', { skip }, async t => {
   const etcd = await Etcd.start(t, scratch(t))
-  await using source = new EtcdArbiter({ hosts: etcd.url, timeoutMs: 1000 })
-  await using destination = new EtcdArbiter({ hosts: etcd.url, timeoutMs: 1000 })
+  await using source = new EtcdArbiter({ hosts: etcd.url, timeoutMs: limit(1000) })
+  await using destination = new EtcdArbiter({ hosts: etcd.url, timeoutMs: limit(1000) })
   t.equal(await source.claim('before', 'source'), 'won')
   const keys = Array.from({ length: 200 }, (_, i) => `key${i}`)
   let kill: Promise<void> | undefined
@@ -106,7 +107,7 @@ t.test('TLS with client certificates, and users', { skip: skip || noOpenssl }, a
     cert: readFileSync(files.cert, 'utf8'),
     key: readFileSync(files.key)
   })
-  await using right = new EtcdArbiter({ hosts: etcd.url, tls: read(mine) })
+  await using right = new EtcdArbiter({ hosts: etcd.url, timeoutMs: limit(3000), tls: read(mine) })
   t.equal(await right.claim('abc', 'source'), 'won')
   await using stranger = new EtcdArbiter({ hosts: etcd.url, timeoutMs: 1000, tls: { ...read(foreign), ca: read(mine).ca } })
   t.equal(await stranger.claim('abc', 'source'), 'unreachable', 'a certificate by another authority')
@@ -122,7 +123,7 @@ t.test('users', { skip }, async t => {
   await (await admin.user('root').create('secret')).addRole(role)
   await admin.auth.authEnable()
   admin.close()
-  await using right = new EtcdArbiter({ hosts: etcd.url, auth: { username: 'root', password: 'secret' } })
+  await using right = new EtcdArbiter({ hosts: etcd.url, timeoutMs: limit(3000), auth: { username: 'root', password: 'secret' } })
   t.equal(await right.claim('abc', 'source'), 'won')
   await using wrong = new EtcdArbiter({ hosts: etcd.url, timeoutMs: 1000, auth: { username: 'root', password: 'guess' } })
   t.equal(await wrong.claim('abc', 'destination'), 'unreachable')
@@ -134,7 +135,7 @@ t.test('what is no claim is unreachable', { skip }, async t => {
   const etcd = await Etcd.start(t, scratch(t))
   const { Etcd3 } = await import('etcd3')
   const client = new Etcd3({ hosts: etcd.url })
-  await using arbiter = new EtcdArbiter({ hosts: etcd.url })
+  await using arbiter = new EtcdArbiter({ hosts: etcd.url, timeoutMs: limit(3000) })
   for (const [key, value] of Object.entries({ empty: '', torn: '{"win', other: '{}', nothing: 'null' })) {
     await client.put(`hypertwin/claims/${key}`).value(value)
     t.equal(await arbiter.claim(key, 'source'), 'unreachable', key)

@@ -12,6 +12,7 @@ import { EventLog, EventLogError, Replay } from '../../lib/eventlog/index.js'
 import { Domain, LibvirtError, type Connect } from '../../lib/libvirt/index.js'
 import { noLibvirt as skip, testHost } from '../libvirt/support.js'
 import { code, scratch } from '../machine/support.js'
+import { limit } from '../patience.js'
 import { nobody, program } from './program.js'
 
 async function captured(t: Test, body: (connect: Connect) => Promise<unknown>): Promise<string> {
@@ -63,7 +64,7 @@ t.test('without libvirt', { skip }, async t => {
   const child = spawnSync(
     process.execPath,
     [...process.execArgv, fileURLToPath(new URL('child.ts', import.meta.url)), log],
-    { encoding: 'utf8', env: { ...process.env, LD_LIBRARY_PATH: folder }, timeout: 60_000 }
+    { encoding: 'utf8', env: { ...process.env, LD_LIBRARY_PATH: folder }, timeout: limit(60_000) }
   )
   t.equal(child.status, 0, child.stderr)
   t.strictSame(JSON.parse(child.stdout), { library: 'LIBVIRT_MISSING', seen: inspect(seen, { depth: 9 }) })
@@ -273,7 +274,7 @@ t.test('a full disk', { skip: noMount }, async t => {
   const program = [process.execPath, ...process.execArgv, fileURLToPath(new URL('full.ts', import.meta.url))]
   const child = spawnSync('unshare', ['-m', 'sh', '-c', mounted, folder, ...program], {
     encoding: 'utf8',
-    timeout: 60_000
+    timeout: limit(60_000)
   })
   t.equal(child.status, 0, child.stderr)
   const found = JSON.parse(child.stdout) as { calls: number; remaining: number }

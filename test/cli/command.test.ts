@@ -8,11 +8,12 @@ import { guestPath } from '../../lib/index.js'
 import { Recording } from '../../lib/eventlog/index.js'
 import { Machine } from '../../lib/machine/index.js'
 import { noKvm } from '../no_kvm.js'
+import { limit } from '../patience.js'
 
 const command = path.resolve('dist/cli/main.js')
 
 function hypertwin(...args: string[]): SpawnSyncReturns<string> {
-  return spawnSync(process.execPath, [command, ...args], { encoding: 'utf8', timeout: 120_000 })
+  return spawnSync(process.execPath, [command, ...args], { encoding: 'utf8', timeout: limit(120_000) })
 }
 
 /** The one line of JSON that the command printed. */
@@ -193,7 +194,7 @@ t.test('a full disk', { skip: noMount }, async t => {
         ...args,
         ...['--memory', '16MiB', '--json']
       ],
-      { encoding: 'utf8', timeout: 60_000 }
+      { encoding: 'utf8', timeout: limit(60_000) }
     )
   const log = `${folder}.log`
   t.teardown(() => rmSync(log, { recursive: true, force: true }))

@@ -7,11 +7,12 @@ import { createInterface } from 'node:readline'
 import t, { type Test } from 'tap'
 import { Topology, TopologyError } from '../../lib/cli/demo/topology.js'
 import { noKvm } from '../no_kvm.js'
+import { limit } from '../patience.js'
 
 const command = path.resolve('dist/cli/main.js')
 
 function hypertwin(args: string[], env: NodeJS.ProcessEnv = process.env): SpawnSyncReturns<string> {
-  return spawnSync(process.execPath, [command, ...args], { encoding: 'utf8', timeout: 120_000, env })
+  return spawnSync(process.execPath, [command, ...args], { encoding: 'utf8', timeout: limit(120_000), env })
 }
 
 type Json = Record<string, unknown>

@@ -6,11 +6,12 @@ import process from 'node:process'
 import t from 'tap'
 import { bootGuest, noHosts, twoHosts } from '../libvirt/hosts.js'
 import { noLibvirt } from '../libvirt/support.js'
+import { limit } from '../patience.js'
 
 const command = path.resolve('dist/cli/main.js')
 
 function host(...args: string[]): SpawnSyncReturns<string> {
-  return spawnSync(process.execPath, [command, 'host', ...args], { encoding: 'utf8', timeout: 60_000 })
+  return spawnSync(process.execPath, [command, 'host', ...args], { encoding: 'utf8', timeout: limit(60_000) })
 }
 
 t.test('help', async t => {
@@ -35,7 +36,7 @@ t.test('on the test driver', { skip: noLibvirt }, async t => {
   t.match(host('list', '-c', 'test:///nowhere.xml'), { status: 1, stderr: /hypertwin: / })
 })
 
-t.test('between two hosts', { skip: noHosts, timeout: 120_000 }, async t => {
+t.test('between two hosts', { skip: noHosts, timeout: limit(120_000) }, async t => {
   const pair = await twoHosts(t)
   const { host: first, other } = pair
   const { guest } = await bootGuest(pair, { network: false, agent: false, memory: 96 }, { persistent: false })

@@ -7,10 +7,11 @@ import process from 'node:process'
 import t, { type Test } from 'tap'
 import { noOpenssl, certificates } from '../arbiter/support.js'
 import { noKvm as skip, scratch } from '../machine/support.js'
+import { limit } from '../patience.js'
 
 const command = path.resolve('dist/cli/main.js')
 const run = (...args: string[]): { status: number | null; stdout: string; stderr: string } =>
-  spawnSync(process.execPath, [command, ...args], { encoding: 'utf8', timeout: 60_000 })
+  spawnSync(process.execPath, [command, ...args], { encoding: 'utf8', timeout: limit(60_000) })
 
 /** `hypertwin receive`, and what it says, line by line. */
 class Receiver {

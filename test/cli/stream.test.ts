@@ -10,6 +10,7 @@ import t, { type Test } from 'tap'
 import { Profile, whyNoNbd } from '../../lib/stream/index.js'
 import { guest } from '../machine/support.js'
 import { noKvm } from '../no_kvm.js'
+import { limit } from '../patience.js'
 import { CHUNK, imageBytes, noise, scratch, until } from '../stream/support.js'
 
 const command = path.resolve('dist/cli/main.js')
@@ -21,7 +22,7 @@ const lacks = (...programs: string[]): string | false => {
 const noNbd = whyNoNbd()?.message ?? lacks('qemu-img', 'qemu-io')
 
 function stream(...args: string[]): SpawnSyncReturns<string> {
-  return spawnSync(process.execPath, [command, 'stream', ...args], { encoding: 'utf8', timeout: 120_000 })
+  return spawnSync(process.execPath, [command, 'stream', ...args], { encoding: 'utf8', timeout: limit(120_000) })
 }
 
 function json(result: SpawnSyncReturns<string>): Record<string, unknown> {
@@ -84,7 +85,7 @@ t.test('wrong arguments: one line that says what to do, exit code 2', async t =>
   t.match(stream('trace', at('image'), '--image', at('pack')).stderr, /stream pack/)
 })
 
-t.test('from an image to a whole copy, with a profile learnt on the way', { skip: noNbd, timeout: 240_000 }, async t => {
+t.test('from an image to a whole copy, with a profile learnt on the way', { skip: noNbd, timeout: limit(240_000) }, async t => {
   const folder = scratch(t)
   const at = (name: string): string => path.join(folder, name)
   const bytes = imageBytes(60)
@@ -132,7 +133,7 @@ t.test('from an image to a whole copy, with a profile learnt on the way', { skip
   process.kill((await second.event('serving'))['pid'] as number, 'SIGTERM')
 })
 
-t.test('killed and started again at its socket, under a client', { skip: noNbd, timeout: 120_000 }, async t => {
+t.test('killed and started again at its socket, under a client', { skip: noNbd, timeout: limit(120_000) }, async t => {
   const folder = scratch(t)
   const at = (name: string): string => path.join(folder, name)
   const bytes = noise(40 * CHUNK, 'again')
@@ -158,7 +159,7 @@ t.test('killed and started again at its socket, under a client', { skip: noNbd, 
   t.notOk(existsSync(at('s')))
 })
 
-t.test('a machine goes on from a snapshot while it comes', { skip: noKvm, timeout: 120_000 }, async t => {
+t.test('a machine goes on from a snapshot while it comes', { skip: noKvm, timeout: limit(120_000) }, async t => {
   const folder = scratch(t)
   const at = (name: string): string => path.join(folder, name)
   const machine = await guest(t, 'dirtier', 'base=4M pages=512 count=512 rounds=1 stay=1')

@@ -10,6 +10,7 @@ import {
 } from '../../lib/dirty/index.js'
 import { guestPath } from '../../lib/index.js'
 import { Machine } from '../../lib/machine/index.js'
+import { limit } from '../patience.js'
 import { dataAddress, pageSize, TinyGuest } from './tiny_guest.js'
 import { noKvm as skip } from '../no_kvm.js'
 
@@ -115,7 +116,7 @@ for (const planted of [false, true])
     }
   )
 
-t.test('chooses by trying, and says why', { skip, timeout: 60_000 }, async t => {
+t.test('chooses by trying, and says why', { skip, timeout: limit(60_000) }, async t => {
   const choice = await chooseDirtyMode()
   t.same(
     choice.verdicts.map(verdict => verdict.mode),

@@ -7,6 +7,7 @@ import { Worker } from 'node:worker_threads'
 import t from 'tap'
 import { FileArbiter } from '../../lib/arbiter/index.js'
 import { descriptors, threads } from '../kvm/guest.js'
+import { limit } from '../patience.js'
 import { names } from './closing-worker.js'
 import { command, endless, guest, noKvm as skip, patient, protection, scratch, standby, TestArbiter, Told } from './support.js'
 
@@ -87,7 +88,7 @@ t.test('a process that just ends', { skip }, async t => {
   const { status, signal, stderr } = spawnSync(
     process.execPath,
     ['--input-type=module', '-e', script, path.dirname(path.dirname(command)), scratch(t)],
-    { encoding: 'utf8', timeout: 60_000 }
+    { encoding: 'utf8', timeout: limit(60_000) }
   )
   t.match({ status, signal, stderr }, { status: 7, signal: null, stderr: '' })
 })

@@ -7,6 +7,7 @@ import { chromium, type Browser, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { FileArbiter } from '../../lib/arbiter/index.js'
 import { HaMetrics, servePage, statusServer, type HaSource, type HaStatus } from '../../lib/ha/index.js'
+import { limit } from '../patience.js'
 import { code, endless, guest, Holder, hypertwin, Command, noKvm, protection, scratch, standby, TestArbiter, Told } from './support.js'
 
 const program = process.env['CHROMIUM'] ?? '/usr/bin/chromium'
@@ -16,7 +17,7 @@ async function browse(t: Test, url: string, colorScheme: 'light' | 'dark' = 'lig
   const profile = path.join(scratch(t), 'profile')
   const args = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run']
   args.push('--disable-background-networking', '--disable-component-update', '--disable-sync')
-  const context = await chromium.launchPersistentContext(profile, { executablePath: program, args, colorScheme, timeout: 60_000 })
+  const context = await chromium.launchPersistentContext(profile, { executablePath: program, args, colorScheme, timeout: limit(60_000) })
   const browser: Browser | null = context.browser()
   t.teardown(async () => {
     await context.close()

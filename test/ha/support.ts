@@ -24,12 +24,13 @@ import { certificates } from '../arbiter/support.js'
 
 export { noOpenssl } from '../arbiter/support.js'
 export { code, guest, noKvm, scratch } from '../machine/support.js'
+import { limit } from '../patience.js'
 
 /** Runs until it is stopped. */
 export const endless = 'ticks=1000000'
 
 /** So patient that a busy host is not taken for a dead one. */
-export const patient = { interval: 20, minTimeout: 2000, maxTimeout: 10_000 }
+export const patient = { interval: 20, minTimeout: limit(2000), maxTimeout: limit(10_000) }
 
 /** An arbiter in this process: who asks first wins; `out`: it does not answer. */
 export class TestArbiter implements Arbiter {
@@ -170,7 +171,7 @@ export class Holder {
 export const command = path.resolve('dist/cli/main.js')
 
 export function hypertwin(...args: string[]): { status: number | null; stdout: string; stderr: string } {
-  return spawnSync(process.execPath, [command, ...args], { encoding: 'utf8', timeout: 60_000 })
+  return spawnSync(process.execPath, [command, ...args], { encoding: 'utf8', timeout: limit(60_000) })
 }
 
 /** A `hypertwin` command that goes on, with --json: each line that it prints. */

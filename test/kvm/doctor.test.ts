@@ -6,6 +6,7 @@ import t from 'tap'
 import { doctor, renderDoctor, type ProbeResult } from '../../lib/kvm/index.js'
 import { deviceMend, type DoctorReport } from '../../lib/kvm/doctor.js'
 import { probes } from '../../lib/kvm/doctor-probes.js'
+import { limit } from '../patience.js'
 import { descriptors, noKvm } from './guest.js'
 
 t.test('without a device it says so, what to do, and that no machine can run', async t => {
@@ -39,7 +40,7 @@ t.test('the advice fits what is missing', async t => {
 t.test('every probe answers, and a machine can run', { skip: noKvm }, async t => {
   const before = descriptors()
   const told: ProbeResult[] = []
-  const report = await doctor({ onProbe: result => told.push(result) })
+  const report = await doctor({ timeout: limit(5_000), onProbe: result => told.push(result) })
   t.equal(report.ok, true)
   t.strictSame(new Set(told.map(result => result.id)), new Set(probes.map(probe => probe.id)))
   t.strictSame(

@@ -13,6 +13,7 @@ import { Worker } from 'node:worker_threads'
 import t, { type Test } from 'tap'
 import { addon } from '../../lib/libvirt/addon.js'
 import { Connect, StreamEventType, StreamFlags } from '../../lib/libvirt/index.js'
+import { limit } from '../patience.js'
 import { names } from './closing-worker.js'
 import { failure, noLibvirt as skip, testHost } from './support.js'
 
@@ -169,7 +170,7 @@ t.test('the process', { skip }, async t => {
     spawnSync(
       process.execPath,
       [...process.execArgv, '--input-type=module', '-e', `import { Connect } from ${JSON.stringify(index)}\n${body}`],
-      { encoding: 'utf8', timeout: 60_000 }
+      { encoding: 'utf8', timeout: limit(60_000) }
     )
   const run = (body: string): ReturnType<typeof program> =>
     program(`const connect = await Connect.open('test:///default')
@@ -238,7 +239,7 @@ t.test('the process', { skip }, async t => {
          }
          console.log('there')`
       ],
-      { encoding: 'utf8', timeout: 60_000 }
+      { encoding: 'utf8', timeout: limit(60_000) }
     ),
     { status: 0, stdout: 'there\n', stderr: '' },
     'outlives workers that alone have loaded the addon'

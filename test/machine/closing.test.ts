@@ -12,6 +12,7 @@ import { EventLog, Recording, Replay } from '../../lib/eventlog/index.js'
 import { Machine } from '../../lib/machine/index.js'
 import { descriptors, threads } from '../kvm/guest.js'
 import { recordHello } from '../eventlog/support.js'
+import { limit } from '../patience.js'
 import { names } from './closing-worker.js'
 import { noKvm as skip, scratch } from './support.js'
 
@@ -87,6 +88,7 @@ t.test('a worker that ends at any step gives everything back', { skip }, async t
   await terminate('loaded')
   const before = now()
   for (const step of names.slice(1)) await terminate(step)
+  await settled(before)
   t.strictSame(now(), before)
 })
 
@@ -102,7 +104,7 @@ t.test('a running machine keeps the process alive, others do not', { skip }, asy
          const create = line => Machine.create({ kernel: ${JSON.stringify(guestPath('hello'))}, memory: '8MiB', commandLine: line })
          ${body}`
       ],
-      { encoding: 'utf8', timeout: 60_000 }
+      { encoding: 'utf8', timeout: limit(60_000) }
     )
   const told = "process.on('exit', () => console.log(machine.state, machine.reason))"
   t.match(

@@ -5,6 +5,7 @@ import { existsSync } from 'node:fs'
 import process from 'node:process'
 import t from 'tap'
 import { noKvm, unusable } from '../no_kvm.js'
+import { limit } from '../patience.js'
 
 const why = (() => {
   const device = noKvm || unusable('/dev/net/tun')
@@ -18,7 +19,7 @@ t.test('mail over tap', { skip: why }, async t => {
   const { status, stdout, stderr } = spawnSync(
     'unshare',
     ['-n', process.execPath, 'scripts/load.mjs', '--tap', 'mail0', '--users', '20', '--seconds', '1', '--json'],
-    { encoding: 'utf8', timeout: 120_000 }
+    { encoding: 'utf8', timeout: limit(120_000) }
   )
   t.equal(status, 0, stderr)
   const result = JSON.parse(stdout.trim().split('\n').at(-1) ?? '{}') as Record<string, number>

@@ -11,6 +11,7 @@ import { Machine } from '../../lib/machine/index.js'
 import { listen, migrate } from '../../lib/migrate/index.js'
 import { guestPath } from '../../lib/index.js'
 import { descriptors, threads } from '../kvm/guest.js'
+import { limit } from '../patience.js'
 import { names } from './closing-worker.js'
 import { endless, failure, noKvm as skip, scratch } from './support.js'
 
@@ -96,7 +97,7 @@ t.test('the process lives while it waits for machines, and ends at once when tol
          await machine.start()
          ${body}`
       ],
-      { encoding: 'utf8', timeout: 60_000 }
+      { encoding: 'utf8', timeout: limit(60_000) }
     )
   t.match(
     run(`await machine.close(); const it = await listen('tcp://127.0.0.1:0'); console.log('listens')`),

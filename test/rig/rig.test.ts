@@ -213,6 +213,9 @@ t.test('the command boots, shows, uses and ends rigs', { skip }, async t => {
   for (const words of [['exec', 'true'], ['up', 'many'], ['up', '1', '2'], ['fly'], ['up', '--size', '3'], []])
     t.match(command(words), { status: 1, stderr: /npm run rig -- up/ }, words.join(' '))
   t.match(command(['--help']), { status: 0, stdout: /npm run rig -- exec/ })
+  const tests = command(['test', 'node', 'test/scripts/results.test.ts', 'test/libvirt/admin.test.ts'])
+  t.match(tests, { status: 0, stdout: /^[1-9]\d* passed, 0 failed, 0 skipped\n$/m }, tests.stderr)
+  t.match(command(['test', 'node', 'test/rig/none.test.ts']), { status: 1, stderr: /no test test\/rig\/none/ })
   const status = JSON.parse(command(['status', '--json']).stdout) as { memory: number; rigs: [{ pid: number }] }
   t.match(status, { memory: 512, rigs: [{ name: 'rig1', state: 'up' }] })
   const [{ pid }] = status.rigs

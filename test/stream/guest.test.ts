@@ -8,6 +8,7 @@ import process from 'node:process'
 import t, { type Test } from 'tap'
 import { guestImage } from '../../scripts/hosts/index.mjs'
 import { ImageStream, NbdServer, QemuGuest, whyNoNbd, type QemuOptions } from '../../lib/stream/index.js'
+import { limit } from '../patience.js'
 import { checkCache, CHUNK, code, noise, packed, scratch, until, WebServer } from './support.js'
 
 const noQemu = spawnSync('qemu-system-x86_64', ['--version']).error ? 'qemu-system-x86_64 is missing (Debian: qemu-system-x86)' : false
@@ -57,7 +58,7 @@ function streamer(source: string, cache: string): ChildProcess {
   return spawn(process.execPath, [...process.execArgv, script.pathname, source, cache], { stdio: ['ignore', 'pipe', 'inherit'] })
 }
 
-t.test('the process that streams is killed and started again under a running guest', { skip, timeout: 180_000 }, async t => {
+t.test('the process that streams is killed and started again under a running guest', { skip, timeout: limit(180_000) }, async t => {
   const { folder, bytes, manifest } = await packed(t, noise(CHUNKS * CHUNK, 'guest'))
   const server = await WebServer.start(t, folder)
   // So slow that most of it is still to come when Linux has booted.
@@ -98,7 +99,7 @@ t.test('the process that streams is killed and started again under a running gue
   t.pass('the local copy is the image, whatever the guest has written')
 })
 
-t.test('an overlay keeps what the guest writes', { skip, timeout: 180_000 }, async t => {
+t.test('an overlay keeps what the guest writes', { skip, timeout: limit(180_000) }, async t => {
   const { folder, manifest, bytes } = await packed(t, noise(40 * CHUNK, 'overlay'))
   const stream = await ImageStream.open(folder, { cache: scratch(t) })
   t.teardown(() => stream.close())

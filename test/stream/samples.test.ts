@@ -5,6 +5,7 @@ import process from 'node:process'
 import t, { type Test } from 'tap'
 import { whyNoNbd } from '../../lib/stream/index.js'
 import { noKvm } from '../machine/support.js'
+import { limit } from '../patience.js'
 import { noTools } from './support.js'
 
 /** All that it says; it must end well. */
@@ -20,14 +21,14 @@ async function run(t: Test, name: string, ...args: string[]): Promise<string> {
 
 const noNbd = whyNoNbd()?.message
 
-t.test('into a machine of ours', { skip: noKvm || (noNbd ?? noTools()), timeout: 120_000 }, async t => {
+t.test('into a machine of ours', { skip: noKvm || (noNbd ?? noTools()), timeout: limit(120_000) }, async t => {
   const said = await run(t, 'stream-machine')
   const [, share] = /^[\d.]+ s: the mail room has found what it left, and is ready; (\d+) % of the image is here/m.exec(said) ?? []
   t.ok(Number(share) < 50, said)
   t.match(said, /all of it is here; the machine is running/)
 })
 
-t.test('into QEMU', { skip: noNbd ?? noTools('qemu-system-x86_64', 'debugfs', 'sfdisk', 'mke2fs', 'readelf'), timeout: 180_000 }, async t => {
+t.test('into QEMU', { skip: noNbd ?? noTools('qemu-system-x86_64', 'debugfs', 'sfdisk', 'mke2fs', 'readelf'), timeout: limit(180_000) }, async t => {
   const said = await run(t, 'stream-hello', '3')
   t.match(said, /nginx has served its page, and it is right/)
   t.match(said, /the copy is the image/)

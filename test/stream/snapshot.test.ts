@@ -10,6 +10,7 @@ import { Machine } from '../../lib/machine/index.js'
 import { ImageStream, memoryTrace, pack, Profile, restoreStreamed, SnapshotStream, type PackResult } from '../../lib/stream/index.js'
 import { guest } from '../machine/support.js'
 import { noKvm as skip } from '../no_kvm.js'
+import { limit } from '../patience.js'
 import { code, noise, scratch, until, WebServer } from './support.js'
 
 const PAGES = 1024
@@ -141,7 +142,7 @@ function streamer(source: string, cache: string): ChildProcess {
   return spawn(process.execPath, [...process.execArgv, script.pathname, source, cache], { stdio: ['ignore', 'pipe', 'inherit'] })
 }
 
-t.test('who streams is killed: the guest waits, and goes on', { skip, timeout: 120_000 }, async t => {
+t.test('who streams is killed: the guest waits, and goes on', { skip, timeout: limit(120_000) }, async t => {
   const { folder, web, digest } = await published(t)
   const cache = path.join(folder, 'copy')
   // What follows the memory comes; of the memory nothing more than that.
@@ -208,7 +209,7 @@ t.test('a stream that is closed leaves its machines to the next one', { skip }, 
   await third.complete
 })
 
-t.test('memory that does not come', { skip, timeout: 120_000 }, async t => {
+t.test('memory that does not come', { skip, timeout: limit(120_000) }, async t => {
   const { folder, web } = await published(t)
   const machines = async (waitSeconds: number): Promise<[SnapshotStream, Machine]> => {
     const stream = await SnapshotStream.open(web.url, { cache: path.join(folder, `${Math.random()}`), gate: 'none', fill: false })
