@@ -54,7 +54,7 @@ function net(text: string): NonNullable<MachineOptions['nets']>[number] {
   const [tap = '', ...more] = text.split(',')
   const vhost = more.find(word => /^vhost=(on|off)$/.test(word))
   const [mac, ...rest] = more.filter(word => word !== vhost)
-  if (rest.length > 0)
+  if (rest.length > 0 || (tap === '-' && vhost !== undefined))
     throw usage(`--net ${text}: give a tap interface, perhaps a MAC address, and perhaps vhost=on or vhost=off: tap0,52:54:00:12:34:56`)
   return {
     ...(tap === '-' ? {} : { backend: { tap, ...(vhost === undefined ? {} : { vhost: vhost === 'vhost=on' }) } }),

@@ -17,7 +17,10 @@ import { Kvm } from './kvm.js'
 export interface DoctorOptions {
   /** The device; `'/dev/kvm'` unless given. */
   device?: string
-  /** Milliseconds that a probe may take before it counts as wedged; 5,000 unless given. */
+  /**
+   * Milliseconds that a probe may take before it counts as wedged, the first one with the start of its process. Unless
+   * given 5,000, and 30,000 for the first one.
+   */
   timeout?: number
   /** Ids of the probes to run; all unless given. */
   probes?: readonly string[]
@@ -174,7 +177,7 @@ function runChild(
       wedged = true
       child.kill('SIGKILL')
     }
-    let timer = setTimeout(expire, timeout)
+    let timer = setTimeout(expire, options.timeout ?? 30_000)
     child.on('message', (message: ChildMessage) => {
       clearTimeout(timer)
       timer = setTimeout(expire, timeout)
@@ -186,7 +189,7 @@ function runChild(
       clearTimeout(timer)
       const [current] = pending
       if (current !== undefined) {
-        if (wedged) done(current, 'wedged', `no answer within ${timeout / 1000} s: KVM_RUN does not return`)
+        if (wedged) done(current, 'wedged', 'no answer in time: KVM_RUN does not return')
         else done(current, 'crashed', (errors.trim().split('\n').pop() ?? '') || `ended with ${signal ?? code}`)
       }
       resolve()

@@ -112,7 +112,7 @@ export type MachineEvent =
 export interface MachineCounters {
   /** Exits that the guest's own instructions caused; goes on from the snapshot's in a restored machine. */
   boundaries: bigint
-  /** Interrupts that the guest took. */
+  /** Interrupts that the guest took; of the standard board, that this process signalled: not the kernel's own. */
   interrupts: bigint
   /** KVM_EXIT_IO. */
   portExits: bigint

@@ -45,8 +45,8 @@ class VhostNetTest : public testing::Test {
             .call = calls[i].get()};
   }
   [[nodiscard]] bool start(uint16_t received = 0, uint16_t sent = 0) {
-    return vhost->start(devices::kVirtioVersion1, {queue(kReceive, received), queue(kTransmit, sent)},
-                        tap->fd());
+    std::array both{queue(kReceive, received), queue(kTransmit, sent)};
+    return vhost->start(devices::kVirtioVersion1, both, tap->fd());
   }
   static bool readable(int fd, int milliseconds = 20'000) {
     pollfd one{fd, POLLIN, 0};
@@ -147,12 +147,24 @@ TEST_F(VhostNetTest, ABrokenRingIsTold) {
   vhost->stop();
 }
 
+// The first of them has begun when the second is refused.
 TEST_F(VhostNetTest, ServesNoRingOutsideOfMemory) {
-  auto receive = queue(kReceive, 0);
-  receive.device = devices::TestBoard::kRam - 4;
-  EXPECT_FALSE(vhost->start(devices::kVirtioVersion1, {receive, queue(kTransmit, 0)}, tap->fd()));
+  std::array both{queue(kReceive, 0), queue(kTransmit, 7)};
+  both[kTransmit].device = devices::TestBoard::kRam - 4;
+  EXPECT_FALSE(vhost->start(devices::kVirtioVersion1, both, tap->fd()));
   EXPECT_FALSE(vhost->running());
+  EXPECT_EQ(both[kReceive].next_available, 0);
+  EXPECT_EQ(both[kTransmit].next_available, 7);
   ASSERT_TRUE(start());
+  vhost.reset();  // while it runs
+}
+
+TEST_F(VhostNetTest, ServesNoTapThatIsNone) {
+  std::array both{queue(kReceive, 3), queue(kTransmit, 7)};
+  EXPECT_FALSE(vhost->start(devices::kVirtioVersion1, both, calls[0].get()));
+  EXPECT_EQ(both[kReceive].next_available, 3);
+  ASSERT_TRUE(start());
+  vhost->stop();
 }
 
 TEST(VhostNet, SaysWhyItCannotBe) {

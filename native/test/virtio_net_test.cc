@@ -548,11 +548,13 @@ TEST_F(UnfinishedNetTest, LendsItsQueues) {
   driver.give(1, 2, {{kBuffers, 72}});
   EXPECT_EQ(host.sent.size(), 1u);
   EXPECT_EQ(board.host.nets_ready, 2u);
-  // The other has used one.
-  const uint16_t used = 2;
+  // The other has used one, and wants no notifications at the moment.
+  const uint16_t used = 2, quiet = 1;
+  std::memcpy(board.at(driver.rings[1].device()), &quiet, sizeof quiet);
   std::memcpy(board.at(driver.rings[1].device() + 2), &used, sizeof used);
   const uint16_t next[] = {0, 2};
   net->take_queues(next);
+  EXPECT_EQ(*board.at(driver.rings[1].device()), 0);
   net->notify(1);
   EXPECT_EQ(host.sent.size(), 2u);
   EXPECT_EQ(driver.rings[1].used_index(), 3);

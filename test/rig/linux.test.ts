@@ -22,7 +22,8 @@ t.test('Debian kernels', { skip, timeout: 900_000 }, async t => {
   execFileSync('cc', ['-static', '-O1', '-o', vsock, 'test/rig/vsock.c'])
   const cases = [
     { flavour: 'cloud', format: 'kernel', board: 'standard', vcpus: 2, commandLine: 'console=hvc0', console: 'virtio' },
-    { flavour: 'generic', format: 'elf', board: 'standard', vcpus: 1, commandLine: '', console: 'serial' },
+    // By lines that cards share, too.
+    { flavour: 'generic', format: 'elf', board: 'standard', vcpus: 1, commandLine: 'pci=nomsi', console: 'serial' },
     { flavour: 'cloud', format: 'elf', board: 'deterministic', vcpus: 1, commandLine: deterministic, console: 'serial' },
     { flavour: 'generic', format: 'kernel', board: 'deterministic', vcpus: 1, commandLine: deterministic, console: 'serial' }
   ] as const
@@ -58,7 +59,7 @@ t.test('Debian kernels', { skip, timeout: 900_000 }, async t => {
               called: true,
               echoRestored: true,
               console: terminal === 'virtio' ? '/dev/hvc0' : '/dev/ttyS0',
-              generation: flavour === 'generic' ? '1' : '0', interrupts: /^[1-9]/, entropy: '64', total: Number, clock: 'kvm-clock', button: true, reason: 'power-off' }
+              generation: flavour === 'generic' ? '1' : '0', interrupts: flavour === 'generic' ? '0' : /^[1-9]/, entropy: '64', total: Number, clock: 'kvm-clock', button: true, reason: 'power-off' }
           : { reason: 'halted' })
       },
       name

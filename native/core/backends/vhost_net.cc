@@ -57,7 +57,8 @@ VhostNet::VhostNet(devices::GuestRam& ram) : ram_(ram), broken_(::eventfd(0, EFD
 
 VhostNet::~VhostNet() {
   ram_.remove_writer(*this);
-  if (running_) stop();
+  // The kernel ends before its log does.
+  fd_ = Fd();
 }
 
 void VhostNet::call(unsigned long request, const void* argument, const char* name) const {
@@ -76,44 +77,56 @@ void VhostNet::set_backend(unsigned queue, int tap) const {
   call(VHOST_NET_SET_BACKEND, &file, "VHOST_NET_SET_BACKEND");
 }
 
-bool VhostNet::start(uint64_t features, const std::array<Queue, kQueues>& queues, int tap) {
+void VhostNet::set_up(unsigned index, const Queue& queue, int tap) const {
+  const auto at = [&](uint64_t address, uint64_t size) {
+    const uint8_t* found = ram_.translate(address, size);
+    if (!found) throw Error("BAD_CONFIG", "a queue does not lie in one place");
+    return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(found));
+  };
+  const vhost_vring_addr address{.index = index,
+                                 .flags = 0,
+                                 .desc_user_addr = at(queue.descriptors, uint64_t{16} * queue.size),
+                                 .used_user_addr = at(queue.device, 6 + uint64_t{8} * queue.size),
+                                 .avail_user_addr = at(queue.driver, 6 + uint64_t{2} * queue.size),
+                                 .log_guest_addr = 0};
+  const vhost_vring_state size{.index = index, .num = queue.size};
+  const vhost_vring_state next{.index = index, .num = queue.next_available};
+  call(VHOST_SET_VRING_NUM, &size, "VHOST_SET_VRING_NUM");
+  call(VHOST_SET_VRING_BASE, &next, "VHOST_SET_VRING_BASE");
+  call(VHOST_SET_VRING_ADDR, &address, "VHOST_SET_VRING_ADDR");
+  const auto give = [&](unsigned long request, int fd, const char* name) {
+    const vhost_vring_file file{.index = index, .fd = fd};
+    call(request, &file, name);
+  };
+  give(VHOST_SET_VRING_ERR, broken_.get(), "VHOST_SET_VRING_ERR");
+  give(VHOST_SET_VRING_KICK, queue.kick, "VHOST_SET_VRING_KICK");
+  give(VHOST_SET_VRING_CALL, queue.call, "VHOST_SET_VRING_CALL");
+  set_backend(index, tap);
+}
+
+uint16_t VhostNet::next_available(unsigned queue) const {
+  vhost_vring_state state{.index = queue, .num = 0};
+  call(VHOST_GET_VRING_BASE, &state, "VHOST_GET_VRING_BASE");
+  return static_cast<uint16_t>(state.num);
+}
+
+bool VhostNet::start(uint64_t features, std::array<Queue, kQueues>& queues, int tap) {
   if (!can_serve(features)) return false;
   std::lock_guard lock(mutex_);
-  features_ = features & kRings;
-  set_features();
-  for (unsigned i = 0; i < kQueues; ++i) {
-    const Queue& queue = queues[i];
-    const auto at = [&](uint64_t address, uint64_t size) {
-      return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(ram_.translate(address, size)));
-    };
-    const vhost_vring_addr address{.index = i,
-                                   .flags = 0,
-                                   .desc_user_addr = at(queue.descriptors, uint64_t{16} * queue.size),
-                                   .used_user_addr = at(queue.device, 6 + uint64_t{8} * queue.size),
-                                   .avail_user_addr = at(queue.driver, 6 + uint64_t{2} * queue.size),
-                                   .log_guest_addr = 0};
-    if (!address.desc_user_addr || !address.used_user_addr || !address.avail_user_addr) return false;
-    const vhost_vring_state size{.index = i, .num = queue.size},
-        next{.index = i, .num = queue.next_available};
-    call(VHOST_SET_VRING_NUM, &size, "VHOST_SET_VRING_NUM");
-    call(VHOST_SET_VRING_BASE, &next, "VHOST_SET_VRING_BASE");
-    call(VHOST_SET_VRING_ADDR, &address, "VHOST_SET_VRING_ADDR");
-    const auto give = [&](unsigned long request, int fd, const char* name) {
-      const vhost_vring_file file{.index = i, .fd = fd};
-      call(request, &file, name);
-    };
-    give(VHOST_SET_VRING_ERR, broken_.get(), "VHOST_SET_VRING_ERR");
-    give(VHOST_SET_VRING_KICK, queue.kick, "VHOST_SET_VRING_KICK");
-    give(VHOST_SET_VRING_CALL, queue.call, "VHOST_SET_VRING_CALL");
-  }
   queues_ = queues;
-  for (unsigned i = 0; i < kQueues; ++i) try {
-      set_backend(i, tap);
-    } catch (const Error&) {
-      while (i > 0) set_backend(--i, -1);
-      mark_used_rings();
-      throw;
+  unsigned begun = 0;
+  try {
+    features_ = features & kRings;
+    set_features();
+    for (; begun < kQueues; ++begun) set_up(begun, queues[begun], tap);
+  } catch (const Error&) {
+    while (begun-- > 0) {
+      set_backend(begun, -1);
+      queues[begun].next_available = next_available(begun);
     }
+    mark_used_rings();
+    return false;
+  }
   running_ = true;
   return true;
 }
@@ -121,11 +134,9 @@ bool VhostNet::start(uint64_t features, const std::array<Queue, kQueues>& queues
 std::array<uint16_t, VhostNet::kQueues> VhostNet::stop() {
   std::lock_guard lock(mutex_);
   std::array<uint16_t, kQueues> next{};
-  for (unsigned i = 0; i < kQueues; ++i) set_backend(i, -1);
   for (unsigned i = 0; i < kQueues; ++i) {
-    vhost_vring_state state{.index = i, .num = 0};
-    call(VHOST_GET_VRING_BASE, &state, "VHOST_GET_VRING_BASE");
-    next[i] = static_cast<uint16_t>(state.num);
+    set_backend(i, -1);
+    next[i] = next_available(i);
   }
   running_ = false;
   mark_used_rings();

@@ -35,8 +35,8 @@ class VhostNet final : public devices::OtherWriter {
   // Whether it can serve a guest that uses these features of virtio.
   bool can_serve(uint64_t features) const;
   // Serves them until stop(), with packets of virtio's header at the tap. False where the kernel cannot serve
-  // such queues; then nothing has begun.
-  [[nodiscard]] bool start(uint64_t features, const std::array<Queue, kQueues>& queues, int tap);
+  // such queues at this tap; it may have begun, and next_available is then where it has ended.
+  [[nodiscard]] bool start(uint64_t features, std::array<Queue, kQueues>& queues, int tap);
   // Both queues' next_available: everything before is used. Nothing is touched any more.
   std::array<uint16_t, kQueues> stop();
   bool running() const { return running_; }
@@ -51,6 +51,8 @@ class VhostNet final : public devices::OtherWriter {
   void call(unsigned long request, const void* argument, const char* name) const;
   void set_backend(unsigned queue, int tap) const;
   void set_features() const;
+  void set_up(unsigned index, const Queue& queue, int tap) const;
+  uint16_t next_available(unsigned queue) const;
   void mark_used_rings();
 
   devices::GuestRam& ram_;

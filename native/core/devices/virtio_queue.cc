@@ -114,7 +114,8 @@ bool VirtQueue::enable(const GuestRam& ram) {
   return valid;
 }
 
-void VirtQueue::go_on(const GuestRam& ram, uint16_t next_available) {
+void VirtQueue::go_on(GuestRam& ram, uint16_t next_available) {
+  store_release(ram, device, 0);
   next_available_ = next_available;
   next_used_ = published_used_ = load_acquire(ram, device + 2);
 }

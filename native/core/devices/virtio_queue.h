@@ -67,8 +67,9 @@ class VirtQueue {
   bool enable(const GuestRam& ram);
   // What pop() takes next.
   uint16_t next_available() const { return next_available_; }
-  // Somebody else has served it, and left it so: all that is before `next_available` is used.
-  void go_on(const GuestRam& ram, uint16_t next_available);
+  // Somebody else has served it, and left it so: all that is before `next_available` is used. The guest may
+  // have been told not to notify, which is undone, and not yet that buffers are used: interrupt it.
+  void go_on(GuestRam& ram, uint16_t next_available);
   // Which optional formats were negotiated.
   void use(uint64_t features) { features_ = features; }
   void reset();

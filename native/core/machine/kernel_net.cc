@@ -27,26 +27,22 @@ void KernelNet::serve() {
   auto& device = function_.as<devices::VirtioNet>();
   if (hopeless_ || device.lent() || !vhost_.can_serve(device.negotiated()) || !device.lend_queues()) return;
   std::array<backends::VhostNet::Queue, kQueues> queues;
-  std::array<uint16_t, kQueues> next{};
   for (unsigned i = 0; i < kQueues; ++i) {
     const devices::VirtQueue& queue = device.queues()[i];
-    next[i] = queue.next_available();
     queues[i] = {.size = queue.size,
                  .descriptors = queue.descriptors,
                  .driver = queue.driver,
                  .device = queue.device,
-                 .next_available = next[i],
+                 .next_available = queue.next_available(),
                  .kick = function_.doorbell(i),
                  .call = call_of(i)};
   }
-  try {
-    serving_ = vhost_.start(device.negotiated(), queues, tap_);
-  } catch (const Error&) {
-    // The tap's interface may be gone, for example.
-  }
+  // What an earlier driver broke.
+  unring(vhost_.broken());
+  serving_ = vhost_.start(device.negotiated(), queues, tap_);
   if (!serving()) {
     hopeless_ = true;
-    return device.take_queues(next);
+    return take_back({queues[0].next_available, queues[1].next_available});
   }
   // What the guest notified before.
   for (unsigned i = 0; i < kQueues; ++i) ring(function_.doorbell(i));
@@ -60,10 +56,21 @@ std::array<uint16_t, KernelNet::kQueues> KernelNet::stop() {
 }
 
 void KernelNet::give_back() {
-  if (!serving()) return;
-  function_.as<devices::VirtioNet>().take_queues(stop());
-  // It may have stopped before it had taken all.
-  for (unsigned i = 0; i < kQueues; ++i) ring(function_.doorbell(i));
+  if (serving()) take_back(stop());
+}
+
+void KernelNet::take_back(const std::array<uint16_t, kQueues>& next_available) {
+  function_.as<devices::VirtioNet>().take_queues(next_available);
+  for (unsigned i = 0; i < kQueues; ++i) {
+    // An interrupt may have been on its way through calls_, and it may have stopped before it had taken all.
+    function_.pci().queue_interrupt(i);
+    ring(function_.doorbell(i));
+  }
+}
+
+void KernelNet::forget() {
+  stop();
+  hopeless_ = false;
 }
 
 void KernelNet::on_called(unsigned queue) {

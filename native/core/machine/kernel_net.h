@@ -30,7 +30,7 @@ class KernelNet {
   // To the device, as the kernel leaves them.
   void give_back();
   // The guest has reset the device.
-  void forget() { stop(); }
+  void forget();
 
   // Readable when the guest wants an interrupt by the network's thread, or when that is to look around.
   int called(unsigned queue) const { return calls_[queue].get(); }
@@ -41,6 +41,7 @@ class KernelNet {
 
  private:
   std::array<uint16_t, kQueues> stop();
+  void take_back(const std::array<uint16_t, kQueues>& next_available);
   int call_of(unsigned queue) const;
 
   StandardBoard::Function& function_;
@@ -48,7 +49,7 @@ class KernelNet {
   int tap_;
   std::array<Fd, kQueues> calls_;
   std::atomic<bool> serving_{false};
-  bool hopeless_ = false;  // the kernel refused once
+  bool hopeless_ = false;  // the kernel refuses, of this driver
 };
 
 }  // namespace hypertwin::machine
