@@ -7,7 +7,7 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
-import { fileURLToPath } from 'node:url'
+import { nbdkitPlugin, usesMusl } from '../native.js'
 import { failed, invalid, StreamError } from './errors.js'
 import { missing, startError, toolEnvironment } from './tool.js'
 
@@ -33,7 +33,6 @@ export interface NbdOptions {
   startSeconds?: number
 }
 
-const plugin = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../dist/nbdkit/hypertwin.so')
 const MAX_SOCKET = 107
 /** For a server that listens already, and has yet to write who it is, in ms. */
 const INTRODUCTION = 1_000
@@ -46,9 +45,11 @@ const INTRODUCTION = 1_000
 export function whyNoNbd(): StreamError | undefined {
   const folders = ['/usr/sbin', '/usr/bin', ...(process.env['PATH'] ?? '').split(':')]
   if (!folders.some(folder => existsSync(path.join(folder, 'nbdkit')))) return missing('nbdkit')
-  if (existsSync(plugin)) return undefined
+  if (nbdkitPlugin() !== undefined) return undefined
+  const where = usesMusl() ? 'comes built for glibc alone, and this system has musl' : 'is not there'
   return new StreamError(
-    `The nbdkit plugin ${plugin} is not there: install Debian's package nbdkit-plugin-dev and build hypertwin (npm run build)`,
+    `hypertwin's plugin for nbdkit ${where}: install nbdkit's header (Debian: nbdkit-plugin-dev, Alpine: nbdkit-dev) and build it, by ` +
+      'node scripts/build-native.mjs in the folder of the package hypertwin',
     { code: 'TOOL_MISSING' }
   )
 }
@@ -94,7 +95,8 @@ export class NbdServer implements AsyncDisposable {
     const address = listen === undefined ? undefined : /^(\[[0-9a-fA-F:]+\]|[^:/\s]+):(\d{1,5})$/.exec(listen)
     if (address === null) throw invalid(`${listen} is no address: 'host:port'`)
     const none = whyNoNbd()
-    if (none) throw none
+    const plugin = nbdkitPlugin()
+    if (none || plugin === undefined) throw none ?? missing('nbdkit')
     const folder = await mkdtemp(path.join(tmpdir(), 'hypertwin-nbd-'))
     const socket = address ? undefined : path.resolve(options.socket ?? path.join(folder, 'nbd.sock'))
     try {

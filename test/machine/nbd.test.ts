@@ -98,7 +98,7 @@ for (const board of ['deterministic', 'standard'] as const) {
     const server = await blank(t).start()
     const { machine, client } = await mailroom(t, board, { path: server.uri, reconnectSeconds: 1 })
     const notices = notes(machine)
-    const next = async () => (await notices.next()).value
+    const next = async () => (await notices.next()).value as unknown
     await server.kill()
     t.match(await next(), { disk: 0, link: 'lost', uri: server.uri, message: /socket/ })
     t.match(await next(), { disk: 0, link: 'given-up', uri: server.uri, message: /sought for 1 s.*fail until it is back\. .*No such file|refused/ })
