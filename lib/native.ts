@@ -11,7 +11,8 @@ const require = createRequire(import.meta.url)
 /** The package's folder: this file lies one level below it, as lib/native.ts and as dist/native.js. */
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
 
-function usesMusl(): boolean {
+/** @internal */
+export function usesMusl(): boolean {
   const report = process.report.getReport() as unknown as { header?: { glibcVersionRuntime?: string } }
   return report.header?.glibcVersionRuntime === undefined
 }
@@ -56,6 +57,17 @@ function load(): unknown {
  * @internal
  */
 export const native: unknown = load()
+
+/**
+ * The plugin for nbdkit: what was built here, or what came with the package; undefined when there is none.
+ *
+ * @internal
+ */
+export function nbdkitPlugin(): string | undefined {
+  const built = [process.env['HYPERTWIN_PREBUILD'] ?? root, root].map(folder => path.join(folder, 'dist', 'nbdkit', 'hypertwin.so'))
+  const packed = usesMusl() ? [] : [path.join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'hypertwin.nbdkit.so')]
+  return [...built, ...packed].find(file => existsSync(file))
+}
 
 /**
  * The path of one of the package's own guest programs (an ELF file).

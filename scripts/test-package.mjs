@@ -38,11 +38,13 @@ try {
     console.error('package: no prebuilt binaries here, so this tree’s build stands in for them')
     mkdirSync(prebuilds, { recursive: true })
     copyFileSync(path.join(root, 'build/Release/hypertwin.node'), path.join(prebuilds, 'hypertwin.glibc.node'))
+    copyFileSync(path.join(root, 'dist/nbdkit/hypertwin.so'), path.join(prebuilds, 'hypertwin.nbdkit.so'))
   }
   // Nothing but node: no compiler, no cmake, no npm.
   const env = { PATH: '/nonexistent', HOME: project }
   must(process.execPath, ['esm.mjs', version], { cwd: project, env })
   must(process.execPath, ['cjs.cjs', version], { cwd: project, env })
+  must(process.execPath, ['nbdkit.mjs', path.join(prebuilds, 'hypertwin.nbdkit.so')], { cwd: project, env })
   rmSync(prebuilds, { recursive: true })
   must(process.execPath, ['missing.mjs'], { cwd: project, env })
   console.error(`package: ${packed.filename}, ${packed.files.length} files, ${Math.round(packed.size / 1024)} KiB`)

@@ -256,6 +256,7 @@ async function session(options: RunOptions, signal: AbortSignal): Promise<RunEnd
   process.stdout.on('resize', size)
   try {
     for await (const event of events) {
+      if (event.type === 'disk') say(`hypertwin: disk ${event.disk}, ${event.link}: ${event.message}`)
       const end = await show(event, screen)
       if (end) return end
     }

@@ -3,11 +3,12 @@ import { native } from '../native.js'
 import type { StateDigest, NativeRegisters } from '../state.js'
 import type { MachineBoard, NativeAdjust, NativeConfig, SnapshotInfo } from './options.js'
 
-/** State, reason, message, boundary; console bytes and how many were lost before; marker. @internal */
+/** State, reason, message, boundary; console bytes and how many were lost before; marker; disk, link, URI, message. @internal */
 export type NativeMachineEvent =
   | [type: 'state', state: string, reason: string, message: string, boundary: bigint]
   | [type: 'console', bytes: Uint8Array, dropped: number]
   | [type: 'marker', value: number]
+  | [type: 'disk', disk: number, link: string, uri: string, message: string]
 
 /** @internal */
 export interface NativeMachine {

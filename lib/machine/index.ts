@@ -10,6 +10,7 @@ export {
   type MachineCounters,
   type MachineEvent,
   type MachineMemory,
+  type DiskLink,
   type MachineReason,
   type MachineState,
   type PagingState

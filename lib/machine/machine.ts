@@ -70,6 +70,17 @@ export type MachineReason =
   | 'breakpoint'
 
 /**
+ * What became of a disk's connection to its NBD server.
+ * - `'lost'`: it broke; the server is sought, and requests wait
+ * - `'silent'`: it stands, but nothing has been answered for 10 s; requests wait
+ * - `'back'`: the server answers again
+ * - `'given-up'`: it was sought for {@link DiskOptions.reconnectSeconds}; requests fail until it is back
+ *
+ * @since 0.1.0
+ */
+export type DiskLink = 'lost' | 'silent' | 'back' | 'given-up'
+
+/**
  * What a machine tells.
  *
  * @since 0.1.0
@@ -96,6 +107,17 @@ export type MachineEvent =
       /** The guest wrote a 32-bit value to its marker port. */
       type: 'marker'
       value: number
+    }
+  | {
+      /** The connection of a disk on an NBD server changed. Of the host's side alone: no guest and no log learns of it. */
+      type: 'disk'
+      /** Its number, as in {@link Machine.disks}. */
+      disk: number
+      link: DiskLink
+      /** The server's, without a password, and of its parameters the socket alone. */
+      uri: string
+      /** A sentence: what happened, and why. */
+      message: string
     }
   | {
       /** So many console bytes or events were lost here because they were not taken in time. */
@@ -587,7 +609,7 @@ export class Machine implements AsyncDisposable {
 
   /**
    * What happens to the machine: its present state first, then everything from now on. Ends after `stopped`,
-   * `failed` or close(). Each iteration has a buffer of its own; when it is full, console and marker events are
+   * `failed` or close(). Each iteration has a buffer of its own; when it is full, all but state events are
    * dropped, oldest first, and a `dropped` event says how many. State events are never dropped.
    *
    * @param options - `limit`: events that the buffer holds, default 1024; `signal`: ends the iteration with its
@@ -686,6 +708,11 @@ export class Machine implements AsyncDisposable {
         }
         case 'marker':
           this.#tell({ type: 'marker', value: event[1] })
+          break
+        case 'disk': {
+          const [, disk, link, uri, message] = event
+          this.#tell({ type: 'disk', disk, link: link as DiskLink, uri, message })
+        }
       }
     }
   }

@@ -12,7 +12,8 @@ import { MachineError, invalid } from './errors.js'
 export interface DiskOptions {
   /**
    * A raw image file, a block device, or the URI of an NBD server's export: `nbd://host:port/export`,
-   * `nbd+unix:///export?socket=/path`, `nbds://…` (TLS), `nbd+vsock://…`, as libnbd knows them (Debian: libnbd0).
+   * `nbd+unix:///export?socket=/path`, `nbds://host/export?tls-certificates=/folder` (TLS), `nbd+vsock://…`, as libnbd knows
+   * them (Debian: libnbd0).
    */
   path: string
   /** The guest may not write it. Default false. An NBD server that allows no writing is refused (`EROFS`) without it. */

@@ -1,13 +1,13 @@
 // Serves a local copy over NBD, by nbdkit and its plugin of ours (native/nbdkit). That process is one of its own: it goes
 // on when the one that streams is killed, and its reads wait until another one takes its place.
-import { spawn } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { existsSync, openSync, closeSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
-import { fileURLToPath } from 'node:url'
+import { nbdkitPlugin, usesMusl } from '../native.js'
 import { failed, invalid, StreamError } from './errors.js'
 import { missing, startError, toolEnvironment } from './tool.js'
 
@@ -29,10 +29,13 @@ export interface NbdOptions {
   waitSeconds?: number
   /** It ends with its last client, also when nobody closes it. Default false. */
   exitWithLastClient?: boolean
+  /** How long nbdkit may take until it serves, in seconds; one that takes longer is ended. Default 30. */
+  startSeconds?: number
 }
 
-const plugin = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../dist/nbdkit/hypertwin.so')
 const MAX_SOCKET = 107
+/** For a server that listens already, and has yet to write who it is, in ms. */
+const INTRODUCTION = 1_000
 
 /**
  * Why nothing can be served here, with what to do about it; undefined when it can.
@@ -42,9 +45,11 @@ const MAX_SOCKET = 107
 export function whyNoNbd(): StreamError | undefined {
   const folders = ['/usr/sbin', '/usr/bin', ...(process.env['PATH'] ?? '').split(':')]
   if (!folders.some(folder => existsSync(path.join(folder, 'nbdkit')))) return missing('nbdkit')
-  if (existsSync(plugin)) return undefined
+  if (nbdkitPlugin() !== undefined) return undefined
+  const where = usesMusl() ? 'comes built for glibc alone, and this system has musl' : 'is not there'
   return new StreamError(
-    `The nbdkit plugin ${plugin} is not there: install Debian's package nbdkit-plugin-dev and build hypertwin (npm run build)`,
+    `hypertwin's plugin for nbdkit ${where}: install nbdkit's header (Debian: nbdkit-plugin-dev, Alpine: nbdkit-dev) and build it, by ` +
+      'node scripts/build-native.mjs in the folder of the package hypertwin',
     { code: 'TOOL_MISSING' }
   )
 }
@@ -61,7 +66,7 @@ export class NbdServer implements AsyncDisposable {
   readonly socket: string | undefined
   /** nbdkit's process. */
   readonly pid: number
-  /** Settled when that has ended. */
+  /** Settled when that has ended; keeps no process alive. */
   readonly ended: Promise<void>
   readonly #folder: string
   #gone = false
@@ -83,13 +88,15 @@ export class NbdServer implements AsyncDisposable {
    * @throws StreamError `EINVAL`, `EADDRINUSE`, `TOOL_MISSING`, `TOOL_FAILED`
    */
   static async start(cache: string, options: NbdOptions = {}): Promise<NbdServer> {
-    const { listen, writable = false, waitSeconds = 0, exitWithLastClient = false } = options
+    const { listen, writable = false, waitSeconds = 0, exitWithLastClient = false, startSeconds = 30 } = options
     if (options.socket !== undefined && listen !== undefined) throw invalid('give a socket or an address to listen at, not both')
     if (!Number.isInteger(waitSeconds) || waitSeconds < 0 || waitSeconds > 1e6) throw invalid('waitSeconds must be a whole number of seconds')
+    if (!(startSeconds > 0 && startSeconds <= 1e6)) throw invalid('startSeconds must be a number of seconds, more than 0')
     const address = listen === undefined ? undefined : /^(\[[0-9a-fA-F:]+\]|[^:/\s]+):(\d{1,5})$/.exec(listen)
     if (address === null) throw invalid(`${listen} is no address: 'host:port'`)
     const none = whyNoNbd()
-    if (none) throw none
+    const plugin = nbdkitPlugin()
+    if (none || plugin === undefined) throw none ?? missing('nbdkit')
     const folder = await mkdtemp(path.join(tmpdir(), 'hypertwin-nbd-'))
     const socket = address ? undefined : path.resolve(options.socket ?? path.join(folder, 'nbd.sock'))
     try {
@@ -105,15 +112,14 @@ export class NbdServer implements AsyncDisposable {
       if (socket !== undefined) for (const file of [socket, pidFile]) await rm(file, { force: true })
       const filters = [...(exitWithLastClient ? ['exitlast'] : []), ...(writable ? ['cow'] : [])]
       const args = [
-        '--log=stderr', '--pidfile', pidFile, ...filters.map(name => `--filter=${name}`),
+        '--foreground', '--log=stderr', '--pidfile', pidFile, ...filters.map(name => `--filter=${name}`),
         ...(socket === undefined ? ['--ipaddr', (address?.[1] ?? '').replace(/^\[|\]$/g, ''), '--port', address?.[2] ?? ''] : ['--unix', socket]),
         ...(writable ? [] : ['--readonly']),
-        plugin, `cache=${path.resolve(cache)}`, `wait=${waitSeconds}`,
+        plugin, `cache=${path.resolve(cache)}`, `wait=${waitSeconds}`, 'outlive=true',
         ...(options.trace === undefined ? [] : [`log=${path.resolve(options.trace)}`])
       ]
-      await launch(args, path.join(folder, 'log'))
-      const pid = await written(pidFile)
-      return new NbdServer(pid, untilGone(pid), uri, socket, folder)
+      const { pid, ended } = await launch(args, { log: path.join(folder, 'log'), pidFile, seconds: startSeconds })
+      return new NbdServer(pid, ended, uri, socket, folder)
     } catch (error) {
       await rm(folder, { recursive: true, force: true })
       throw failed('starting nbdkit', error)
@@ -132,9 +138,9 @@ export class NbdServer implements AsyncDisposable {
 
   async #close(): Promise<void> {
     this.#kill('SIGTERM')
-    const hard = setTimeout(() => this.#kill('SIGKILL'), 5_000)
+    const hard = setInterval(() => this.#kill('SIGKILL'), 5_000)
     await this.ended
-    clearTimeout(hard)
+    clearInterval(hard)
     if (this.socket !== undefined) for (const file of [this.socket, `${this.socket}.pid`]) await rm(file, { force: true })
     await rm(this.#folder, { recursive: true, force: true })
   }
@@ -150,32 +156,56 @@ export class NbdServer implements AsyncDisposable {
   }
 }
 
-/** nbdkit goes into the background when it listens; in the foreground it ends with whoever started it. */
-async function launch(args: readonly string[], log: string): Promise<void> {
-  const output = openSync(log, 'w', 0o600)
-  let how: string
+/**
+ * It is this process's child, so that it is known from its first moment on and ends with this one until it serves, which its
+ * pid file says; then it goes on (the plugin's `outlive`). In a session of its own it hears no terminal's signals. One that
+ * does not come so far is gone when this throws.
+ */
+async function launch(args: readonly string[], how: { log: string; pidFile: string; seconds: number }): Promise<{ pid: number; ended: Promise<void> }> {
+  const output = openSync(how.log, 'w', 0o600)
+  let child: ChildProcess
   try {
-    const child = spawn('nbdkit', args, { env: toolEnvironment(), stdio: ['ignore', output, output] })
-    how = await new Promise((resolve, reject) => {
-      child.once('error', error => reject(startError('nbdkit', error)))
-      child.once('exit', (status, signal) => resolve(status === 0 ? '' : (signal ?? `status ${status}`)))
-    })
+    // Its folder is nobody's that may want to be removed or unmounted.
+    child = spawn('nbdkit', args, { env: toolEnvironment(), cwd: '/', detached: true, stdio: ['ignore', output, output] })
   } finally {
     closeSync(output)
   }
-  if (how === '') return
-  const said = (await readFile(log, 'utf8')).trim().slice(-2000)
-  throw new StreamError(`nbdkit ended: ${said || how}`, { code: 'TOOL_FAILED' })
-}
-
-/** The process id that nbdkit writes, which it does only after it has gone into the background. */
-async function written(pidFile: string): Promise<number> {
-  for (let tries = 0; tries < 1000; tries++) {
-    const text = await readFile(pidFile, 'utf8').catch(() => '')
-    if (/^\d+\n$/.test(text)) return Number(text)
+  let failure: Error | undefined
+  const ended = new Promise<void>(resolve => {
+    child.once('error', error => {
+      failure ??= startError('nbdkit', error)
+      resolve()
+    })
+    child.once('exit', (status, signal) => {
+      failure ??= new StreamError(`nbdkit ended: ${signal ?? `status ${status}`}`, { code: 'TOOL_FAILED' })
+      resolve()
+    })
+  })
+  const until = performance.now() + how.seconds * 1000
+  for (;;) {
+    if ((await pidIn(how.pidFile)) === child.pid && child.pid !== undefined && !failure) {
+      child.unref()
+      return { pid: child.pid, ended }
+    }
+    if (failure) break
+    if (performance.now() >= until) {
+      failure = new StreamError(`nbdkit did not begin to serve within ${how.seconds} s (startSeconds), and was ended`, { code: 'TOOL_FAILED' })
+      child.kill('SIGKILL')
+      break
+    }
     await new Promise(resolve => setTimeout(resolve, 10))
   }
-  throw new StreamError(`nbdkit did not write ${pidFile}`, { code: 'TOOL_FAILED' })
+  await ended
+  const said = (await readFile(how.log, 'utf8')).trim().slice(-2000)
+  throw said === '' || !(failure instanceof StreamError) || failure.code !== 'TOOL_FAILED'
+    ? failure
+    : new StreamError(`${failure.message}: ${said}`, { code: 'TOOL_FAILED' })
+}
+
+/** What is written there once it is whole. */
+async function pidIn(pidFile: string): Promise<number | undefined> {
+  const text = await readFile(pidFile, 'utf8').catch(() => '')
+  return /^[1-9]\d*\n$/.test(text) ? Number(text) : undefined
 }
 
 /** Whether somebody listens at a socket. */
@@ -192,14 +222,12 @@ function answers(socket: string): Promise<boolean> {
 
 /** The process of a server of this cache's, by what it wrote when it began. */
 async function serverOf(pidFile: string, cache: string): Promise<number | undefined> {
-  try {
-    const pid = Number(await readFile(pidFile, 'utf8'))
-    if (!Number.isInteger(pid) || pid < 2) return undefined
-    const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0')
-    return words.includes(`cache=${cache}`) ? pid : undefined
-  } catch {
-    return undefined
-  }
+  const until = performance.now() + INTRODUCTION
+  let pid: number | undefined
+  while ((pid = await pidIn(pidFile)) === undefined && performance.now() < until) await new Promise(resolve => setTimeout(resolve, 10))
+  if (pid === undefined) return undefined
+  const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0')
+  return words.includes(`cache=${cache}`) ? pid : undefined
 }
 
 /** Of a process that is nobody's child here; one that only waits to be buried is gone. */

@@ -115,7 +115,7 @@ export class NbdSource implements Source {
       this.#drop(handle)
       if (error instanceof StreamError) throw error
       const { code, message } = error as NodeJS.ErrnoException
-      const codes: Record<string, string> = { LIBNBD_MISSING: 'TOOL_MISSING', EINVAL: 'SOURCE_REFUSED', BAD_CONFIG: 'SOURCE_REFUSED' }
+      const codes: Record<string, string> = { LIBNBD_MISSING: 'TOOL_MISSING', EINVAL: 'SOURCE_REFUSED', BAD_CONFIG: 'SOURCE_REFUSED', BAD_CERTIFICATE: 'SOURCE_REFUSED' }
       throw new StreamError(`${this.where}: ${message}`, { code: codes[code ?? ''] ?? 'SOURCE_UNREACHABLE', cause: error })
     } finally {
       clearTimeout(timer)

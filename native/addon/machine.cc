@@ -37,6 +37,20 @@ std::vector<std::shared_ptr<kvm::Vcpu>> vcpus_of(const VirtualMachine& machine) 
   return vcpus;
 }
 
+const char* link_name(backends::DiskNotice::Link link) {
+  switch (link) {
+    case backends::DiskNotice::Link::kLost:
+      return "lost";
+    case backends::DiskNotice::Link::kSilent:
+      return "silent";
+    case backends::DiskNotice::Link::kBack:
+      return "back";
+    case backends::DiskNotice::Link::kGivenUp:
+      return "given-up";
+  }
+  return "unknown";
+}
+
 class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
  public:
   explicit MachineHandle(const Napi::CallbackInfo& info) : ObjectWrap(info), env_(machine_env(info.Env())) {
@@ -224,6 +238,12 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
         one.Set(0u, "console");
         one.Set(1u, to_value(env, console->bytes));
         one.Set(2u, number(env, console->dropped));
+      } else if (const auto* disk = std::get_if<Mailbox::DiskEvent>(&events[i])) {
+        one.Set(0u, "disk");
+        one.Set(1u, number(env, disk->device));
+        one.Set(2u, link_name(disk->notice.link));
+        one.Set(3u, text(env, disk->notice.uri));
+        one.Set(4u, text(env, disk->notice.message));
       } else {
         one.Set(0u, "marker");
         one.Set(1u, number(env, std::get<uint32_t>(events[i])));

@@ -102,6 +102,14 @@ void Mailbox::on_marker(uint32_t value) {
   announce_events();
 }
 
+void Mailbox::on_disk(uint32_t device, const backends::DiskNotice& notice) {
+  std::lock_guard lock(mutex_);
+  if (notices_ >= kNotices) return;
+  ++notices_;
+  events_.emplace_back(DiskEvent{.device = device, .notice = notice});
+  announce_events();
+}
+
 void Mailbox::on_packet(uint32_t device, std::span<const uint8_t> packet) {
   std::lock_guard lock(mutex_);
   Packets& port = packets_[device];
@@ -120,6 +128,7 @@ std::vector<Mailbox::Event> Mailbox::take_events() {
   announced_ = false;
   console_bytes_ = 0;
   markers_ = 0;
+  notices_ = 0;
   return std::exchange(events_, {});
 }
 

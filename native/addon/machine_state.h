@@ -90,6 +90,7 @@ class Mailbox final : public machine::Listener {
  public:
   static constexpr size_t kConsoleBytes = 1u << 20;
   static constexpr size_t kMarkers = 65536;
+  static constexpr size_t kNotices = 1024;
   static constexpr size_t kPackets = 4096;  // of one device
   static constexpr size_t kPacketBytes = 16u << 20;
 
@@ -103,7 +104,11 @@ class Mailbox final : public machine::Listener {
     std::vector<uint8_t> bytes;
     uint64_t dropped = 0;  // bytes that are missing before these
   };
-  using Event = std::variant<StateEvent, ConsoleEvent, uint32_t>;
+  struct DiskEvent {
+    uint32_t device = 0;
+    backends::DiskNotice notice;
+  };
+  using Event = std::variant<StateEvent, ConsoleEvent, DiskEvent, uint32_t>;
   struct Packets {
     std::deque<std::vector<uint8_t>> list;
     size_t bytes = 0;
@@ -120,6 +125,7 @@ class Mailbox final : public machine::Listener {
   void on_packet(uint32_t device, std::span<const uint8_t> packet) override;
   void on_console(uint32_t device, std::span<const uint8_t> bytes) override;
   void on_marker(uint32_t value) override;
+  void on_disk(uint32_t device, const backends::DiskNotice& notice) override;
 
   std::vector<Event> take_events();
   std::deque<std::vector<uint8_t>> take_packets(uint32_t device);
@@ -135,6 +141,7 @@ class Mailbox final : public machine::Listener {
   bool announced_ = false;
   size_t console_bytes_ = 0;
   size_t markers_ = 0;
+  size_t notices_ = 0;
   std::map<uint32_t, Packets> packets_;
 };
 

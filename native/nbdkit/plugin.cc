@@ -3,9 +3,10 @@
 // not there: it may be killed and started again under a running guest. Read-only; writes are for nbdkit's cow
 // filter or a qcow2 overlay.
 //
-//   nbdkit <this file> cache=FOLDER [log=FILE] [wait=SECONDS]
+//   nbdkit <this file> cache=FOLDER [log=FILE] [wait=SECONDS] [outlive=true]
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
+#include <sys/prctl.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -32,6 +33,8 @@ struct Served {
   std::string log_path;
   // 0: for ever.
   unsigned wait_seconds = 0;
+  // In the foreground too it goes on when whoever started it ends.
+  bool outlive = false;
   std::unique_ptr<stream::CachedImage> image;
   std::unique_ptr<AccessLog> log;
 };
@@ -99,6 +102,11 @@ int config(const char* key, const char* value) {
     return 0;
   }
   if (name == "wait") return nbdkit_parse_unsigned("wait", value, &served().wait_seconds);
+  if (name == "outlive") {
+    const int on = nbdkit_parse_bool(value);
+    served().outlive = on == 1;
+    return on < 0 ? -1 : 0;
+  }
   nbdkit_error("unknown parameter '%s'", key);
   return -1;
 }
@@ -118,6 +126,13 @@ int get_ready() {
       all.log = std::make_unique<AccessLog>(all.log_path, cache().chunk_size(), cache().chunks(),
                                             cache().manifest_digest());
   });
+}
+
+// From here on it is not ended with whoever started it: nbdkit asks the kernel for that in its beginning.
+int after_fork() {
+  if (!served().outlive || ::prctl(PR_SET_PDEATHSIG, 0) == 0) return 0;
+  nbdkit_error("prctl: %m");
+  return -1;
 }
 
 void* open_handle(int /*readonly*/) { return NBDKIT_HANDLE_NOT_NEEDED; }
@@ -180,9 +195,11 @@ constexpr struct nbdkit_plugin make_plugin() {
   plugin.config_help =
       "cache=FOLDER  (required) the image's local copy, as hypertwin/stream makes it\n"
       "log=FILE      writes down what is read\n"
-      "wait=SECONDS  how long a read waits for a chunk, 0 for ever (the default)";
+      "wait=SECONDS  how long a read waits for a chunk, 0 for ever (the default)\n"
+      "outlive=true  in the foreground too it goes on when whoever started it ends";
   plugin.magic_config_key = "cache";
   plugin.get_ready = get_ready;
+  plugin.after_fork = after_fork;
   plugin.open = open_handle;
   plugin.get_size = get_size;
   plugin.can_write = no;

@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "backends/nbd_disk.h"
+#include "backends/nbd_tls.h"
 #include "base/error.h"
 #include "code_of.h"
 
@@ -180,6 +181,25 @@ TEST(NbdUri, IsToldFromAPath) {
   EXPECT_FALSE(is_nbd_uri("/nbd://x"));
   EXPECT_FALSE(is_nbd_uri("nbd"));
   EXPECT_FALSE(is_nbd_uri("nbd+ssh://x"));
+}
+
+TEST(NbdUri, IsShownWithoutSecrets) {
+  EXPECT_EQ(without_secrets("nbds://me:pass@host:10809/a@b:c?tls-psk-file=/keys"),
+            "nbds://me@host:10809/a@b:c");
+  EXPECT_EQ(without_secrets("nbd://host:10809/export"), "nbd://host:10809/export");
+  EXPECT_EQ(without_secrets("nbd+unix:///e:x@y?tls-certificates=/c&socket=/run/s"),
+            "nbd+unix:///e:x@y?socket=/run/s");
+  EXPECT_EQ(without_secrets("nbd://u:@h"), "nbd://u@h");
+  EXPECT_EQ(without_secrets(""), "");
+}
+
+TEST(NbdUri, OfTlsNamesWhatVerifiesTheServer) {
+  EXPECT_EQ(uri_parameter("nbds://h/?x=1;tls-certificates=/a%20b%2&y", "tls-certificates"), "/a b%2");
+  EXPECT_EQ(uri_parameter("nbds://h/?tls-certificates2=/a", "tls-certificates"), std::nullopt);
+  EXPECT_EQ(uri_parameter("nbds://h/#?socket=x", "socket"), std::nullopt);
+  EXPECT_TRUE(unverifiable("nbds://h/?tls-certificates=/nowhere"));
+  EXPECT_FALSE(unverifiable("nbds://h/?tls-psk-file=/k"));
+  EXPECT_FALSE(unverifiable("nbd://h/?tls-certificates=/nowhere"));
 }
 
 // Whatever the server can and cannot do, the image is the same afterwards.

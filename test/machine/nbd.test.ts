@@ -1,13 +1,15 @@
 // Disks on NBD servers: nbdkit's, while it serves, stops, dies and comes back; with a guest of ours on both boards.
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import process from 'node:process'
 import t, { type Test } from 'tap'
 import { connectMailroom } from '../../lib/cli/mailroom/boot.js'
 import type { MailroomClient } from '../../lib/cli/mailroom/client.js'
 import { Recording, Replay } from '../../lib/eventlog/index.js'
 import { guestPath } from '../../lib/index.js'
-import { Machine, type DiskOptions, type MachineBoard } from '../../lib/machine/index.js'
+import { Machine, type DiskOptions, type MachineBoard, type MachineEvent } from '../../lib/machine/index.js'
 import { NbdKit } from '../nbdkit.js'
 import { code, guest, noKvm, scratch } from './support.js'
 
@@ -16,6 +18,15 @@ const noNbd =
   (spawnSync('nbdkit', ['--version']).error && 'nbdkit is missing (Debian: nbdkit)') ||
   (!spawnSync('ldconfig', ['-p'], { encoding: 'utf8' }).stdout.includes('libnbd.so.0') && 'libnbd is missing (Debian: libnbd0)')
 const skip = noKvm || noNbd
+
+/** What is told of the machine's disks. */
+function notes(machine: Machine): AsyncGenerator<Extract<MachineEvent, { type: 'disk' }>> {
+  // From now on, not from the first that is waited for.
+  const events = machine.events()
+  return (async function* () {
+    for await (const event of events) if (event.type === 'disk') yield event
+  })()
+}
 
 /** One whose file is empty. */
 function blank(t: Test, options: readonly string[] = [], parameters: readonly string[] = []): NbdKit {
@@ -83,6 +94,32 @@ for (const board of ['deterministic', 'standard'] as const) {
     await sent
   })
 
+  t.test(`${board}: what becomes of the server is told`, { skip }, async t => {
+    const server = await blank(t).start()
+    const { machine, client } = await mailroom(t, board, { path: server.uri, reconnectSeconds: 1 })
+    const notices = notes(machine)
+    const next = async () => (await notices.next()).value as unknown
+    await server.kill()
+    t.match(await next(), { disk: 0, link: 'lost', uri: server.uri, message: /socket/ })
+    t.match(await next(), { disk: 0, link: 'given-up', uri: server.uri, message: /sought for 1 s.*fail until it is back\. .*No such file|refused/ })
+    await server.start()
+    t.match(await next(), { disk: 0, link: 'back', uri: server.uri })
+    await send(client, 1)
+    await server.kill()
+    t.match(await next(), { link: 'lost' })
+    const { image } = server
+    truncateSync(image, size / 2)
+    await server.start()
+    t.match(await next(), { link: 'given-up', message: /another one of 4194304 bytes/ })
+    await server.kill()
+    truncateSync(image, size)
+    await server.start()
+    t.match(await next(), { link: 'back' })
+    client.close()
+    await machine.close()
+    t.match(await notices.next(), { done: true }, 'a machine that ends loses no server')
+  })
+
   t.test(`${board}: a server that never answers holds up neither pause, snapshot nor close`, { skip }, async t => {
     const server = await blank(t).start()
     const { machine, client } = await mailroom(t, board, { path: server.uri })
@@ -110,14 +147,21 @@ for (const board of ['deterministic', 'standard'] as const) {
   })
 }
 
-t.test('what is read from a server is recorded, and replayed without it', { skip }, async t => {
+t.test('what is read from a server is recorded, and replayed without it and what became of it', { skip }, async t => {
   const server = await blank(t).start()
   const folder = path.join(scratch(t), 'log')
   const machine = await guest(t, 'mailroom', '', { memory: '32MiB', disks: [{ path: server.uri }], nets: [{}] })
   const recording = await Recording.start(machine, folder)
   await machine.start()
   const client = await connectMailroom(machine)
-  await send(client, 10)
+  const notices = notes(machine)
+  const lost = notices.next()
+  await send(client, 5)
+  await server.kill()
+  t.match(await lost, { value: { link: 'lost' } })
+  await server.start()
+  t.match(await notices.next(), { value: { link: 'back' } })
+  await send(client, 5)
   client.close()
   const { state } = await recording.stop()
   await machine.close()
@@ -126,6 +170,44 @@ t.test('what is read from a server is recorded, and replayed without it', { skip
   const again = await replay.run()
   t.match(again, { stop: 'log-end', complete: true, divergence: undefined })
   t.strictSame(again.state, state)
+})
+
+t.test('a server that is there and silent is told of, and so is its first answer', { skip }, async t => {
+  const server = await blank(t).start()
+  const { machine, client } = await mailroom(t, 'deterministic', { path: server.uri })
+  const notices = notes(machine)
+  const silent = notices.next()
+  server.signal('SIGSTOP')
+  const sent = send(client, 1)
+  t.match(await silent, { value: { link: 'silent', message: /10 s/ } })
+  server.signal('SIGCONT')
+  t.match(await notices.next(), { value: { link: 'back', message: /answers again/ } })
+  await sent
+})
+
+t.test('hypertwin run says on stderr why a guest waits', { skip }, async t => {
+  const server = await blank(t).start()
+  const child = spawn(
+    process.execPath,
+    ['dist/cli/main.js', 'run', '--kernel', guestPath('mailroom'), '--memory', '32MiB', '--disk', server.uri, '--net', '-'],
+    { stdio: ['pipe', 'pipe', 'pipe'] }
+  )
+  t.teardown(() => child.kill('SIGKILL'))
+  let out = ''
+  let said = ''
+  child.stdout.on('data', (piece: Buffer) => (out += piece.toString()))
+  child.stderr.on('data', (piece: Buffer) => (said += piece.toString()))
+  const until = async (done: () => boolean) => {
+    while (!done() && child.exitCode === null) await new Promise(resolve => setTimeout(resolve, 10))
+  }
+  await until(() => out.includes('mailroom ready'))
+  await server.kill()
+  await until(() => said.includes('lost'))
+  await server.start()
+  await until(() => said.includes('back'))
+  child.kill('SIGINT')
+  await once(child, 'exit')
+  t.match(said, /disk 0, lost: the disk nbd\+unix:[^]*disk 0, back: the disk nbd\+unix:/)
 })
 
 t.test('what cannot be', { skip }, async t => {

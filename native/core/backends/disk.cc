@@ -33,6 +33,25 @@ bool is_nbd_uri(std::string_view path) {
   return false;
 }
 
+std::string without_secrets(std::string_view uri) {
+  const size_t question = std::min(uri.find('?'), uri.size());
+  std::string shown(uri.substr(0, question));
+  if (const size_t begin = shown.find("://"); begin != std::string::npos) {
+    const size_t end = std::min(shown.find('/', begin + 3), shown.size());
+    const size_t at = shown.rfind('@', end);
+    const size_t colon = shown.find(':', begin + 3);
+    if (at != std::string::npos && at > begin && colon < at) shown.erase(colon, at - colon);
+  }
+  std::string_view query = uri.substr(question);
+  while (!query.empty()) {
+    query.remove_prefix(1);
+    const size_t end = std::min(query.find_first_of("&;"), query.size());
+    if (query.starts_with("socket=")) return shown.append("?").append(query.substr(0, end));
+    query.remove_prefix(end);
+  }
+  return shown;
+}
+
 std::unique_ptr<Disk> open_disk(const std::string& path, Disk::Options options,
                                 Disk::OnComplete on_complete) {
   if (is_nbd_uri(path)) return std::make_unique<NbdDisk>(path, std::move(options), std::move(on_complete));

@@ -16,6 +16,19 @@
 
 namespace hypertwin::backends {
 
+// What becomes of the connection to the server that a disk is on.
+struct DiskNotice {
+  enum class Link : uint8_t {
+    kLost,     // broken; it is sought, and requests wait
+    kSilent,   // it stands, but nothing has been answered for some seconds
+    kBack,     // the server answers again
+    kGivenUp,  // sought for as long as was allowed: requests fail until it is back
+  };
+  Link link = Link::kLost;
+  std::string uri;  // without_secrets()
+  std::string message;
+};
+
 class Disk {
  public:
   static constexpr size_t kMaxQueued = 1024;
@@ -30,6 +43,8 @@ class Disk {
   using OnComplete = std::function<void(Completion)>;
   // Called there after some completions, when it is time to show them; must not throw.
   using OnPause = std::function<void()>;
+  // Called on a thread of the disk's; must not call back into the disk, and must not throw.
+  using OnNotice = std::function<void(DiskNotice)>;
 
   struct Options {
     bool read_only = false;
@@ -41,6 +56,7 @@ class Disk {
     OnPause on_pause = {};
     // Of one on a server: how long it is tried to reach it again before requests fail.
     std::chrono::seconds reconnect{60};
+    OnNotice on_notice = {};
   };
 
   virtual ~Disk() = default;
@@ -87,6 +103,8 @@ class Disk {
 
 // nbd://, nbds://, nbd+unix:// and the like.
 bool is_nbd_uri(std::string_view path);
+// A URI as it may be shown: no password, and of what follows `?` the socket alone.
+std::string without_secrets(std::string_view uri);
 
 // A raw image file, a block device, or what an NBD server exports. Throws Error (ENOENT, EACCES,
 // ECONNREFUSED,

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <utility>
 
+#include "backends/nbd_tls.h"
 #include "base/event.h"
 
 namespace hypertwin::backends {
@@ -27,6 +28,8 @@ constexpr size_t kMaxUnderWay = 64;
 // One attempt to connect may take so long; between two there is so much.
 constexpr std::chrono::seconds kAttempt{10};
 constexpr milliseconds kFirstPause{100}, kLongestPause{500};
+// A server that has answered nothing for so long is told of.
+constexpr std::chrono::seconds kSilence{10};
 // A request that was under way when so many connections broke is taken for the reason.
 constexpr unsigned kMaxCuts = 10;
 // Of one read or write where the server says nothing, and of what moves no data.
@@ -77,9 +80,13 @@ bool NbdDisk::Request::conflicts(const Request& earlier) const {
 // ---- The owner's side
 
 NbdDisk::NbdDisk(const std::string& uri, Options options, OnComplete on_complete)
-    : Disk(std::move(options)), nbd_(NbdLibrary::get()), uri_(uri), on_complete_(std::move(on_complete)) {
+    : Disk(std::move(options)),
+      nbd_(NbdLibrary::get()),
+      uri_(uri),
+      name_(without_secrets(uri)),
+      on_complete_(std::move(on_complete)) {
   wake_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!wake_) throw_errno("eventfd", "for the disk " + uri);
+  if (!wake_) throw_errno("eventfd", "for the disk " + name_);
   driver_ = std::thread([this] { drive(); });
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return opened_ || failure_; });
@@ -88,7 +95,7 @@ NbdDisk::NbdDisk(const std::string& uri, Options options, OnComplete on_complete
       teller_ = std::thread([this] { tell(); });
       return;
     } catch (const std::system_error& error) {
-      failure_ = Error::system(error.code().value(), "pthread_create", "for the disk " + uri);
+      failure_ = Error::system(error.code().value(), "pthread_create", "for the disk " + name_);
       stop_ = true;
     }
   }
@@ -178,16 +185,16 @@ void NbdDisk::perform(BlockRequest what, std::vector<uint8_t>* data, const char*
   while (!waiter->done) {
     const auto until =
         std::max(since, last_answer_) + std::max<Clock::duration>(options_.reconnect, kPatience);
-    if (Clock::now() >= until) throw Error::system(ETIMEDOUT, call, attempted + uri_);
+    if (Clock::now() >= until) throw Error::system(ETIMEDOUT, call, attempted + name_);
     changed_.wait_until(lock, until);
   }
-  if (waiter->err) throw Error::system(waiter->err, call, attempted + uri_);
+  if (waiter->err) throw Error::system(waiter->err, call, attempted + name_);
   if (data) *data = std::move(waiter->data);
 }
 
 void NbdDisk::read_at(uint64_t offset, std::span<uint8_t> into) {
   if (offset > size_ || into.size() > size_ - offset)
-    throw Error("ERANGE", "reading beyond the end of the disk " + uri_);
+    throw Error("ERANGE", "reading beyond the end of the disk " + name_);
   std::vector<uint8_t> data;
   for (size_t done = 0; done < into.size(); done += data.size()) {
     const size_t n = std::min<size_t>(into.size() - done, kBlockBytes);
@@ -228,6 +235,7 @@ bool NbdDisk::step() {
   for (;;) {
     settle();
     std::vector<Request> ready;
+    bool given_up = false;
     {
       std::unique_lock lock(mutex_);
       const auto now = Clock::now();
@@ -238,15 +246,26 @@ bool NbdDisk::step() {
       }
       if (const uint64_t overdue = std::exchange(overdue_, 0)) {
         lock.unlock();
-        lose(Error::system(ETIMEDOUT, "nbd", "waiting for an answer of " + uri_));
+        lose(Error::system(ETIMEDOUT, "nbd", "waiting for an answer of " + name_));
         lock.lock();
         fail_queued(ETIMEDOUT, [&](const Request& one) { return one.changes() && one.sequence < overdue; });
       }
-      if (link_ == Link::kUp)
+      if (link_ == Link::kUp) {
         ready = take();
-      else if (opened_ && !held_ && now >= give_up_at_)
+      } else if (opened_ && !held_ && now >= give_up_at_) {
+        given_up = true;
         fail_queued(EIO, [](const Request&) { return true; });
+      }
     }
+    if (given_up)
+      notify(DiskNotice::Link::kGivenUp,
+             "the disk " + name_ + ": its server was sought for " +
+                 std::to_string(options_.reconnect.count()) +
+                 " s, and requests fail until it is back. The last attempt: " + last_trouble_);
+    else if (silent_at() <= Clock::now())
+      notify(DiskNotice::Link::kSilent, "the disk " + name_ + ": the server has answered nothing for " +
+                                            std::to_string(kSilence.count()) + " s; requests wait");
+    if (flights_.empty()) asked_since_ = Clock::now();
     for (Request& request : ready) {
       Flight& flight = flights_[request.sequence];
       flight.request = std::move(request);
@@ -287,6 +306,9 @@ void NbdDisk::connect() {
     std::lock_guard lock(mutex_);
     link_ = Link::kConnecting;
   }
+  if (const auto why = unverifiable(uri_)) return lose(*why);
+  // Whoever gives the URI may name files of this host's: certificates, keys.
+  if (handle_) nbd_.set_uri_allow_local_file(handle_, true);
   if (!handle_ || nbd_.aio_connect_uri(handle_, uri_.c_str()) < 0) lose(said());
 }
 
@@ -294,8 +316,14 @@ void NbdDisk::connect() {
 Error NbdDisk::said() const {
   const int err = nbd_.get_errno();
   const char* what = nbd_.get_error();
+  if (what && std::strstr(what, "certificate verification"))
+    return Error("BAD_CERTIFICATE",
+                 "the disk " + name_ +
+                     ": its server's certificate is not by an authority in ca-cert.pem, or "
+                     "of another host, or out of date (" +
+                     what + ")");
   return Error(err ? errno_name(err) : "EIO",
-               "the disk " + uri_ + ": " + (what ? what : "libnbd gives no reason"));
+               "the disk " + name_ + ": " + (what ? what : "libnbd gives no reason"));
 }
 
 void NbdDisk::adopt() {
@@ -305,18 +333,20 @@ void NbdDisk::adopt() {
   if (size < 0 || smallest < 0 || largest < 0) return lose(said());
   if (smallest > int64_t{kSmallest})
     return lose(
-        Error("BAD_CONFIG", "the disk " + uri_ + ": its server takes blocks of " + std::to_string(smallest) +
+        Error("BAD_CONFIG", "the disk " + name_ + ": its server takes blocks of " + std::to_string(smallest) +
                                 " bytes or more, and a guest's have 512 (nbdkit: --filter=blocksize)"));
   if (static_cast<uint64_t>(size) > kMostBytes)
-    return lose(Error("BAD_CONFIG", "the disk " + uri_ + ": its server says that it has " +
+    return lose(Error("BAD_CONFIG", "the disk " + name_ + ": its server says that it has " +
                                         std::to_string(size) + " bytes, and 2^46 (64 TiB) is the most"));
   if (!options_.read_only && nbd_.is_read_only(handle_) != 0)
     return lose(Error(
         "EROFS",
-        "the disk " + uri_ + ": its server gives it for reading only, so the disk must be read-only too"));
-  std::lock_guard lock(mutex_);
+        "the disk " + name_ + ": its server gives it for reading only, so the disk must be read-only too"));
+  std::unique_lock lock(mutex_);
   if (opened_ && static_cast<uint64_t>(size) != size_) {
-    // Another disk. Perhaps the right one comes back.
+    // Perhaps the right one comes back.
+    last_trouble_ = "the disk " + name_ + ": another one of " + std::to_string(size) +
+                    " bytes is there, not of " + std::to_string(size_);
     nbd_.close(std::exchange(handle_, nullptr));
     link_ = Link::kDown;
     retry_at_ = Clock::now() + kLongestPause;
@@ -335,13 +365,16 @@ void NbdDisk::adopt() {
   link_ = Link::kUp;
   last_answer_ = Clock::now();
   changed_.notify_all();
+  lock.unlock();
+  notify(DiskNotice::Link::kBack, "the disk " + name_ + ": the server is reached again");
 }
 
 // There is no connection any more, or none came about. What was under way is again to be begun.
 void NbdDisk::lose(const Error& why) {
   if (handle_) nbd_.close(std::exchange(handle_, nullptr));
   answered_.clear();
-  std::lock_guard lock(mutex_);
+  last_trouble_ = why.what();
+  std::unique_lock lock(mutex_);
   if (!opened_) {
     failure_ = why;
     changed_.notify_all();
@@ -364,6 +397,24 @@ void NbdDisk::lose(const Error& why) {
   }
   flights_.clear();
   changed_.notify_all();
+  lock.unlock();
+  notify(DiskNotice::Link::kLost, last_trouble_);
+}
+
+// Tells of what is new.
+void NbdDisk::notify(DiskNotice::Link link, const std::string& message) {
+  using enum DiskNotice::Link;
+  const bool again = link == kLost ? told_ == kLost || told_ == kGivenUp : link == told_;
+  if (again || !options_.on_notice) return;
+  told_ = link;
+  options_.on_notice({.link = link, .uri = name_, .message = message});
+}
+
+// When the server is to be called silent.
+NbdDisk::Clock::time_point NbdDisk::silent_at() const {
+  if (flights_.empty() || told_ != DiskNotice::Link::kBack) return Clock::time_point::max();
+  std::lock_guard lock(mutex_);
+  return link_ == Link::kUp ? std::max(last_answer_, asked_since_) + kSilence : Clock::time_point::max();
 }
 
 void NbdDisk::poll_once() {
@@ -384,7 +435,7 @@ void NbdDisk::poll_once() {
   if (::poll(fds, 2, timeout) < 0) return;  // EINTR
   if (fds[0].revents) unring(wake_.get());
   if (handle_ && connecting() && Clock::now() >= attempt_until_)
-    return lose(Error("ETIMEDOUT", "the disk " + uri_ + ": the server does not answer"));
+    return lose(Error("ETIMEDOUT", "the disk " + name_ + ": the server does not answer"));
   const short seen = fds[1].revents;
   int result = 0;
   // One of the two: the first may change what the handle waits for. The end is told to it as what it waits
@@ -394,7 +445,7 @@ void NbdDisk::poll_once() {
   else if ((direction & NbdLibrary::kWrites) && (seen & (POLLOUT | POLLHUP | POLLERR)))
     result = nbd_.aio_notify_write(handle_);
   else if (seen)
-    return lose(Error("EIO", "the disk " + uri_ + ": the connection failed"));
+    return lose(Error("EIO", "the disk " + name_ + ": the connection failed"));
   if (result < 0) trouble_ = said();
 }
 
@@ -405,9 +456,10 @@ bool NbdDisk::connecting() const {
 
 // When there is something to do though nothing happens.
 std::optional<NbdDisk::Clock::time_point> NbdDisk::next_time() const {
-  std::lock_guard lock(mutex_);
   std::optional<Clock::time_point> next;
+  if (const auto silent = silent_at(); silent != Clock::time_point::max()) next = silent;
   auto consider = [&](Clock::time_point time) { next = next ? std::min(*next, time) : time; };
+  std::lock_guard lock(mutex_);
   if (!handle_) consider(retry_at_);
   if (handle_ && link_ == Link::kConnecting) consider(attempt_until_);
   if (link_ != Link::kUp && !held_ && !queue_.empty()) consider(give_up_at_);
@@ -523,6 +575,7 @@ void NbdDisk::settle() {
         continue;
       }
       retry_delay_ = milliseconds(0);
+      notify(DiskNotice::Link::kBack, "the disk " + name_ + ": the server answers again");
       std::lock_guard lock(mutex_);
       last_answer_ = Clock::now();
       if (flight->request.changes()) --under_way_;
@@ -532,7 +585,7 @@ void NbdDisk::settle() {
   }
   if (broken) {
     const auto why = std::exchange(trouble_, std::nullopt);
-    lose(why ? *why : Error("EIO", "the disk " + uri_ + ": the server ended the connection"));
+    lose(why ? *why : Error("EIO", "the disk " + name_ + ": the server ended the connection"));
   } else if (connecting() && nbd_.aio_is_connecting(handle_) == 0) {
     adopt();
   }

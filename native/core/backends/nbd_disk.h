@@ -39,8 +39,8 @@ class NbdDisk final : public Disk {
   static constexpr std::chrono::seconds kPatience{5};
 
   // Connects. Throws Error: as libnbd says (ECONNREFUSED, ENOENT, ETIMEDOUT, ...); EROFS when the server
-  // gives it for reading only and that was not asked for; BAD_CONFIG when it takes no blocks of 512 bytes;
-  // LIBNBD_MISSING.
+  // gives it for reading only and that was not asked for; BAD_CONFIG when it takes no blocks of 512 bytes, or
+  // could not be verified; BAD_CERTIFICATE; LIBNBD_MISSING.
   NbdDisk(const std::string& uri, Options options, OnComplete on_complete);
   // Writes that were submitted are given kPatience; what else there is is dropped.
   ~NbdDisk() override;
@@ -110,6 +110,8 @@ class NbdDisk final : public Disk {
   void go_on(Flight& flight, Step next);
   static int on_answer(void* user, int* error);
   Error said() const;
+  void notify(DiskNotice::Link link, const std::string& message);
+  Clock::time_point silent_at() const;
   bool connecting() const;
   std::optional<Clock::time_point> next_time() const;
   // The mutex is held. What can begin now.
@@ -129,6 +131,7 @@ class NbdDisk final : public Disk {
 
   const NbdLibrary& nbd_;
   const std::string uri_;
+  const std::string name_;  // the URI without secrets
   OnComplete on_complete_;
   Fd wake_;
 
@@ -137,7 +140,9 @@ class NbdDisk final : public Disk {
   std::map<uint64_t, Flight> flights_;  // by sequence
   std::vector<Flight*> answered_;
   std::optional<Error> trouble_;  // that libnbd told of last
-  Clock::time_point attempt_until_{}, retry_at_{};
+  std::string last_trouble_;
+  DiskNotice::Link told_ = DiskNotice::Link::kBack;
+  Clock::time_point attempt_until_{}, retry_at_{}, asked_since_{};
   std::chrono::milliseconds retry_delay_{0};
   bool can_flush_ = false, can_fua_ = false, can_trim_ = false, can_zero_ = false;
   uint64_t largest_ = 0;  // bytes of one read or write

@@ -25,6 +25,7 @@ struct NbdLibrary {
   void (*close)(NbdHandle*);
   const char* (*get_error)();  // of this thread's last call
   int (*get_errno)();
+  int (*set_uri_allow_local_file)(NbdHandle*, bool);
   int (*aio_connect_uri)(NbdHandle*, const char* uri);
   int (*aio_get_fd)(NbdHandle*);
   unsigned (*aio_get_direction)(NbdHandle*);

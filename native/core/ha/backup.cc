@@ -56,6 +56,9 @@ class LiveListener final : public machine::Listener {
   void on_marker(uint32_t value) override {
     if (live_.load() && next_) next_->on_marker(value);
   }
+  void on_disk(uint32_t device, const backends::DiskNotice& notice) override {
+    if (live_.load() && next_) next_->on_disk(device, notice);
+  }
 
   void go_live() { live_.store(true); }
   void expect_running() {

@@ -61,9 +61,11 @@ Machine::Machine(std::shared_ptr<kvm::System> system, MachineConfig config,
       files_.push_back(nullptr);
       continue;
     }
-    files_.push_back(backends::open_disk(
-        disk.path, {.read_only = disk.read_only, .reconnect = std::chrono::seconds(disk.reconnect_seconds)},
-        [this, i](backends::Disk::Completion completion) {
+    const backends::Disk::Options options{.read_only = disk.read_only,
+                                          .reconnect = std::chrono::seconds(disk.reconnect_seconds),
+                                          .on_notice = disk_notices(listener_, i)};
+    files_.push_back(
+        backends::open_disk(disk.path, options, [this, i](backends::Disk::Completion completion) {
           Input input;
           input.kind = InputKind::kBlockCompletion;
           input.device = static_cast<uint32_t>(i);
@@ -429,7 +431,8 @@ void Machine::use_source(InputSource& source) {
 void Machine::replica_failed(size_t disk, int err) {
   std::lock_guard lock(mutex_);
   if (!replica_failure_)
-    replica_failure_ = Error::system(err, "pwrite", "writing the replica's disk " + config_.disks[disk].path);
+    replica_failure_ = Error::system(
+        err, "pwrite", "writing the replica's disk " + backends::without_secrets(config_.disks[disk].path));
 }
 
 std::optional<Error> Machine::replica_failure() const {

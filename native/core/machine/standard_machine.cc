@@ -105,7 +105,8 @@ StandardMachine::StandardMachine(std::shared_ptr<kvm::System> system, MachineCon
          .threads = kDiskThreads,
          .batch = kDiskBatch,
          .on_pause = [this, i] { show_completed(i); },
-         .reconnect = std::chrono::seconds(disk.reconnect_seconds)},
+         .reconnect = std::chrono::seconds(disk.reconnect_seconds),
+         .on_notice = disk_notices(listener_, i)},
         [this, i](backends::Disk::Completion completion) { complete(i, std::move(completion)); }));
     disk.settle(files_.back()->size());
   }

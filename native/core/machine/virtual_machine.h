@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 
+#include "backends/disk.h"
 #include "base/digest.h"
 #include "devices/guest_ram.h"
 #include "kvm/kvm.h"
@@ -53,7 +54,17 @@ class Listener {
   virtual void on_packet(uint32_t /*device*/, std::span<const uint8_t> /*packet*/) {}
   virtual void on_console(uint32_t /*device*/, std::span<const uint8_t> /*bytes*/) {}
   virtual void on_marker(uint32_t /*value*/) {}
+  // Of the host's side alone: no guest and no log learns of it. On a thread of the disk's.
+  virtual void on_disk(uint32_t /*device*/, const backends::DiskNotice& /*notice*/) {}
 };
+
+// Tells it, whichever disk of a machine it is of.
+inline backends::Disk::OnNotice disk_notices(std::shared_ptr<Listener> listener, size_t device) {
+  if (!listener) return {};
+  return [listener = std::move(listener), device](const backends::DiskNotice& notice) {
+    listener->on_disk(static_cast<uint32_t>(device), notice);
+  };
+}
 
 struct Counters {
   uint64_t boundaries = 0;  // of the deterministic board

@@ -102,7 +102,10 @@ class Image {
 // True when it was made.
 bool make_image(const std::string& path, uint64_t size) {
   if (backends::is_nbd_uri(path))
-    throw Error("BAD_CONFIG", "the disk " + path + " is on a server, where it cannot be filled: give a file");
+    throw Error("BAD_CONFIG",
+                "the disk " + backends::without_secrets(path) +
+                    " is on a server, perhaps the source's own, and a copy of it is made in a file "
+                    "alone: name one at the destination; a migration may leave disks shared instead");
   Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!fd) {
     if (errno == EEXIST) return false;
