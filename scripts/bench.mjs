@@ -47,7 +47,7 @@ const goals = [
   { name: /^machine\/standard\/restore-to-first-exit$/, of: 'value', most: 3 },
   { name: /^linux\/(boot|memory)\//, most: 1 },
   { name: /^linux\/.*\/exits(-to-user-space)?$/, most: 1 },
-  { name: /^linux\/(disk|net)\//, least: 1 },
+  { name: /^linux\/(disk|net|net-vhost)\//, least: 1 },
   { name: /^linux\/restore\/vs-loadvm$/, most: 0.1 },
   { name: /^linux\/restore\//, most: 1 },
   { name: /^libvirt\/.*serial\/vs-c-and-hop$/, most: 2 },

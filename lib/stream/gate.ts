@@ -2,7 +2,7 @@
 
 /**
  * When {@link ImageStream.ready} is settled.
- * - `'forecast'`: when all that the profile has would come before it is needed, at the link's speed of late
+ * - `'forecast'`: when all that the profile has would come before it is needed, at what the link carries for long
  * - `'profile'`: when all that the profile has is there
  * - `'all'`: when the local copy is whole
  * - `'none'`: at once
