@@ -57,9 +57,12 @@ try {
 }
 
 function here(stream) {
-  const { missingBytes, storedBytes } = stream.progress()
-  const fetched = storedBytes - missingBytes
-  return `${(fetched / 2 ** 20).toFixed(1)} MiB of ${(storedBytes / 2 ** 20).toFixed(1)} have come, ${((100 * fetched) / storedBytes).toFixed(0)} %`
+  const { missingBytes, storedBytes, fetched } = stream.progress()
+  const come = storedBytes - missingBytes
+  // Whatever the link carries besides makes the copy complete.
+  const needed = come - fetched.fill
+  const mib = bytes => (bytes / 2 ** 20).toFixed(1)
+  return `${mib(needed)} MiB of ${mib(storedBytes)} were needed so far, ${((100 * needed) / storedBytes).toFixed(0)} %; with the fill ${mib(come)} have come`
 }
 
 async function sh(domain, command) {
