@@ -83,7 +83,7 @@ t.test('the end of one leaves another’s socket alone', { skip }, async t => {
   const socket = path.join(scratch(t), 's')
   const one = await NbdServer.start(folder, { socket })
   process.kill(one.pid, 'SIGKILL')
-  await one.ended
+  await until(() => !alive(one.pid))
   const two = await NbdServer.start(folder, { socket })
   await one.close()
   t.ok(await answers(socket))
@@ -146,7 +146,7 @@ t.test('who starts it is killed while nbdkit itself begins: it ends too', { skip
   const fifo = path.join(scratch(t), 'fifo')
   spawnSync('mkfifo', [fifo])
   // Nobody reads there, so it does not come as far as to serve.
-  const { pid } = standIn(t, `exec nbdkit "$@" log=${fifo}`)
+  const { pid } = standIn(t, `exec nbdkit --filter=log "$@" logfile=${fifo}`)
   const child = server(t, folder, path.join(scratch(t), 's'))
   await until(() => pid() !== 0 && readlinkSync(`/proc/${pid()}/exe`).endsWith('nbdkit'))
   await new Promise(resolve => setTimeout(resolve, 500))
@@ -170,8 +170,8 @@ t.test('a stranger that has its number is left alone', { skip: noChoice }, async
   const nbd = await NbdServer.start(folder, { socket })
   // In one go, so that its end is not noticed in between.
   process.kill(nbd.pid, 'SIGKILL')
-  const until = performance.now() + 5_000
-  while (existsSync(`/proc/${nbd.pid}`) && performance.now() < until);
+  const limit = performance.now() + 5_000
+  while (existsSync(`/proc/${nbd.pid}`) && performance.now() < limit);
   let stranger: ChildProcess | undefined
   try {
     writeFileSync(chooses, String(nbd.pid - 1))
