@@ -91,7 +91,10 @@ class NbdKit {
     kill(pid_, SIGCONT);
     waitpid(std::exchange(pid_, -1), nullptr, 0);
   }
-  void stop() const { kill(pid_, SIGSTOP); }
+  void stop() const {
+    kill(pid_, SIGSTOP);
+    waitpid(pid_, nullptr, WUNTRACED);
+  }
   void go_on() const { kill(pid_, SIGCONT); }
 
  private:
