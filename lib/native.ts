@@ -12,10 +12,15 @@ const require = createRequire(import.meta.url)
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
 
 /** @internal */
-export function usesMusl(): boolean {
-  const report = process.report.getReport() as unknown as { header?: { glibcVersionRuntime?: string } }
-  return report.header?.glibcVersionRuntime === undefined
-}
+export const usesMusl = ((): boolean => {
+  // Else it waits for the names of all connections' hosts.
+  const report: NodeJS.ProcessReport & { excludeNetwork?: boolean } = process.report
+  const { excludeNetwork = false } = report
+  report.excludeNetwork = true
+  const { header } = report.getReport() as unknown as { header?: { glibcVersionRuntime?: string } }
+  report.excludeNetwork = excludeNetwork
+  return header?.glibcVersionRuntime === undefined
+})()
 
 /**
  * Where the addon was found, for a child process that loads it alone.
@@ -28,11 +33,11 @@ function load(): unknown {
   const libc = process.env['LIBC']
   try {
     // node-gyp-build knows musl only by a file of Alpine's.
-    if (libc === undefined && usesMusl()) process.env['LIBC'] = 'musl'
+    if (libc === undefined && usesMusl) process.env['LIBC'] = 'musl'
     addonPath = (require('node-gyp-build') as { resolve: (dir: string) => string }).resolve(root)
     return require(addonPath)
   } catch (cause) {
-    const tuple = `${process.platform}-${process.arch} (${usesMusl() ? 'musl' : 'glibc'}), Node ${process.version}`
+    const tuple = `${process.platform}-${process.arch} (${usesMusl ? 'musl' : 'glibc'}), Node ${process.version}`
     const places = [`${root}/build/Release/*.node`, `${root}/prebuilds/${process.platform}-${process.arch}/`]
     throw new HypertwinError(
       [
@@ -65,7 +70,7 @@ export const native: unknown = load()
  */
 export function nbdkitPlugin(): string | undefined {
   const built = [process.env['HYPERTWIN_PREBUILD'] ?? root, root].map(folder => path.join(folder, 'dist', 'nbdkit', 'hypertwin.so'))
-  const packed = usesMusl() ? [] : [path.join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'hypertwin.nbdkit.so')]
+  const packed = usesMusl ? [] : [path.join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'hypertwin.nbdkit.so')]
   return [...built, ...packed].find(file => existsSync(file))
 }
 

@@ -5,7 +5,7 @@ import { backup as listen, statusServer, type HaEvent, type HaServer, type Stand
 import { sentence } from '../ha/events.js'
 import type { Machine } from '../machine/index.js'
 import { CliError, Exit, interruption, toJson, Ui } from './common.js'
-import { trouble, type RunEnd } from './guest.js'
+import { diskSentence, trouble, type RunEnd } from './guest.js'
 import { checkKvm } from './kvm.js'
 import { tlsFiles, type TlsFileOptions } from './tls.js'
 
@@ -113,6 +113,8 @@ async function serve(standby: Standby, ui: Ui, signal: AbortSignal): Promise<Run
 
 async function run(machine: Machine, ui: Ui): Promise<RunEnd> {
   for await (const event of machine.events()) {
+    const disk = diskSentence(event)
+    if (disk !== undefined) process.stderr.write(`${disk}\n`)
     if (event.type === 'console' && !ui.json) ui.stream.write(event.text)
     if (event.type === 'state' && ['stopped', 'failed'].includes(event.state)) return event
   }

@@ -77,3 +77,8 @@ export function trouble(end: RunEnd): CliError | undefined {
     return new CliError(`The guest ended by ${end.reason}${end.message === '' ? '' : `: ${end.message}`}`)
   return undefined
 }
+
+/** Why a guest may wait: what became of a disk's server; undefined for all other events. */
+export function diskSentence(event: MachineEvent): string | undefined {
+  return event.type === 'disk' ? `hypertwin: disk ${event.disk}, ${event.link}: ${event.message}` : undefined
+}

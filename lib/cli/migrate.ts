@@ -6,7 +6,7 @@ import { listen, migrate as move, type Migration, type MigrationProgress } from 
 import { addressOf } from '../migrate/options.js'
 import type { Machine } from '../machine/index.js'
 import { bytes, count, Exit, interruption, resolveGuest, toJson, Ui } from './common.js'
-import { createGuest, runGuest, trouble, type GuestOptions } from './guest.js'
+import { createGuest, diskSentence, runGuest, trouble, type GuestOptions } from './guest.js'
 import { checkKvm } from './kvm.js'
 import { roundsSvg, roundsTable } from './rounds.js'
 import { tlsFiles, type TlsFileOptions } from './tls.js'
@@ -152,6 +152,8 @@ async function watch(
 ): Promise<{ state: string; reason: string; message: string }> {
   try {
     for await (const event of machine.events({ signal })) {
+      const disk = diskSentence(event)
+      if (disk !== undefined) process.stderr.write(`${disk}\n`)
       if (event.type === 'console' && !ui.json) ui.stream.write(event.text)
       if (event.type === 'state' && ['stopped', 'failed'].includes(event.state)) break
     }

@@ -6,7 +6,7 @@ import { GdbServer, Machine, type MachineBoard, type MachineEvent, type MachineO
 import { Cache } from '../stream/cache.js'
 import { memoryTrace, type Manifest, Profile, restoreStreamed, SnapshotStream, StreamError } from '../stream/index.js'
 import { CliError, Exit, interruption, resolveGuest, toJson, usage } from './common.js'
-import { trouble, type RunEnd } from './guest.js'
+import { diskSentence, trouble, type RunEnd } from './guest.js'
 import { checkKvm } from './kvm.js'
 
 interface RunOptions {
@@ -256,7 +256,8 @@ async function session(options: RunOptions, signal: AbortSignal): Promise<RunEnd
   process.stdout.on('resize', size)
   try {
     for await (const event of events) {
-      if (event.type === 'disk') say(`hypertwin: disk ${event.disk}, ${event.link}: ${event.message}`)
+      const disk = diskSentence(event)
+      if (disk !== undefined) say(disk)
       const end = await show(event, screen)
       if (end) return end
     }

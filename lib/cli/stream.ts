@@ -121,7 +121,7 @@ class Turn {
       const { page, allowHost = [] } = this.shown
       if (page !== undefined) {
         const where = page === true ? {} : { listen: page }
-        this.#page = await StreamPage.serve(this.stream, { ...where, allowedHosts: allowHost, title: this.source })
+        this.#page = await StreamPage.serve(this.stream, { ...where, allowedHosts: allowHost, title: this.stream.source })
         this.ui.say(`Watch it at ${this.#page.url}`)
       }
       return true
@@ -152,7 +152,7 @@ class Turn {
     await this.#opening
     await this.#page?.close()
     const { picture } = this.shown
-    if (picture !== undefined && this.stream) await writeFile(picture, blocksPicture(this.stream.blocks(), this.source))
+    if (picture !== undefined && this.stream) await writeFile(picture, blocksPicture(this.stream.blocks(), this.stream.source))
     await this.stream?.close()
   }
 }

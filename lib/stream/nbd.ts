@@ -1,7 +1,7 @@
 // Serves a local copy over NBD, by nbdkit and its plugin of ours (native/nbdkit). That process is one of its own: it goes
 // on when the one that streams is killed, and its reads wait until another one takes its place.
 import { spawn, type ChildProcess } from 'node:child_process'
-import { existsSync, openSync, closeSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readFileSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -46,7 +46,7 @@ export function whyNoNbd(): StreamError | undefined {
   const folders = ['/usr/sbin', '/usr/bin', ...(process.env['PATH'] ?? '').split(':')]
   if (!folders.some(folder => existsSync(path.join(folder, 'nbdkit')))) return missing('nbdkit')
   if (nbdkitPlugin() !== undefined) return undefined
-  const where = usesMusl() ? 'comes built for glibc alone, and this system has musl' : 'is not there'
+  const where = usesMusl ? 'comes built for glibc alone, and this system has musl' : 'is not there'
   return new StreamError(
     `hypertwin's plugin for nbdkit ${where}: install nbdkit's header (Debian: nbdkit-plugin-dev, Alpine: nbdkit-dev) and build it, by ` +
       'node scripts/build-native.mjs in the folder of the package hypertwin',
@@ -68,21 +68,22 @@ export class NbdServer implements AsyncDisposable {
   readonly pid: number
   /** Settled when that has ended; keeps no process alive. */
   readonly ended: Promise<void>
+  readonly #began: string | undefined
   readonly #folder: string
-  #gone = false
   #closing: Promise<void> | undefined
 
-  private constructor(pid: number, ended: Promise<void>, uri: string, socket: string | undefined, folder: string) {
+  private constructor({ pid, began, ended }: Running, uri: string, socket: string | undefined, folder: string) {
     this.uri = uri
     this.socket = socket
     this.pid = pid
+    this.#began = began
     this.#folder = folder
-    this.ended = ended.then(() => void (this.#gone = true))
+    this.ended = ended
   }
 
   /**
    * Starts to serve. Where a process that has been killed has left a server at the socket, and it serves this cache, that
-   * one is taken over, with its clients, as it was started.
+   * one is taken over, with its clients, as it was started; one of another cache keeps it (`EADDRINUSE`).
    *
    * @param cache - the folder that an {@link ImageStream} has made
    * @throws StreamError `EINVAL`, `EADDRINUSE`, `TOOL_MISSING`, `TOOL_FAILED`
@@ -99,27 +100,30 @@ export class NbdServer implements AsyncDisposable {
     if (none || plugin === undefined) throw none ?? missing('nbdkit')
     const folder = await mkdtemp(path.join(tmpdir(), 'hypertwin-nbd-'))
     const socket = address ? undefined : path.resolve(options.socket ?? path.join(folder, 'nbd.sock'))
+    const pidFile = options.socket === undefined ? path.join(folder, 'pid') : `${socket}.pid`
+    const uri = socket === undefined ? `nbd://${listen}` : `nbd+unix:///?socket=${encodeURI(socket)}`
+    const filters = [...(exitWithLastClient ? ['exitlast'] : []), ...(writable ? ['cow'] : [])]
+    const args = [
+      '--foreground', '--exit-with-parent', '--log=stderr', '--pidfile', pidFile, ...filters.map(name => `--filter=${name}`),
+      ...(socket === undefined ? ['--ipaddr', (address?.[1] ?? '').replace(/^\[|\]$/g, ''), '--port', address?.[2] ?? ''] : ['--unix', socket]),
+      ...(writable ? [] : ['--readonly']),
+      plugin, `cache=${path.resolve(cache)}`, `wait=${waitSeconds}`, 'outlive=true',
+      ...(options.trace === undefined ? [] : [`log=${path.resolve(options.trace)}`])
+    ]
+    const begin = (): Promise<Running> => launch(args, { log: path.join(folder, 'log'), pidFile, seconds: startSeconds })
     try {
       if (socket !== undefined && Buffer.byteLength(socket) > MAX_SOCKET)
         throw invalid(`the path ${socket} is longer than ${MAX_SOCKET} bytes, which no socket's may be`)
-      const pidFile = options.socket === undefined ? path.join(folder, 'pid') : `${socket}.pid`
-      const uri = socket === undefined ? `nbd://${listen}` : `nbd+unix:///?socket=${encodeURI(socket)}`
-      if (socket !== undefined && (await answers(socket))) {
-        const pid = await serverOf(pidFile, path.resolve(cache))
-        if (pid === undefined) throw new StreamError(`Another server listens at ${socket} already`, { code: 'EADDRINUSE' })
-        return new NbdServer(pid, untilGone(pid), uri, socket, folder)
-      }
-      if (socket !== undefined) for (const file of [socket, pidFile]) await rm(file, { force: true })
-      const filters = [...(exitWithLastClient ? ['exitlast'] : []), ...(writable ? ['cow'] : [])]
-      const args = [
-        '--foreground', '--log=stderr', '--pidfile', pidFile, ...filters.map(name => `--filter=${name}`),
-        ...(socket === undefined ? ['--ipaddr', (address?.[1] ?? '').replace(/^\[|\]$/g, ''), '--port', address?.[2] ?? ''] : ['--unix', socket]),
-        ...(writable ? [] : ['--readonly']),
-        plugin, `cache=${path.resolve(cache)}`, `wait=${waitSeconds}`, 'outlive=true',
-        ...(options.trace === undefined ? [] : [`log=${path.resolve(options.trace)}`])
-      ]
-      const { pid, ended } = await launch(args, { log: path.join(folder, 'log'), pidFile, seconds: startSeconds })
-      return new NbdServer(pid, ended, uri, socket, folder)
+      const running =
+        socket === undefined
+          ? await begin()
+          : await inTurn(socket, async () => {
+              const owner = await ownerOf(socket, pidFile, path.resolve(cache))
+              if (owner) return owner
+              for (const file of [socket, pidFile]) await rm(file, { force: true })
+              return begin()
+            })
+      return new NbdServer(running, uri, socket, folder)
     } catch (error) {
       await rm(folder, { recursive: true, force: true })
       throw failed('starting nbdkit', error)
@@ -141,18 +145,40 @@ export class NbdServer implements AsyncDisposable {
     const hard = setInterval(() => this.#kill('SIGKILL'), 5_000)
     await this.ended
     clearInterval(hard)
-    if (this.socket !== undefined) for (const file of [this.socket, `${this.socket}.pid`]) await rm(file, { force: true })
+    const { socket, pid } = this
+    // By now another one may serve there.
+    if (socket !== undefined)
+      await inTurn(socket, async () => {
+        if ((await pidIn(`${socket}.pid`)) === pid) for (const file of [socket, `${socket}.pid`]) await rm(file, { force: true })
+      })
     await rm(this.#folder, { recursive: true, force: true })
   }
 
   /** Once it has ended, its number may be another process's. */
   #kill(signal: NodeJS.Signals): void {
-    if (this.#gone) return
-    try {
-      process.kill(this.pid, signal)
-    } catch {
-      // It has ended just now.
-    }
+    if (this.#began !== undefined && beginOf(this.pid) === this.#began) kill(this.pid, signal)
+  }
+}
+
+/** An nbdkit that serves. */
+interface Running {
+  pid: number
+  /** As {@link beginOf}. */
+  began: string | undefined
+  ended: Promise<void>
+}
+
+const turns = new Map<string, Promise<void>>()
+
+/** What this process does at a socket it does one after the other. */
+async function inTurn<T>(socket: string, work: () => Promise<T>): Promise<T> {
+  const result = (turns.get(socket) ?? Promise.resolve()).then(work)
+  const over = result.then(() => undefined, () => undefined)
+  turns.set(socket, over)
+  try {
+    return await result
+  } finally {
+    if (turns.get(socket) === over) turns.delete(socket)
   }
 }
 
@@ -161,7 +187,7 @@ export class NbdServer implements AsyncDisposable {
  * pid file says; then it goes on (the plugin's `outlive`). In a session of its own it hears no terminal's signals. One that
  * does not come so far is gone when this throws.
  */
-async function launch(args: readonly string[], how: { log: string; pidFile: string; seconds: number }): Promise<{ pid: number; ended: Promise<void> }> {
+async function launch(args: readonly string[], how: { log: string; pidFile: string; seconds: number }): Promise<Running> {
   const output = openSync(how.log, 'w', 0o600)
   let child: ChildProcess
   try {
@@ -185,12 +211,13 @@ async function launch(args: readonly string[], how: { log: string; pidFile: stri
   for (;;) {
     if ((await pidIn(how.pidFile)) === child.pid && child.pid !== undefined && !failure) {
       child.unref()
-      return { pid: child.pid, ended }
+      return { pid: child.pid, began: beginOf(child.pid), ended }
     }
     if (failure) break
     if (performance.now() >= until) {
       failure = new StreamError(`nbdkit did not begin to serve within ${how.seconds} s (startSeconds), and was ended`, { code: 'TOOL_FAILED' })
-      child.kill('SIGKILL')
+      // It leads a group of processes: what it has started goes with it.
+      if (child.pid !== undefined) kill(-child.pid, 'SIGKILL')
       break
     }
     await new Promise(resolve => setTimeout(resolve, 10))
@@ -202,36 +229,59 @@ async function launch(args: readonly string[], how: { log: string; pidFile: stri
     : new StreamError(`${failure.message}: ${said}`, { code: 'TOOL_FAILED' })
 }
 
+function kill(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal)
+  } catch {
+    // It has ended just now.
+  }
+}
+
 /** What is written there once it is whole. */
 async function pidIn(pidFile: string): Promise<number | undefined> {
   const text = await readFile(pidFile, 'utf8').catch(() => '')
   return /^[1-9]\d*\n$/.test(text) ? Number(text) : undefined
 }
 
-/** Whether somebody listens at a socket. */
+/** Whether somebody listens at a socket. Rejects where that cannot be known. */
 function answers(socket: string): Promise<boolean> {
-  return new Promise(resolve => {
+  return new Promise((resolve, reject) => {
     const probe = connect(socket)
     probe.once('connect', () => {
       probe.destroy()
       resolve(true)
     })
-    probe.once('error', () => resolve(false))
+    probe.once('error', (error: NodeJS.ErrnoException) => (['ENOENT', 'ECONNREFUSED'].includes(error.code ?? '') ? resolve(false) : reject(error)))
   })
 }
 
-/** The process of a server of this cache's, by what it wrote when it began. */
-async function serverOf(pidFile: string, cache: string): Promise<number | undefined> {
-  const until = performance.now() + INTRODUCTION
+/** The server of this cache's that a socket belongs to; undefined when it is nobody's. Throws when it is another's. */
+async function ownerOf(socket: string, pidFile: string, cache: string): Promise<Running | undefined> {
+  const listening = await answers(socket)
+  const until = performance.now() + (listening ? INTRODUCTION : 0)
   let pid: number | undefined
   while ((pid = await pidIn(pidFile)) === undefined && performance.now() < until) await new Promise(resolve => setTimeout(resolve, 10))
-  if (pid === undefined) return undefined
-  const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0')
-  return words.includes(`cache=${cache}`) ? pid : undefined
+  const began = pid === undefined ? undefined : beginOf(pid)
+  const words = pid === undefined ? [] : (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0')
+  const owner = pid !== undefined && began !== undefined && words.includes(socket) ? { pid, began, ended: untilGone(pid, began) } : undefined
+  if (listening && owner && words.includes(`cache=${cache}`)) return owner
+  if (!listening && !owner) return undefined
+  throw new StreamError(`The socket ${socket} belongs to another server${owner ? `, process ${owner.pid}` : ''}: end that one, or choose another socket`, {
+    code: 'EADDRINUSE'
+  })
 }
 
-/** Of a process that is nobody's child here; one that only waits to be buried is gone. */
-async function untilGone(pid: number): Promise<void> {
-  while (await readFile(`/proc/${pid}/stat`, 'utf8').then(text => !/^\d+ \(.*\) Z/s.test(text), () => false))
-    await new Promise(resolve => setTimeout(resolve, 50).unref())
+/** When a process began, in the kernel's ticks; undefined once it is gone, or only waits to be buried. */
+function beginOf(pid: number): string | undefined {
+  try {
+    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/^.*\) /s, '').split(' ')
+    return fields[0] === 'Z' || fields[0] === 'X' ? undefined : fields[19]
+  } catch {
+    return undefined
+  }
+}
+
+/** Of a process that is nobody's child here. */
+async function untilGone(pid: number, began: string): Promise<void> {
+  while (beginOf(pid) === began) await new Promise(resolve => setTimeout(resolve, 50).unref())
 }

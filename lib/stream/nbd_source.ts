@@ -12,7 +12,7 @@ interface NativeNbd {
   close(): Promise<void>
 }
 
-const nbd = (native as { nbd: { open(uri: string): Promise<[handle: NativeNbd, size: number]> } }).nbd
+const { nbd } = native as { nbd: { open(uri: string): Promise<[handle: NativeNbd, size: number]>; shown(uri: string): string } }
 
 /** Of one read. */
 const MAX_READ = 1 << 20
@@ -21,6 +21,7 @@ const MAX_READ = 1 << 20
 export class NbdSource implements Source {
   readonly where: string
   readonly local = false
+  readonly #uri: string
   readonly #pack: Source
   readonly #file: string
   readonly #silenceMs: number
@@ -31,10 +32,11 @@ export class NbdSource implements Source {
   /** @param open - makes the source that the manifest is read from */
   constructor(uri: string, options: SourceOptions, open: (location: string) => Source) {
     const { manifest, silenceMs = 10_000 } = options
+    this.#uri = uri
+    this.where = nbd.shown(uri)
     if (typeof manifest !== 'string' || manifest === '')
-      throw invalid(`${uri} has no manifest: give that of its pack (manifest), or the pack's folder or URL`)
+      throw invalid(`${this.where} has no manifest: give that of its pack (manifest), or the pack's folder or URL`)
     const [folder, file] = placeOf(manifest)
-    this.where = uri
     this.#pack = open(folder)
     this.#file = file
     this.#silenceMs = silenceMs
@@ -85,7 +87,7 @@ export class NbdSource implements Source {
   }
 
   #open(manifest: Manifest): Promise<NativeNbd> {
-    return (this.#handle ??= nbd.open(this.where).then(async ([handle, size]) => {
+    return (this.#handle ??= nbd.open(this.#uri).then(async ([handle, size]) => {
       if (size >= manifest.imageSize && !this.#closed) return handle
       await handle.close()
       throw new StreamError(`${this.where} has ${size} bytes, less than the ${manifest.imageSize} of the image: it is another one`, { code: 'SOURCE_REFUSED' })

@@ -57,6 +57,8 @@ const FORECAST_MS = 25
 export class ImageStream implements AsyncDisposable {
   /** What comes. */
   readonly manifest: Manifest
+  /** Where it comes from, as it may be shown: without a password. @since 0.1.0 */
+  readonly source: string
   /** The folder of the local copy; its file `image` is the image, as far as it is here. */
   readonly cache: string
   /** How the profile fits the image; undefined without a profile. */
@@ -86,6 +88,7 @@ export class ImageStream implements AsyncDisposable {
 
   private constructor(source: Source, cache: Cache, profile: Profile | undefined, gate: Gate, fill: boolean) {
     this.manifest = cache.manifest
+    this.source = source.where
     this.cache = cache.folder
     this.profile = profile
     this.match = profile?.match(this.manifest)
@@ -158,7 +161,7 @@ export class ImageStream implements AsyncDisposable {
     } catch (error) {
       files.close()
       await cache?.close()
-      throw failed(`streaming ${source}`, error)
+      throw failed(`streaming ${files.where}`, error)
     }
   }
 

@@ -161,12 +161,20 @@ Napi::Value open(const Napi::CallbackInfo& info) {
   });
 }
 
+// uri; it as it may be shown
+Napi::Value shown(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    return Napi::String::New(info.Env(), backends::without_secrets(Args(info).text(0)));
+  });
+}
+
 }  // namespace
 
 void init_nbd(Napi::Env env, Napi::Object exports) {
   env_data(env).slot<Classes>().nbd = Napi::Persistent(NbdHandle::define(env));
   Napi::Object nbd = Napi::Object::New(env);
   nbd.Set("open", Napi::Function::New(env, open, "open"));
+  nbd.Set("shown", Napi::Function::New(env, shown, "shown"));
   exports.Set("nbd", nbd);
 }
 

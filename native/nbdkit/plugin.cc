@@ -5,8 +5,10 @@
 //
 //   nbdkit <this file> cache=FOLDER [log=FILE] [wait=SECONDS] [outlive=true]
 #define NBDKIT_API_VERSION 2
+#include <fcntl.h>
 #include <nbdkit-plugin.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -18,6 +20,7 @@
 
 #include "access_log.h"
 #include "base/error.h"
+#include "base/fd.h"
 #include "stream/cached_image.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -33,7 +36,7 @@ struct Served {
   std::string log_path;
   // 0: for ever.
   unsigned wait_seconds = 0;
-  // In the foreground too it goes on when whoever started it ends.
+  // Once it serves, it goes on when whoever started it ends, and says nothing more.
   bool outlive = false;
   std::unique_ptr<stream::CachedImage> image;
   std::unique_ptr<AccessLog> log;
@@ -128,10 +131,14 @@ int get_ready() {
   });
 }
 
-// From here on it is not ended with whoever started it: nbdkit asks the kernel for that in its beginning.
+// From here on it is not ended with whoever started it (--exit-with-parent), whose file its messages went to.
 int after_fork() {
-  if (!served().outlive || ::prctl(PR_SET_PDEATHSIG, 0) == 0) return 0;
-  nbdkit_error("prctl: %m");
+  if (!served().outlive) return 0;
+  const Fd nowhere(::open("/dev/null", O_WRONLY | O_CLOEXEC));
+  if (::prctl(PR_SET_PDEATHSIG, 0) == 0 && ::dup2(nowhere.get(), STDOUT_FILENO) >= 0 &&
+      ::dup2(nowhere.get(), STDERR_FILENO) >= 0)
+    return 0;
+  nbdkit_error("outlive: %m");
   return -1;
 }
 
@@ -196,7 +203,7 @@ constexpr struct nbdkit_plugin make_plugin() {
       "cache=FOLDER  (required) the image's local copy, as hypertwin/stream makes it\n"
       "log=FILE      writes down what is read\n"
       "wait=SECONDS  how long a read waits for a chunk, 0 for ever (the default)\n"
-      "outlive=true  in the foreground too it goes on when whoever started it ends";
+      "outlive=true  once it serves, it goes on when whoever started it ends, and says nothing more";
   plugin.magic_config_key = "cache";
   plugin.get_ready = get_ready;
   plugin.after_fork = after_fork;

@@ -100,7 +100,7 @@ for (const board of ['deterministic', 'standard'] as const) {
     const notices = notes(machine)
     const next = async () => (await notices.next()).value as unknown
     await server.kill()
-    t.match(await next(), { disk: 0, link: 'lost', uri: server.uri, message: /socket/ })
+    t.match(await next(), { disk: 0, link: 'lost', uri: server.uri, message: /^the disk nbd\+unix:\S+: .*(ended the connection|connection (failed|reset)|disconnect|Broken pipe)/i })
     t.match(await next(), { disk: 0, link: 'given-up', uri: server.uri, message: /sought for 1 s.*fail until it is back\. .*No such file|refused/ })
     await server.start()
     t.match(await next(), { disk: 0, link: 'back', uri: server.uri })

@@ -1,7 +1,9 @@
 // Machines whose disk is on an NBD server, migrated and protected: with one server for both sides, and with copies.
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import process from 'node:process'
 import t, { type Test } from 'tap'
 import { connectMailroom } from '../../lib/cli/mailroom/boot.js'
 import type { MailroomClient } from '../../lib/cli/mailroom/client.js'
@@ -66,6 +68,32 @@ t.test('migration with one server that both sides reach', { skip }, async t => {
   for (const text of ['before 19', 'after 19', 'again 19']) t.ok(readFileSync(server.image).includes(text), text)
   const next = await mailroom(t, server.uri)
   t.equal((await next.client.digest()).digest, last.digest, 'another machine finds all of it')
+})
+
+t.test('hypertwin receive says on stderr what becomes of the server', { skip }, async t => {
+  const server = await blank(t)
+  const { machine, client } = await mailroom(t, server.uri)
+  await send(client, 'before')
+  client.close()
+  const child = spawn(process.execPath, ['dist/cli/main.js', 'receive', '--listen', 'tcp://127.0.0.1:0', '--disk', server.uri], { stdio: ['ignore', 'pipe', 'pipe'] })
+  t.teardown(() => child.kill('SIGKILL'))
+  let out = ''
+  let said = ''
+  child.stdout.on('data', (piece: Buffer) => (out += piece.toString()))
+  child.stderr.on('data', (piece: Buffer) => (said += piece.toString()))
+  const until = async (done: () => boolean) => {
+    while (!done() && child.exitCode === null) await new Promise(resolve => setTimeout(resolve, 10))
+  }
+  await until(() => /on tcp:\S+\n/.test(out))
+  await migrate(machine, /on (tcp:\S+)\n/.exec(out)?.[1] ?? '').done
+  await until(() => out.includes('A machine came'))
+  await server.kill()
+  await until(() => said.includes('lost'))
+  await server.start()
+  await until(() => said.includes('back'))
+  t.match(said, /^hypertwin: disk 0, lost: the disk nbd\+unix:.*\nhypertwin: disk 0, back: the disk nbd\+unix:/m)
+  child.kill('SIGINT')
+  await once(child, 'exit')
 })
 
 t.test('the destination does not reach the server: the source goes on', { skip }, async t => {

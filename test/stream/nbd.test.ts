@@ -1,7 +1,7 @@
 // Over NBD, with qemu-img, qemu-io and nbdinfo as clients: right while it comes, whoever is killed meanwhile.
 import { execFile, spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, renameSync, truncateSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import path from 'node:path'
 import process from 'node:process'
@@ -94,7 +94,10 @@ t.test('over TCP, and at a socket of somebody’s choice', { skip }, async t => 
   t.equal(nbd.socket, socket)
   t.ok((await copied(t, nbd.uri)).subarray(0, bytes.length).equals(bytes))
   const other = await open(t, folder)
-  await t.rejects(NbdServer.start(other.cache, { socket }), code('EADDRINUSE'))
+  await t.rejects(NbdServer.start(other.cache, { socket }), { code: 'EADDRINUSE', message: new RegExp(`process ${nbd.pid}: end that one, or choose`) })
+  renameSync(socket, `${socket}.away`)
+  await t.rejects(NbdServer.start(stream.cache, { socket }), code('EADDRINUSE'), 'though it is not found there, it is its')
+  renameSync(`${socket}.away`, socket)
   t.equal((await NbdServer.start(stream.cache, { socket })).pid, nbd.pid, 'one of the same cache is taken over')
   await nbd.close()
   await nbd.close()

@@ -1,7 +1,7 @@
 // nbdkit's beginning and end: one that was started is ours to stop, or gone, whoever is slow or killed meanwhile.
-import { spawn, type ChildProcess } from 'node:child_process'
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import path from 'node:path'
 import process from 'node:process'
@@ -61,6 +61,37 @@ t.test('one that does not begin to serve is ended', { skip }, async t => {
   t.notOk(alive(pid()))
 })
 
+t.test('what it has started is ended with it', { skip }, async t => {
+  const file = path.join(scratch(t), 'child')
+  standIn(t, `sleep 1000 & echo $! > ${file}; wait`)
+  await t.rejects(NbdServer.start(await cache(t), { startSeconds: 1 }), code('TOOL_FAILED'))
+  await until(() => !alive(Number(readFileSync(file, 'utf8'))))
+})
+
+t.test('two starts at one socket are one server, whose file what it says does not fill', { skip }, async t => {
+  const folder = await cache(t)
+  const socket = path.join(scratch(t), 's')
+  const [one, two] = await Promise.all([NbdServer.start(folder, { socket }), NbdServer.start(folder, { socket })])
+  t.equal(one.pid, two.pid)
+  for (const fd of [1, 2]) t.equal(readlinkSync(`/proc/${one.pid}/fd/${fd}`), '/dev/null')
+  await Promise.all([one.close(), two.close()])
+  t.notOk(alive(one.pid))
+})
+
+t.test('the end of one leaves another’s socket alone', { skip }, async t => {
+  const folder = await cache(t)
+  const socket = path.join(scratch(t), 's')
+  const one = await NbdServer.start(folder, { socket })
+  process.kill(one.pid, 'SIGKILL')
+  await until(() => !alive(one.pid))
+  const two = await NbdServer.start(folder, { socket })
+  await one.close()
+  t.ok(await answers(socket))
+  t.ok(existsSync(`${socket}.pid`))
+  await two.close()
+  t.notOk(existsSync(socket))
+})
+
 t.test('one that begins late serves, and is ended with its server', { skip }, async t => {
   const folder = await cache(t)
   standIn(t, 'sleep 1; exec nbdkit "$@"')
@@ -108,6 +139,50 @@ t.test('who starts it is killed while it begins', { skip }, async t => {
   t.equal(nbd.pid, pid(), 'the same one')
   await nbd.close()
   t.notOk(alive(pid()))
+})
+
+t.test('who starts it is killed while nbdkit itself begins: it ends too', { skip }, async t => {
+  const folder = await cache(t)
+  const fifo = path.join(scratch(t), 'fifo')
+  spawnSync('mkfifo', [fifo])
+  // Nobody reads there, so it does not come as far as to serve.
+  const { pid } = standIn(t, `exec nbdkit --filter=log "$@" logfile=${fifo}`)
+  const child = server(t, folder, path.join(scratch(t), 's'))
+  await until(() => pid() !== 0 && readlinkSync(`/proc/${pid()}/exe`).endsWith('nbdkit'))
+  await new Promise(resolve => setTimeout(resolve, 500))
+  t.ok(alive(pid()))
+  child.kill('SIGKILL')
+  await once(child, 'exit')
+  await until(() => !alive(pid()))
+})
+
+// Only root may choose the next process's number.
+const chooses = '/proc/sys/kernel/ns_last_pid'
+const noChoice = skip || (process.getuid?.() !== 0 && 'needs root')
+
+t.test('a stranger that has its number is left alone', { skip: noChoice }, async t => {
+  const folder = await cache(t)
+  const socket = path.join(scratch(t), 's')
+  const child = server(t, folder, socket)
+  await once(child.stdout as NodeJS.ReadableStream, 'data')
+  child.kill('SIGKILL')
+  await once(child, 'exit')
+  const nbd = await NbdServer.start(folder, { socket })
+  // In one go, so that its end is not noticed in between.
+  process.kill(nbd.pid, 'SIGKILL')
+  const limit = performance.now() + 5_000
+  while (existsSync(`/proc/${nbd.pid}`) && performance.now() < limit);
+  let stranger: ChildProcess | undefined
+  try {
+    writeFileSync(chooses, String(nbd.pid - 1))
+    stranger = spawn('sleep', ['1000'])
+    t.teardown(() => stranger?.kill('SIGKILL'))
+  } catch {
+    // A container's is for reading.
+  }
+  if (stranger?.pid !== nbd.pid) t.comment('somebody else has the number')
+  await nbd.close()
+  if (stranger) t.ok(alive(stranger.pid as number))
 })
 
 t.test('its end is told, whoever ends it', { skip }, async t => {

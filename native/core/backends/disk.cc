@@ -34,15 +34,22 @@ bool is_nbd_uri(std::string_view path) {
 }
 
 std::string without_secrets(std::string_view uri) {
-  const size_t question = std::min(uri.find('?'), uri.size());
-  std::string shown(uri.substr(0, question));
-  if (const size_t begin = shown.find("://"); begin != std::string::npos) {
-    const size_t end = std::min(shown.find('/', begin + 3), shown.size());
-    const size_t at = shown.rfind('@', end);
-    const size_t colon = shown.find(':', begin + 3);
+  std::string shown(uri);
+  if (const size_t host = shown.find("://"); host != std::string::npos) {
+    const size_t begin = host + 3;
+    const size_t end = std::min(shown.find_first_of("/?#", begin), shown.size());
+    const size_t colon = shown.find(':', begin);
+    size_t at = shown.substr(0, end).rfind('@');
+    // What is no port is the beginning of a password that should have had its / or ? encoded.
+    if ((at == std::string::npos || at < begin) && colon < end && shown[begin] != '[' &&
+        shown.find_first_not_of("0123456789", colon + 1) < end)
+      at = shown.rfind('@');
     if (at != std::string::npos && at > begin && colon < at) shown.erase(colon, at - colon);
   }
-  std::string_view query = uri.substr(question);
+  const size_t question = std::min(shown.find('?'), shown.size());
+  const std::string parameters = shown.substr(question);
+  shown.resize(question);
+  std::string_view query = parameters;
   while (!query.empty()) {
     query.remove_prefix(1);
     const size_t end = std::min(query.find_first_of("&;"), query.size());

@@ -157,7 +157,7 @@ void NbdDisk::release() {
   {
     std::lock_guard lock(mutex_);
     held_ = false;
-    if (link_ != Link::kUp) give_up_at_ = Clock::now() + options_.reconnect;
+    if (!given_up_) give_up_at_ = Clock::now() + options_.reconnect;
   }
   wake();
   changed_.notify_all();
@@ -253,7 +253,7 @@ bool NbdDisk::step() {
       if (link_ == Link::kUp) {
         ready = take();
       } else if (opened_ && !held_ && now >= give_up_at_) {
-        given_up = true;
+        given_up = given_up_ = true;
         fail_queued(EIO, [](const Request&) { return true; });
       }
     }
@@ -306,24 +306,35 @@ void NbdDisk::connect() {
     std::lock_guard lock(mutex_);
     link_ = Link::kConnecting;
   }
-  if (const auto why = unverifiable(uri_)) return lose(*why);
-  // Whoever gives the URI may name files of this host's: certificates, keys.
-  if (handle_) nbd_.set_uri_allow_local_file(handle_, true);
-  if (!handle_ || nbd_.aio_connect_uri(handle_, uri_.c_str()) < 0) lose(said());
+  try {
+    const TlsFiles tls = tls_files(uri_);
+    // Whoever gives the URI may name files of this host's: certificates, keys. Before version 1.10 libnbd
+    // reads no certificates' folder from it.
+    if (!handle_ || nbd_.set_uri_allow_local_file(handle_, true) < 0 ||
+        (!tls.certificates.empty() && nbd_.set_tls_certificates(handle_, tls.certificates.c_str()) < 0) ||
+        (!tls.psk_file.empty() && nbd_.set_tls_psk_file(handle_, tls.psk_file.c_str()) < 0) ||
+        nbd_.aio_connect_uri(handle_, uri_.c_str()) < 0)
+      lose(said());
+  } catch (const Error& why) {
+    lose(why);
+  }
 }
 
 // What libnbd says of the last call that failed.
 Error NbdDisk::said() const {
   const int err = nbd_.get_errno();
-  const char* what = nbd_.get_error();
-  if (what && std::strstr(what, "certificate verification"))
+  const char* text = nbd_.get_error();
+  std::string what = text ? text : "libnbd gives no reason";
+  // It quotes the URI as it is.
+  for (size_t at = 0; !uri_.empty() && (at = what.find(uri_, at)) != std::string::npos; at += name_.size())
+    what.replace(at, uri_.size(), name_);
+  if (what.find("certificate verification") != std::string::npos)
     return Error("BAD_CERTIFICATE",
                  "the disk " + name_ +
                      ": its server's certificate is not by an authority in ca-cert.pem, or "
                      "of another host, or out of date (" +
                      what + ")");
-  return Error(err ? errno_name(err) : "EIO",
-               "the disk " + name_ + ": " + (what ? what : "libnbd gives no reason"));
+  return Error(err ? errno_name(err) : "EIO", "the disk " + name_ + ": " + what);
 }
 
 void NbdDisk::adopt() {
@@ -362,6 +373,7 @@ void NbdDisk::adopt() {
   notice_silence(nbd_.aio_get_fd(handle_));
   if (!opened_) set_size(static_cast<uint64_t>(size));
   opened_ = true;
+  given_up_ = false;
   link_ = Link::kUp;
   last_answer_ = Clock::now();
   changed_.notify_all();
@@ -405,9 +417,9 @@ void NbdDisk::lose(const Error& why) {
 void NbdDisk::notify(DiskNotice::Link link, const std::string& message) {
   using enum DiskNotice::Link;
   const bool again = link == kLost ? told_ == kLost || told_ == kGivenUp : link == told_;
-  if (again || !options_.on_notice) return;
+  if (again) return;
   told_ = link;
-  options_.on_notice({.link = link, .uri = name_, .message = message});
+  if (options_.on_notice) options_.on_notice({.link = link, .uri = name_, .message = message});
 }
 
 // When the server is to be called silent.
@@ -553,6 +565,7 @@ void NbdDisk::in_pieces(Flight& flight, uint64_t largest, Call&& call) {
 
 int NbdDisk::on_answer(void* user, int* error) {
   auto& flight = *static_cast<Flight*>(user);
+  flight.heard = true;
   if (*error && !flight.err) flight.err = *error;
   if (--flight.pieces == 0) flight.disk->answered_.push_back(&flight);
   return 1;
@@ -574,10 +587,12 @@ void NbdDisk::settle() {
         go_on(*flight, next);
         continue;
       }
-      retry_delay_ = milliseconds(0);
-      notify(DiskNotice::Link::kBack, "the disk " + name_ + ": the server answers again");
+      if (flight->heard) {
+        retry_delay_ = milliseconds(0);
+        notify(DiskNotice::Link::kBack, "the disk " + name_ + ": the server answers again");
+      }
       std::lock_guard lock(mutex_);
-      last_answer_ = Clock::now();
+      if (flight->heard) last_answer_ = Clock::now();
       if (flight->request.changes()) --under_way_;
       finish(flight->request, flight->err, std::move(flight->buffer));
       flights_.erase(flight->request.sequence);

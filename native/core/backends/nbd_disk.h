@@ -79,7 +79,8 @@ class NbdDisk final : public Disk {
     Request request;
     NbdDisk* disk = nullptr;
     std::vector<uint8_t> buffer;
-    size_t pieces = 0;  // that are not answered
+    size_t pieces = 0;   // that are not answered
+    bool heard = false;  // the server has answered, rather than this side alone
     int err = 0;
     bool by_writing = false;  // zeros, where the server cannot
     bool flushing = false;    // what the server would not make durable at once
@@ -159,6 +160,7 @@ class NbdDisk final : public Disk {
   uint64_t next_sequence_ = 0;
   uint64_t forgotten_ = 0;  // the guest's requests before that sequence are nobody's any more
   uint64_t overdue_ = 0;    // requests that change something before that sequence are to fail
+  bool given_up_ = false;
   Clock::time_point give_up_at_{}, last_answer_{}, stop_until_{};
   bool copying_ = false;  // into its owner's memory
   bool held_ = false;

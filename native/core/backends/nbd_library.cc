@@ -29,6 +29,8 @@ NbdLibrary NbdLibrary::open(const char* file) {
   find(to.get_error, "nbd_get_error");
   find(to.get_errno, "nbd_get_errno");
   find(to.set_uri_allow_local_file, "nbd_set_uri_allow_local_file");
+  find(to.set_tls_certificates, "nbd_set_tls_certificates");
+  find(to.set_tls_psk_file, "nbd_set_tls_psk_file");
   find(to.aio_connect_uri, "nbd_aio_connect_uri");
   find(to.aio_get_fd, "nbd_aio_get_fd");
   find(to.aio_get_direction, "nbd_aio_get_direction");

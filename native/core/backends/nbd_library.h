@@ -26,6 +26,8 @@ struct NbdLibrary {
   const char* (*get_error)();  // of this thread's last call
   int (*get_errno)();
   int (*set_uri_allow_local_file)(NbdHandle*, bool);
+  int (*set_tls_certificates)(NbdHandle*, const char* folder);
+  int (*set_tls_psk_file)(NbdHandle*, const char* file);
   int (*aio_connect_uri)(NbdHandle*, const char* uri);
   int (*aio_get_fd)(NbdHandle*);
   unsigned (*aio_get_direction)(NbdHandle*);

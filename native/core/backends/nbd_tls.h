@@ -1,20 +1,21 @@
-// Whether libnbd, given a URI, verifies the server's certificate. Where it finds no authority to verify it by
-// it takes any, so such a URI is refused here.
+// What an nbds:// URI's TLS goes by. libnbd's versions differ in how they read a URI's parameters, and where
+// they find no authority to verify a server by they take any: so what could be read in two ways is refused
+// here, and what was read is given to libnbd beside the URI.
 #pragma once
 
-#include <optional>
 #include <string>
-#include <string_view>
-
-#include "base/error.h"
 
 namespace hypertwin::backends {
 
-// What a URI's `name=` says, decoded; nothing when it says nothing.
-std::optional<std::string> uri_parameter(std::string_view uri, std::string_view name);
+struct TlsFiles {
+  std::string certificates;  // a folder; empty: none
+  std::string psk_file;      // empty: none
+};
 
-// Error("BAD_CONFIG") for an nbds:// URI without a key, nor a folder with ca-cert.pem: neither named by it
-// nor where libnbd looks. On a UNIX socket or vsock it has no host's name to compare, and verifies nothing.
-std::optional<Error> unverifiable(const std::string& uri);
+// Nothing for a URI without TLS. Throws Error("BAD_CONFIG") for a query that could be read in two ways, or
+// that turns verification off, and for an nbds:// URI with neither a key nor a folder with ca-cert.pem, named
+// by it or where libnbd looks. On a UNIX socket or vsock libnbd has no host's name to compare, and verifies
+// no certificate.
+TlsFiles tls_files(const std::string& uri);
 
 }  // namespace hypertwin::backends
