@@ -67,7 +67,7 @@ function hostKey(): string {
   }
 }
 
-function tryMode(mode: DirtyMode, silenceMs: number): Promise<DirtyModeVerdict> {
+function tryMode(mode: DirtyMode, firstMs: number, silenceMs: number): Promise<DirtyModeVerdict> {
   return new Promise(resolve => {
     const child = spawn(process.execPath, ['-e', program, addonPath, mode], {
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -80,7 +80,7 @@ function tryMode(mode: DirtyMode, silenceMs: number): Promise<DirtyModeVerdict> 
       silent = true
       child.kill('SIGKILL')
     }
-    let timer = setTimeout(kill, silenceMs)
+    let timer = setTimeout(kill, firstMs)
     createInterface({ input: child.stdout }).on('line', line => {
       clearTimeout(timer)
       timer = setTimeout(kill, silenceMs)
@@ -98,7 +98,7 @@ function tryMode(mode: DirtyMode, silenceMs: number): Promise<DirtyModeVerdict> 
         resolve({
           mode,
           works: false,
-          reason: `guest writes ${where}: wedges, KVM_RUN did not return within ${silenceMs} ms`
+          reason: `guest writes ${where}: wedges, KVM_RUN did not return within ${lines.length === 0 ? firstMs : silenceMs} ms`
         })
       else {
         const said = /Error: .*/.exec(complaint)?.[0]
@@ -116,14 +116,15 @@ function tryMode(mode: DirtyMode, silenceMs: number): Promise<DirtyModeVerdict> 
  * A child process runs a tiny guest that writes known pages, from CPL 3 and from CPL 0, many more than a small ring
  * holds, and compares page for page.
  *
- * @param options - `silenceMs`: how long the child may be silent before it is killed (default 10 s; usual is 0.3 s)
+ * @param options - `silenceMs`: how long the child may be silent before it is killed (default 60 s until its first finding, with
+ *   which comes its start, then 10 s; usual is 0.3 s)
  * @since 0.1.0
  */
 export function probeDirtyMode(mode: DirtyMode, options: { silenceMs?: number } = {}): Promise<DirtyModeVerdict> {
   const key = `${hostKey()} ${mode}`
   let verdict = verdicts.get(key)
   if (!verdict) {
-    verdict = tryMode(mode, options.silenceMs ?? 10_000)
+    verdict = tryMode(mode, options.silenceMs ?? 60_000, options.silenceMs ?? 10_000)
     verdicts.set(key, verdict)
   }
   return verdict

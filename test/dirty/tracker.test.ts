@@ -5,6 +5,7 @@ import {
   DirtyError,
   DirtyTracker,
   probeDirtyMode,
+  type DirtyHarvest,
   type DirtyMode,
   type DirtySample
 } from '../../lib/dirty/index.js'
@@ -31,30 +32,31 @@ for (const mode of ['bitmap', 'manual', 'ring'] as const)
     t.match(tracker.choice, { mode, reason: `${mode}: asked for` })
     const at = (page: number): bigint => dataAddress + BigInt(page * pageSize)
 
-    t.equal((await tracker.harvest()).pages, 0)
+    // Of what the guest's program lies in, KVM may take a page that it maps for the first time for a written one.
+    const written = ({ slots }: DirtyHarvest): number | undefined => slots.find(({ slot }) => slot === 1)?.pages
+    t.equal(written(await tracker.harvest()), 0)
     await guest.write(3, 7, 5)
     guest.data.write(100 * pageSize, new Uint8Array(5000))
     tracker.markWritten(at(100), 5000)
     const harvest = await tracker.harvest()
     t.strictSame(
-      [...harvest.ranges()],
+      [...harvest.ranges()].filter(({ address }) => address >= dataAddress),
       [
         ...[3, 10, 17, 24, 31].map(page => ({ address: at(page), size: pageSize })),
         { address: at(100), size: 2 * pageSize }
       ]
     )
-    t.equal(harvest.pages, 7)
-    t.equal(harvest.bytes, 7 * pageSize)
+    t.equal(harvest.bytes, harvest.pages * pageSize)
     t.ok(harvest.endedAt >= harvest.startedAt)
     t.ok(harvest.has(at(10)))
     t.ok(harvest.has(at(11) - 1n))
     t.notOk(harvest.has(at(11)))
     t.notOk(harvest.has(0x7fff_0000_0000n))
     t.match(harvest.slots, [
-      { slot: 0, guestAddress: 0n, pageCount: 16, pages: 0 },
+      { slot: 0, guestAddress: 0n, pageCount: 16, pages: Number },
       { slot: 1, guestAddress: dataAddress, pageCount: 256, pages: 7 }
     ])
-    t.equal((await tracker.harvest()).pages, 0, 'each page once')
+    t.equal(written(await tracker.harvest()), 0, 'each page once')
     t.throws(() => tracker.markWritten(dataAddress + (1n << 20n), 1), code('ERANGE'))
 
     await t.rejects(DirtyTracker.attach(guest.vm, { mode }), code('DIRTY_BUSY'))
