@@ -2,6 +2,7 @@
 // example (bench/linux.mjs starts it there). Prints figures as the other benchmarks do.
 //   node --expose-gc turns.mjs '{"elf", "image", "initrd", "agent", "quick"}'
 import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { copyFileSync, existsSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -151,6 +152,7 @@ async function devices(turns, milliseconds, vhost = false) {
   } finally {
     for (const guest of Object.values(running)) await guest.end()
     server.stdin.end()
+    await once(server, 'close')
     for (const side of sides) ip('link', 'delete', taps[side])
   }
 }
