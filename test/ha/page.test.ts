@@ -24,7 +24,7 @@ async function browse(t: Test, url: string, colorScheme: 'light' | 'dark' = 'lig
     await browser?.close()
   })
   const page = context.pages()[0] ?? (await context.newPage())
-  page.setDefaultTimeout(60_000)
+  page.setDefaultTimeout(limit(60_000))
   const problems: string[] = []
   page.on('console', message => (message.type() === 'error' || message.type() === 'warning') && problems.push(message.text()))
   page.on('pageerror', error => problems.push(error.message))

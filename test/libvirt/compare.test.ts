@@ -130,7 +130,8 @@ const aboutDomain = (domain: string): Row[] => [
   ['virDomainGetControlInfo', domain, [], { varies: true }],
   ['virDomainGetDiskErrors', domain, [], { give: (list: { disk: string; error: number }[]) => Object.fromEntries(list.map(({ disk, error }) => [disk, error])) }],
   ['virDomainGetEmulatorPinInfo', domain],
-  ['virDomainGetGuestInfo', domain, [0]],
+  // System, time zone, host name; interfaces get their addresses meanwhile.
+  ['virDomainGetGuestInfo', domain, [2 | 4 | 8]],
   ['virDomainGetGuestVcpus', domain],
   ['virDomainGetHostname', domain],
   ['virDomainGetID', domain, [], { give: (id: number | undefined) => id ?? -1 }],

@@ -1,6 +1,7 @@
 // The same calls through libvirt-python and through this binding, and what came of them side by side.
 import { spawnSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
+import path from 'node:path'
 import type { Test } from 'tap'
 import { Connect, CpuSet, Handle, LibvirtError } from '../../lib/libvirt/index.js'
 import { Reference, type Answer, type Json } from './reference.js'
@@ -60,9 +61,9 @@ function pythonMethods(): Map<string, string> {
 /** This binding's method for each, as its documentation has it. */
 function ourMethods(): Map<string, string> {
   const methods = new Map<string, string>()
-  const folder = new URL('../../lib/libvirt/generated/', import.meta.url)
+  const folder = path.resolve('lib/libvirt/generated')
   for (const file of readdirSync(folder)) {
-    const text = readFileSync(new URL(file, folder), 'utf8')
+    const text = readFileSync(path.join(folder, file), 'utf8')
     for (const [, name, method] of text.matchAll(/@see \[(\w+)\]\([^)]*\)\n(?: {3}\*[^\n]*\n)+? {2}(\w+)[(<]/g))
       methods.set(name as string, method as string)
   }

@@ -3,6 +3,7 @@
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import net from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
@@ -25,6 +26,16 @@ function missing(): string | false {
 
 /** False, or why there can be no daemon here. */
 export const noDaemon = missing()
+
+function connects(socket: string): Promise<boolean> {
+  return new Promise(resolve => {
+    const settle = (up: boolean): void => {
+      connection.destroy()
+      resolve(up)
+    }
+    const connection = net.connect(socket, () => settle(true)).once('error', () => settle(false))
+  })
+}
 
 export class Daemon {
   readonly folder: string
@@ -73,7 +84,8 @@ export class Daemon {
     })
     let said = ''
     this.#child.stderr?.on('data', (data: Buffer) => (said += data.toString()))
-    while (!existsSync(this.#file('libvirt-sock'))) {
+    // The socket is there before it listens.
+    while (!(await connects(this.#file('libvirt-sock')))) {
       if (this.#child.exitCode !== null) throw new Error(`libvirtd ended with ${this.#child.exitCode}: ${said}`)
       await sleep(10)
     }
