@@ -1,7 +1,7 @@
 // An nbdkit that serves a file, for tests that kill it, stop it, and start it again.
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import path from 'node:path'
 import type { Test } from 'tap'
 import { scratch } from './machine/support.js'
@@ -46,7 +46,15 @@ export class NbdKit {
     await once(child, 'exit')
   }
 
-  signal(name: NodeJS.Signals): void {
-    this.#child?.kill(name)
+  /** It keeps its socket open and answers nothing; no thread of it runs any more. */
+  async stop(): Promise<void> {
+    const threads = `/proc/${this.#child?.pid}/task`
+    this.#child?.kill('SIGSTOP')
+    const isStopped = (id: string): boolean => /^\d+ \(.*\) T/s.test(readFileSync(`${threads}/${id}/stat`, 'utf8'))
+    while (!readdirSync(threads).every(isStopped)) await new Promise(resolve => setTimeout(resolve, 1))
+  }
+
+  goOn(): void {
+    this.#child?.kill('SIGCONT')
   }
 }

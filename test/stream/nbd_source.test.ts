@@ -77,12 +77,12 @@ t.test('the server goes and comes back, fails, and does not answer', { skip }, a
   await trouble()
   rmSync(fail)
   await fails
-  server.signal('SIGSTOP')
+  await server.stop()
   const silent = chunk(30)
   await trouble()
-  server.signal('SIGCONT')
+  server.goOn()
   await silent
-  server.signal('SIGSTOP')
+  await server.stop()
   const never = t.rejects(stream.read(40 * CHUNK, 1), code('CLOSED'))
   await stream.close()
   await never
