@@ -1,10 +1,15 @@
 // An nbdkit that serves a file, for tests that kill it, stop it, and start it again.
-import { spawn, type ChildProcess } from 'node:child_process'
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import path from 'node:path'
 import type { Test } from 'tap'
 import { scratch } from './machine/support.js'
+
+/** False, or why there can be no server with a client of ours. */
+export const noNbdkit =
+  (spawnSync('nbdkit', ['--version']).error && 'nbdkit is missing (Debian: nbdkit)') ||
+  (!spawnSync('ldconfig', ['-p'], { encoding: 'utf8' }).stdout.includes('libnbd.so.0') && 'libnbd is missing (Debian: libnbd0)')
 
 export class NbdKit {
   readonly uri: string

@@ -1,23 +1,17 @@
 // Disks on NBD servers: nbdkit's, while it serves, stops, dies and comes back; with a guest of ours on both boards.
-import { spawn, spawnSync } from 'node:child_process'
-import { once } from 'node:events'
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
-import process from 'node:process'
 import t, { type Test } from 'tap'
 import { connectMailroom } from '../../lib/cli/mailroom/boot.js'
 import type { MailroomClient } from '../../lib/cli/mailroom/client.js'
 import { Recording, Replay } from '../../lib/eventlog/index.js'
 import { guestPath } from '../../lib/index.js'
 import { Machine, type DiskOptions, type MachineBoard, type MachineEvent } from '../../lib/machine/index.js'
-import { NbdKit } from '../nbdkit.js'
-import { code, guest, noKvm, scratch } from './support.js'
+import { NbdKit, noNbdkit } from '../nbdkit.js'
+import { code, guest, noKvm, scratch, Talking } from './support.js'
 
 const size = 8 << 20
-const noNbd =
-  (spawnSync('nbdkit', ['--version']).error && 'nbdkit is missing (Debian: nbdkit)') ||
-  (!spawnSync('ldconfig', ['-p'], { encoding: 'utf8' }).stdout.includes('libnbd.so.0') && 'libnbd is missing (Debian: libnbd0)')
-const skip = noKvm || noNbd
+const skip = noKvm || noNbdkit
 
 /** What is told of the machine's disks. */
 function notes(machine: Machine): AsyncGenerator<Extract<MachineEvent, { type: 'disk' }>> {
@@ -187,27 +181,14 @@ t.test('a server that is there and silent is told of, and so is its first answer
 
 t.test('hypertwin run says on stderr why a guest waits', { skip }, async t => {
   const server = await blank(t).start()
-  const child = spawn(
-    process.execPath,
-    ['dist/cli/main.js', 'run', '--kernel', guestPath('mailroom'), '--memory', '32MiB', '--disk', server.uri, '--net', '-'],
-    { stdio: ['pipe', 'pipe', 'pipe'] }
-  )
-  t.teardown(() => child.kill('SIGKILL'))
-  let out = ''
-  let said = ''
-  child.stdout.on('data', (piece: Buffer) => (out += piece.toString()))
-  child.stderr.on('data', (piece: Buffer) => (said += piece.toString()))
-  const until = async (done: () => boolean) => {
-    while (!done() && child.exitCode === null) await new Promise(resolve => setTimeout(resolve, 10))
-  }
-  await until(() => out.includes('mailroom ready'))
+  const command = new Talking(t, ['run', '--kernel', guestPath('mailroom'), '--memory', '32MiB', '--disk', server.uri, '--net', '-'])
+  await command.until(() => command.out.includes('mailroom ready'))
   await server.kill()
-  await until(() => said.includes('lost'))
+  await command.until(() => command.said.includes('lost'))
   await server.start()
-  await until(() => said.includes('back'))
-  child.kill('SIGINT')
-  await once(child, 'exit')
-  t.match(said, /disk 0, lost: the disk nbd\+unix:[^]*disk 0, back: the disk nbd\+unix:/)
+  await command.until(() => command.said.includes('back'))
+  await command.interrupt()
+  t.match(command.said, /disk 0, lost: the disk nbd\+unix:[^]*disk 0, back: the disk nbd\+unix:/)
 })
 
 t.test('what cannot be', { skip }, async t => {

@@ -1,9 +1,6 @@
 // Machines whose disk is on an NBD server, migrated and protected: with one server for both sides, and with copies.
-import { spawn, spawnSync } from 'node:child_process'
-import { once } from 'node:events'
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
-import process from 'node:process'
 import t, { type Test } from 'tap'
 import { connectMailroom } from '../../lib/cli/mailroom/boot.js'
 import type { MailroomClient } from '../../lib/cli/mailroom/client.js'
@@ -11,13 +8,10 @@ import type { Machine } from '../../lib/machine/index.js'
 import { protection, standby, TestArbiter } from '../ha/support.js'
 import { failure, listener, move } from '../migrate/support.js'
 import { migrate } from '../../lib/migrate/index.js'
-import { NbdKit } from '../nbdkit.js'
-import { guest, noKvm, scratch } from './support.js'
+import { NbdKit, noNbdkit } from '../nbdkit.js'
+import { guest, noKvm, scratch, Talking } from './support.js'
 
-const skip =
-  noKvm ||
-  (spawnSync('nbdkit', ['--version']).error && 'nbdkit is missing (Debian: nbdkit)') ||
-  (!spawnSync('ldconfig', ['-p'], { encoding: 'utf8' }).stdout.includes('libnbd.so.0') && 'libnbd is missing (Debian: libnbd0)')
+const skip = noKvm || noNbdkit
 const size = 8 << 20
 
 async function blank(t: Test): Promise<NbdKit> {
@@ -75,25 +69,16 @@ t.test('hypertwin receive says on stderr what becomes of the server', { skip }, 
   const { machine, client } = await mailroom(t, server.uri)
   await send(client, 'before')
   client.close()
-  const child = spawn(process.execPath, ['dist/cli/main.js', 'receive', '--listen', 'tcp://127.0.0.1:0', '--disk', server.uri], { stdio: ['ignore', 'pipe', 'pipe'] })
-  t.teardown(() => child.kill('SIGKILL'))
-  let out = ''
-  let said = ''
-  child.stdout.on('data', (piece: Buffer) => (out += piece.toString()))
-  child.stderr.on('data', (piece: Buffer) => (said += piece.toString()))
-  const until = async (done: () => boolean) => {
-    while (!done() && child.exitCode === null) await new Promise(resolve => setTimeout(resolve, 10))
-  }
-  await until(() => /on tcp:\S+\n/.test(out))
-  await migrate(machine, /on (tcp:\S+)\n/.exec(out)?.[1] ?? '').done
-  await until(() => out.includes('A machine came'))
+  const command = new Talking(t, ['receive', '--listen', 'tcp://127.0.0.1:0', '--disk', server.uri])
+  await command.until(() => /on tcp:\S+\n/.test(command.out))
+  await migrate(machine, /on (tcp:\S+)\n/.exec(command.out)?.[1] ?? '').done
+  await command.until(() => command.out.includes('A machine came'))
   await server.kill()
-  await until(() => said.includes('lost'))
+  await command.until(() => command.said.includes('lost'))
   await server.start()
-  await until(() => said.includes('back'))
-  t.match(said, /^hypertwin: disk 0, lost: the disk nbd\+unix:.*\nhypertwin: disk 0, back: the disk nbd\+unix:/m)
-  child.kill('SIGINT')
-  await once(child, 'exit')
+  await command.until(() => command.said.includes('back'))
+  t.match(command.said, /^hypertwin: disk 0, lost: the disk nbd\+unix:.*\nhypertwin: disk 0, back: the disk nbd\+unix:/m)
+  await command.interrupt()
 })
 
 t.test('the destination does not reach the server: the source goes on', { skip }, async t => {

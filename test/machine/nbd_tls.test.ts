@@ -10,16 +10,15 @@ import { connectMailroom } from '../../lib/cli/mailroom/boot.js'
 import { guestPath } from '../../lib/index.js'
 import { Machine, type MachineBoard } from '../../lib/machine/index.js'
 import { ImageStream } from '../../lib/stream/index.js'
+import { noNbdkit } from '../nbdkit.js'
 import { certificates, noOpenssl } from '../arbiter/support.js'
 import { copyOf, imageBytes, packed, until } from '../stream/support.js'
 import { guest, noKvm, scratch } from './support.js'
 
-const nbdkit = spawnSync('nbdkit', ['--dump-config'], { encoding: 'utf8' })
 const skip =
   noOpenssl ||
-  (nbdkit.error && 'nbdkit is missing (Debian: nbdkit)') ||
-  (!/^tls=yes$/m.test(nbdkit.stdout) && 'this nbdkit has no TLS') ||
-  (!spawnSync('ldconfig', ['-p'], { encoding: 'utf8' }).stdout.includes('libnbd.so.0') && 'libnbd is missing (Debian: libnbd0)')
+  noNbdkit ||
+  (!/^tls=yes$/m.test(spawnSync('nbdkit', ['--dump-config'], { encoding: 'utf8' }).stdout) && 'this nbdkit has no TLS')
 
 /** A folder as nbdkit and libnbd have them: of an authority, a server for localhost, and a client. */
 function keys(t: Test): string {

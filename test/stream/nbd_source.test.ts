@@ -1,17 +1,15 @@
 // Streams from an NBD server that has the image itself: verified by a manifest from elsewhere, whatever the server does.
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import t, { type Test } from 'tap'
 import { ImageStream, Profile, type StreamOptions } from '../../lib/stream/index.js'
-import { NbdKit } from '../nbdkit.js'
+import { NbdKit, noNbdkit } from '../nbdkit.js'
 import { CHUNK, checkCache, code, copyOf, imageBytes, noise, packed, scratch, until, WebServer, type Packed } from './support.js'
 
-const skip =
-  (spawnSync('nbdkit', ['--version']).error && 'nbdkit is missing (Debian: nbdkit)') ||
-  (!spawnSync('ldconfig', ['-p'], { encoding: 'utf8' }).stdout.includes('libnbd.so.0') && 'libnbd is missing (Debian: libnbd0)')
+const skip = noNbdkit
 
 async function open(t: Test, uri: string, options: Partial<StreamOptions>): Promise<ImageStream> {
   const stream = await ImageStream.open(uri, { cache: scratch(t), ...options })
