@@ -45,7 +45,7 @@ void KernelNet::serve() {
     return take_back({queues[0].next_available, queues[1].next_available});
   }
   // What the guest notified before.
-  for (unsigned i = 0; i < kQueues; ++i) ring(function_.doorbell(i));
+  function_.ring_doorbells();
 }
 
 std::array<uint16_t, KernelNet::kQueues> KernelNet::stop() {
@@ -61,11 +61,9 @@ void KernelNet::give_back() {
 
 void KernelNet::take_back(const std::array<uint16_t, kQueues>& next_available) {
   function_.as<devices::VirtioNet>().take_queues(next_available);
-  for (unsigned i = 0; i < kQueues; ++i) {
-    // An interrupt may have been on its way through calls_, and it may have stopped before it had taken all.
-    function_.pci().queue_interrupt(i);
-    ring(function_.doorbell(i));
-  }
+  // An interrupt may have been on its way through calls_, and it may have stopped before it had taken all.
+  for (unsigned i = 0; i < kQueues; ++i) function_.pci().queue_interrupt(i);
+  function_.ring_doorbells();
 }
 
 void KernelNet::forget() {

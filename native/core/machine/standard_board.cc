@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/event.h"
 #include "boot/acpi.h"
 #include "machine/sections.h"
 
@@ -31,6 +32,10 @@ StandardBoard::Function::Function(StandardBoard& board, std::unique_ptr<devices:
   board.pci_.add(pci_, irq);
   pci_.watch_windows([this] { place_doorbells(); });
   place_doorbells();
+}
+
+void StandardBoard::Function::ring_doorbells() const {
+  for (const Fd& doorbell : doorbells_) ring(doorbell.get());
 }
 
 void StandardBoard::Function::place_doorbells() {

@@ -316,8 +316,7 @@ void StandardMachine::go() {
     }
     board_->generation_changed();
     // What the guest notified before the snapshot was taken.
-    for (auto& function : board_->functions())
-      for (size_t queue = 0; queue < function->queues(); ++queue) ring(function->doorbell(queue));
+    for (auto& function : board_->functions()) function->ring_doorbells();
   }
   for (auto& file : files_) file->release();
   gate_.open();
@@ -697,10 +696,7 @@ void StandardMachine::guest_finishes(uint32_t device, uint64_t features) {
   net_ready(device);
 }
 
-void StandardMachine::net_ready(uint32_t device) {
-  const auto& function = board_->net_function(device);
-  for (size_t queue = 0; queue < function.queues(); ++queue) ring(function.doorbell(queue));
-}
+void StandardMachine::net_ready(uint32_t device) { board_->net_function(device).ring_doorbells(); }
 
 void StandardMachine::transmit_unfinished(uint32_t device, std::span<const iovec> parts) {
   if (!memory_->may_leave(parts)) return;
