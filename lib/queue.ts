@@ -40,6 +40,11 @@ export class Queue<T> implements AsyncIterableIterator<T> {
     } else this.#signal?.addEventListener('abort', this.#abort, { once: true })
   }
 
+  /** Whether nothing comes any more. */
+  get ended(): boolean {
+    return this.#ended
+  }
+
   push(item: T): void {
     if (this.#ended) return
     const waiting = this.#waiting.shift()
@@ -86,5 +91,46 @@ export class Queue<T> implements AsyncIterableIterator<T> {
 
   [Symbol.asyncIterator](): this {
     return this
+  }
+}
+
+/**
+ * Gives all that it is told to everybody who iterates, each with a queue of their own.
+ *
+ * @internal
+ */
+export class Broadcast<T> {
+  readonly #queues = new Set<Queue<T>>()
+  #over = false
+
+  /** Whether anybody iterates. */
+  get heard(): boolean {
+    return this.#queues.size > 0
+  }
+
+  /**
+   * A new iteration, of `first` and of all that is pushed from now on.
+   *
+   * @param options - as those of a {@link Queue}
+   */
+  iterate(
+    options: { limit: number; onFull: (items: T[], item: T) => T[]; signal?: AbortSignal | undefined },
+    ...first: T[]
+  ): Queue<T> {
+    const queue: Queue<T> = new Queue<T>({ ...options, signal: options.signal, onClose: () => this.#queues.delete(queue) })
+    for (const item of first) queue.push(item)
+    if (this.#over) queue.end()
+    else if (!queue.ended) this.#queues.add(queue)
+    return queue
+  }
+
+  push(item: T): void {
+    for (const queue of this.#queues) queue.push(item)
+  }
+
+  /** For all, and for who comes later. */
+  end(): void {
+    this.#over = true
+    for (const queue of this.#queues) queue.end()
   }
 }

@@ -1,6 +1,6 @@
 // Work of a hypervisor's that goes on for a while: how far it is, how it ends, and how it is given up.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { keepNewest, Queue } from '../queue.js'
+import { Broadcast, keepNewest } from '../queue.js'
 import { LibvirtError } from './errors.js'
 
 /** How often giving up is tried while libvirt says that it cannot be yet, in ms: at first, and at most. */
@@ -23,7 +23,7 @@ export abstract class DomainJob<Progress, Result> implements AsyncIterable<Progr
    * rejection that nobody awaits ends no process.
    */
   readonly done: Promise<Result>
-  readonly #streams = new Set<Queue<Progress>>()
+  readonly #streams = new Broadcast<Progress>()
   readonly #settle: Settle<Result>
   readonly #signal: AbortSignal | undefined
   readonly #abort = (): void => this.cancel()
@@ -66,16 +66,7 @@ export abstract class DomainJob<Progress, Result> implements AsyncIterable<Progr
 
   /** Its progress, beginning with the present one. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Progress> {
-    const stream: Queue<Progress> = new Queue<Progress>({
-      limit: 256,
-      onFull: keepNewest,
-      onClose: () => this.#streams.delete(stream),
-      signal: undefined
-    })
-    stream.push(this.#progress)
-    if (this.#over) stream.end()
-    else this.#streams.add(stream)
-    return stream
+    return this.#streams.iterate({ limit: 256, onFull: keepNewest }, this.#progress)
   }
 
   /** Asks libvirt to give it up; rejects when there is nothing to give up yet. @internal */
@@ -98,7 +89,7 @@ export abstract class DomainJob<Progress, Result> implements AsyncIterable<Progr
   /** @internal */
   protected tell(progress: Progress): void {
     this.#progress = progress
-    for (const stream of this.#streams) stream.push(progress)
+    this.#streams.push(progress)
   }
 
   async #giveUp(): Promise<void> {
@@ -124,7 +115,7 @@ export abstract class DomainJob<Progress, Result> implements AsyncIterable<Progr
   #end(settle: () => void): void {
     this.#over = true
     this.#signal?.removeEventListener('abort', this.#abort)
-    for (const stream of this.#streams) stream.end()
+    this.#streams.end()
     settle()
   }
 }

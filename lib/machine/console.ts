@@ -1,6 +1,6 @@
 // The machine's serial console: what the guest wrote, and what is typed to it.
 import { StringDecoder } from 'node:string_decoder'
-import { Queue } from '../queue.js'
+import { Broadcast } from '../queue.js'
 import type { NativeMachine } from './addon.js'
 import { MachineError, invalid, machineErrors } from './errors.js'
 import { whole } from './options.js'
@@ -16,9 +16,8 @@ const keptCharacters = 1 << 20
 export class Console {
   readonly #native: NativeMachine
   readonly #decoder = new StringDecoder('utf8')
-  readonly #streams = new Set<Queue<string>>()
+  readonly #streams = new Broadcast<string>()
   #text = ''
-  #ended = false
 
   /** @internal */
   constructor(native: NativeMachine) {
@@ -63,15 +62,8 @@ export class Console {
    * @param options - `signal`: ends the iteration with its reason
    */
   output(options: { signal?: AbortSignal } = {}): AsyncIterableIterator<string> {
-    const stream: Queue<string> = new Queue<string>({
-      limit: 1,
-      onFull: (items, item) => [(items.join('') + item).slice(-keptCharacters)],
-      onClose: () => this.#streams.delete(stream),
-      signal: options.signal
-    })
-    if (this.#ended) stream.end()
-    else if (!options.signal?.aborted) this.#streams.add(stream)
-    return stream
+    const onFull = (items: string[], item: string): string[] => [(items.join('') + item).slice(-keptCharacters)]
+    return this.#streams.iterate({ limit: 1, onFull, signal: options.signal })
   }
 
   /**
@@ -110,13 +102,12 @@ export class Console {
     const text = this.#decoder.write(bytes)
     this.#text += text
     if (this.#text.length > 2 * keptCharacters) this.#text = this.#text.slice(-keptCharacters)
-    if (text !== '') for (const stream of this.#streams) stream.push(text)
+    if (text !== '') this.#streams.push(text)
     return text
   }
 
   /** @internal */
   end(): void {
-    this.#ended = true
-    for (const stream of this.#streams) stream.end()
+    this.#streams.end()
   }
 }

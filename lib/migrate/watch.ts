@@ -1,6 +1,6 @@
 // What a migration tells while it goes on, at either side: the last progress, its rounds, and who iterates.
 import { MigrationRounds, type MigrationRound } from '../migration_round.js'
-import { keepNewest, Queue } from '../queue.js'
+import { Broadcast, keepNewest } from '../queue.js'
 import type { NativeNews } from './addon.js'
 import { decodeProgress, noProgress, type MigrationProgress, type NativeProgress } from './progress.js'
 
@@ -24,7 +24,7 @@ export class Wake {
 export class Watch {
   progress: MigrationProgress = decodeProgress(noProgress)
   readonly #rounds = new MigrationRounds()
-  readonly #streams = new Set<Queue<MigrationProgress>>()
+  readonly #streams = new Broadcast<MigrationProgress>()
   readonly #onStep: ((step: string) => void) | undefined
   #over = false
 
@@ -47,21 +47,12 @@ export class Watch {
     if (this.#over) return
     if (last) this.#tell(last)
     this.#over = true
-    for (const stream of this.#streams) stream.end()
+    this.#streams.end()
   }
 
   /** From now on, beginning with what is. When nobody takes it for long, all but the newest are dropped. */
   iterate(): AsyncIterableIterator<MigrationProgress> {
-    const stream: Queue<MigrationProgress> = new Queue<MigrationProgress>({
-      limit: 256,
-      onFull: keepNewest,
-      onClose: () => this.#streams.delete(stream),
-      signal: undefined
-    })
-    stream.push(this.progress)
-    if (this.#over) stream.end()
-    else this.#streams.add(stream)
-    return stream
+    return this.#streams.iterate({ limit: 256, onFull: keepNewest }, this.progress)
   }
 
   #tell(native: NativeProgress): void {
@@ -69,6 +60,6 @@ export class Watch {
     // A harvest comes at a round's end, and tells of the time since the one before.
     const { phase, dirtyPagesPerSecond } = this.progress
     this.#rounds.add(this.progress, phase === 'memory' ? dirtyPagesPerSecond : 0)
-    for (const stream of this.#streams) stream.push(this.progress)
+    this.#streams.push(this.progress)
   }
 }

@@ -1,28 +1,18 @@
 #include "base/executor.h"
 
 #include <pthread.h>
-#include <signal.h>
 
 #include <utility>
+
+#include "base/signals.h"
 
 namespace hypertwin::base {
 
 Executor::Executor(const std::string& name) {
-  // Signals sent to the process belong to the threads that were there before. Faults, and the signals that
-  // threads send each other, stay as they are.
-  sigset_t process_signals, before;
-  sigemptyset(&process_signals);
-  for (int signal : {SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGALRM, SIGTERM, SIGCHLD, SIGCONT, SIGTSTP, SIGTTIN,
-                     SIGTTOU, SIGWINCH, SIGIO})
-    sigaddset(&process_signals, signal);
-  pthread_sigmask(SIG_BLOCK, &process_signals, &before);
-  try {
+  {
+    KeepSignals others;
     thread_ = std::thread([this] { loop(); });
-  } catch (...) {
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    throw;
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   id_ = thread_.get_id();
   pthread_setname_np(thread_.native_handle(), name.substr(0, 15).c_str());
 }

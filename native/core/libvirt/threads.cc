@@ -1,7 +1,6 @@
 #include "libvirt/threads.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -9,6 +8,8 @@
 #include <cstdlib>
 #include <thread>
 #include <utility>
+
+#include "base/signals.h"
 
 namespace hypertwin::libvirt {
 
@@ -52,24 +53,12 @@ void park_at_exit() {
 void start_thread(const std::string& name, std::function<void()> run) {
   static const int registered = std::atexit(begin_exit);
   static_cast<void>(registered);
-  // Signals sent to the process belong to the threads that were there before.
-  sigset_t process_signals, before;
-  sigemptyset(&process_signals);
-  for (int signal : {SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGALRM, SIGTERM, SIGCHLD, SIGCONT, SIGTSTP, SIGTTIN,
-                     SIGTTOU, SIGWINCH, SIGIO})
-    sigaddset(&process_signals, signal);
-  pthread_sigmask(SIG_BLOCK, &process_signals, &before);
-  try {
-    std::thread thread([name, run = std::move(run)] {
-      pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
-      run();
-    });
-    thread.detach();
-  } catch (...) {
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    throw;
-  }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  base::KeepSignals others;
+  std::thread thread([name, run = std::move(run)] {
+    pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
+    run();
+  });
+  thread.detach();
 }
 
 }  // namespace hypertwin::libvirt

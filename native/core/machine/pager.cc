@@ -178,13 +178,9 @@ void Pager::serve_faults() {
       const uint64_t page = asked_.front();
       asked_.pop_front();
       lock.unlock();
-      try {
+      or_fail([&] {
         if (wants(page)) bring(page, true);
-      } catch (const Error& error) {
-        fail(error);
-      } catch (const std::exception& error) {
-        fail(Error("NO_MEMORY", error.what()));
-      }
+      });
       lock.lock();
       continue;
     }
@@ -194,15 +190,11 @@ void Pager::serve_faults() {
     const size_t index = touched_.size();
     if (first) touched_.push_back({fault.page, fault.since_ns - begun_ns_, 0});
     lock.unlock();
-    try {
+    or_fail([&] {
       if (first) bring(fault.page, true);
       // Zero, or it has come meanwhile and only its waiter is to be woken.
       put_zero(fault.page);
-    } catch (const Error& error) {
-      fail(error);
-    } catch (const std::exception& error) {
-      fail(Error("NO_MEMORY", error.what()));
-    }
+    });
     lock.lock();
     const uint64_t waited = now_ns() - fault.since_ns;
     waited_ns_ += waited;
@@ -213,7 +205,7 @@ void Pager::serve_faults() {
 
 void Pager::bring_rest() {
   pthread_setname_np(pthread_self(), "ht-prefetch");
-  try {
+  or_fail([&] {
     for (uint64_t page : options_.working_set) {
       if (quit_ || failed_) return;
       if (page < pages_ && wants(page)) bring(page, false);
@@ -227,11 +219,7 @@ void Pager::bring_rest() {
     // What is touched now for the first time is zero, which the kernel knows by itself.
     unregister();
     complete_ = true;
-  } catch (const Error& error) {
-    fail(error);
-  } catch (const std::exception& error) {
-    fail(Error("NO_MEMORY", error.what()));
-  }
+  });
 }
 
 uint64_t Pager::block_end(uint64_t page) const {
@@ -302,10 +290,16 @@ void Pager::put_zero(uint64_t page) {
 }
 
 void Pager::wake_with_zero(uint64_t page) {
+  or_fail([&] { put_zero(page); });
+}
+
+void Pager::or_fail(const std::function<void()>& work) {
   try {
-    put_zero(page);
+    work();
   } catch (const Error& error) {
     fail(error);
+  } catch (const std::exception& error) {
+    fail(Error("NO_MEMORY", error.what()));
   }
 }
 

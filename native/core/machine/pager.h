@@ -103,6 +103,8 @@ class Pager {
   void wake_with_zero(uint64_t page);
   void put(uint64_t first, std::span<const uint8_t> bytes);
   void put_zero(uint64_t page);
+  // What the work throws is the failure.
+  void or_fail(const std::function<void()>& work);
   void fail(const Error& error);
   void unregister();
   bool wants(uint64_t page) const;
