@@ -104,6 +104,8 @@ class Turn {
   stream: ImageStream | undefined
   #page: StreamPage | undefined
   #opening: Promise<void> | undefined
+  readonly #over = new AbortController()
+  readonly #signal: AbortSignal
 
   constructor(
     readonly source: string,
@@ -111,13 +113,15 @@ class Turn {
     readonly options: StreamOptions,
     readonly shown: SourceCliOptions,
     readonly ui: Ui,
-    readonly signal: AbortSignal
-  ) {}
+    signal: AbortSignal
+  ) {
+    this.#signal = AbortSignal.any([signal, this.#over.signal])
+  }
 
   /** True when this process streams; false when another one does. */
   async take(): Promise<boolean> {
     try {
-      this.stream = await ImageStream.open(this.source, { ...this.options, signal: this.signal })
+      this.stream = await ImageStream.open(this.source, { ...this.options, signal: this.#signal })
       const { page, allowHost = [] } = this.shown
       if (page !== undefined) {
         const where = page === true ? {} : { listen: page }
@@ -133,14 +137,14 @@ class Turn {
 
   /** Until it is this process's turn. */
   async wait(): Promise<void> {
-    do await ImageStream.released(this.cache, this.signal)
+    do await ImageStream.released(this.cache, this.#signal)
     while (!(await this.take()))
   }
 
   /** In the background. */
   begin(failed: (error: unknown) => void): void {
     this.#opening = this.wait().catch((error: unknown) => {
-      if (!this.signal.aborted) failed(error)
+      if (!this.#signal.aborted) failed(error)
     })
   }
 
@@ -149,6 +153,7 @@ class Turn {
   }
 
   async end(): Promise<void> {
+    this.#over.abort()
     await this.#opening
     await this.#page?.close()
     const { picture } = this.shown
@@ -304,6 +309,8 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
       // With --json standard output is for the result.
       stdio: ['inherit', options.json ? 2 : 'inherit', 'inherit']
     })
+    // What came while it was being started.
+    if (signal.aborted || failed !== undefined) stop()
     const status = await guest.ended
     const after = turn.stream?.progress()
     if (after) ui.say(summary(after))

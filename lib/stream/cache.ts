@@ -101,13 +101,12 @@ export class Cache {
       const image = await open(at(IMAGE_FILE), constants.O_RDWR | constants.O_CREAT, 0o600)
       opened.push(image)
       const whole = (await image.stat()).size === manifest.imageSize
-      if (!whole) {
-        await image.truncate(0)
-        await image.truncate(manifest.imageSize)
-      }
       const boot = await bootId()
       let map = whole ? await readMap(at(MAP_FILE), manifest) : undefined
       if (!map) {
+        // Nothing of what it holds is known; where the image has zeros it must be a hole.
+        await image.truncate(0)
+        await image.truncate(manifest.imageSize)
         const bytes = Buffer.alloc(HEAD + manifest.chunks)
         bytes.set(head(manifest, boot))
         for (let chunk = 0; chunk < manifest.chunks; chunk++) if (manifest.blobOf[chunk] === ZERO) bytes[HEAD + chunk] = HOLE

@@ -452,7 +452,7 @@ class Examiner implements AsyncDisposable {
     for (const name of await this.#system.list(folder)) {
       if (!/\.(?:dist|egg)-info$/.test(name)) continue
       const text = (await this.#text(`${folder}/${name}/entry_points.txt`)) ?? ''
-      for (const [, own, module = ''] of text.matchAll(/^\s*([\w.-]+)\s*=\s*([\w.]+)/gm)) if (own === script) modules.push(module)
+      for (const [, own, module = ''] of text.matchAll(/^[ \t]*([\w.-]+)[ \t]*=[ \t]*([\w.]+)/gm)) if (own === script) modules.push(module)
     }
     return modules
   }
@@ -606,7 +606,7 @@ class Examiner implements AsyncDisposable {
     this.#followed.add(node.inode)
     const text = (await this.#text(name)) ?? ''
     // Programs that it names are for later.
-    for (const one of pathsIn(text.replace(/^\s*[#;].*$/gm, ''))) if (!/\/s?bin\//.test(one)) await this.#follow(one, why, depth + 1)
+    for (const one of pathsIn(text.replace(/^[ \t]*[#;].*$/gm, ''))) if (!/\/s?bin\//.test(one)) await this.#follow(one, why, depth + 1)
     for (const object of objectsIn(text))
       for (const place of [...this.#places, '/usr/lib/x86_64-linux-gnu/security'])
         if (await this.#system.find(`${place}/${object}`)) {
@@ -762,7 +762,7 @@ function sizeOf(folder: Node): number {
 /** Where in an ELF file that lies which the loader reads, by what readelf says of its sections. */
 function loadedParts(said: string): [from: number, to: number][] {
   const parts: [number, number][] = [[0, 4096]]
-  for (const [, name = '', type, , offset = '', size = ''] of said.matchAll(/^\s*\[\s*\d+\]\s+(\S+)\s+(\S+)\s+([0-9a-f]+)\s+([0-9a-f]+)\s+([0-9a-f]+)/gm))
+  for (const [, name = '', type, , offset = '', size = ''] of said.matchAll(/^[ \t]*\[\s*\d+\]\s+(\S+)\s+(\S+)\s+([0-9a-f]+)\s+([0-9a-f]+)\s+([0-9a-f]+)/gm))
     if (!notLoaded.test(name) && type !== 'NOBITS') parts.push([parseInt(offset, 16), parseInt(offset, 16) + parseInt(size, 16)])
   return parts
 }

@@ -244,7 +244,7 @@ async function debug(device: string, work: string, commands: readonly string[], 
   // Between two commands one that does nothing, and which no name or contents of a file's can pretend to be.
   const mark = `lcd ${work}`
   await writeFile(file, commands.flatMap(command => [command, mark]).join('\n') + '\n')
-  const said = await runTool(['debugfs', '-f', file, device], { limit: 1 << 30, anyStatus: true, ...(signal && { signal }) })
+  const said = await runTool(['debugfs', '-f', file, device], { limit: 1 << 28, anyStatus: true, ...(signal && { signal }) })
   return said
     .split(`debugfs: ${mark}\n`)
     .slice(0, commands.length)

@@ -119,7 +119,7 @@ export class Fetcher {
     // Each request under way has one.
     setMaxListeners(0, this.#stop.signal)
     this.came = { why: new Uint8Array(cache.manifest.blobs), at: new Float64Array(cache.manifest.blobs) }
-    this.order = new FetchOrder(cache.manifest, chunk => cache.has(chunk), fill)
+    this.order = new FetchOrder(cache.manifest, this.#layout.offsets, chunk => cache.has(chunk), fill)
   }
 
   /** How many chunks somebody waits for. */
@@ -304,7 +304,8 @@ export class Fetcher {
     this.#tries.set(blob, tries)
     this.order.rest(blob)
     const chunk = this.#manifest.chunkOf(blob)
-    this.#look()
+    // Once it may have been the way; then the data may be another image's.
+    if (tries > 1) this.#look()
     if (tries < MAX_TRIES) return this.#later(50 * 4 ** (tries - 1), () => this.#missed(blob))
     this.#tries.delete(blob)
     this.trouble = new StreamError(

@@ -17,7 +17,7 @@ export function pathsIn(text: string): string[] {
 /** Commands that a shell script runs by their names. @internal */
 export function commandsIn(script: string): string[] {
   const found = new Set<string>()
-  const text = script.replace(/^\s*#.*$/gm, '')
+  const text = script.replace(/^[ \t]*#.*$/gm, '')
   for (const [, name = ''] of text.matchAll(/(?:^|[;&|`({])[ \t]*(?:(?:if|then|else|elif|while|until|do|exec|command|nohup|!)[ \t]+)*([a-z][\w.-]*)(?=[\s;)`|&]|$)/gm))
     if (!shellWords.has(name)) found.add(name)
   return [...found]
@@ -28,7 +28,7 @@ const shellWords = new Set('alias bg break case cd command continue do done echo
 
 /** Names of shared objects that configuration loads: `LoadModule x modules/mod_x.so`, `extension=x.so`. @internal */
 export function objectsIn(text: string): string[] {
-  return [...new Set([...text.replace(/^\s*[#;].*$/gm, '').matchAll(/(?:^|[\s"'=/])([\w+-]+\.so)(?=[\s"']|$)/gm)].map(([, name = '']) => name))]
+  return [...new Set([...text.replace(/^[ \t]*[#;].*$/gm, '').matchAll(/(?:^|[\s"'=/])([\w+-]+\.so)(?=[\s"']|$)/gm)].map(([, name = '']) => name))]
 }
 
 /**
@@ -45,7 +45,7 @@ export function pythonImports(source: string, module = ''): string[] {
   }
   let body: number | undefined
   // A list in parentheses, on one line.
-  const lines = source.replace(/^(\s*from\s+[\w.]+\s+import\s*)\(([^)]*)\)/gm, (_, start: string, list: string) => start + list.replace(/#.*$/gm, '').replace(/\s+/g, ' ')).split('\n')
+  const lines = source.replace(/^([ \t]*from[ \t]+[\w.]+[ \t]+import[ \t]*)\(([^)]{0,4000})\)/gm, (_, start: string, list: string) => start + list.replace(/#.*$/gm, '').replace(/\s+/g, ' ')).split('\n')
   for (const line of lines) {
     const text = line.trim()
     if (text === '' || text.startsWith('#')) continue
@@ -74,12 +74,22 @@ export function pythonImports(source: string, module = ''): string[] {
 
 /** Modules that a Perl file uses. @internal */
 export function perlUses(source: string): string[] {
-  const text = source.replace(/^__(?:END|DATA)__$[\s\S]*/m, '').replace(/^=\w[\s\S]*?^=cut$/gm, '')
+  const text = withoutPod(source.replace(/^__(?:END|DATA)__$[\s\S]*/m, ''))
   return [...new Set([...text.matchAll(/^[ \t]*(?:use|require|no)\s+(?:parent\s+(?:-norequire,\s*)?(?:qw\(|['"]))?([A-Za-z_]\w*(?:::\w+)*)/gm)].map(([, name = '']) => name))]
+}
+
+/** A Perl file without the documentation in it. */
+function withoutPod(source: string): string {
+  let pod = false
+  const code = source.split('\n').filter(line => {
+    if (/^=\w/.test(line)) pod = line.trimEnd() !== '=cut'
+    return !pod && !line.startsWith('=')
+  })
+  return code.join('\n')
 }
 
 /** What a JavaScript file requires or imports. @internal */
 export function nodeRequires(source: string): string[] {
-  const text = source.replace(/^\s*(?:\/\/|\*).*$/gm, '')
-  return [...new Set([...text.matchAll(/(?:\brequire\(\s*|\bfrom\s+|\bimport\s*\(?\s*)['"]([^'"\n]+)['"]/g)].map(([, name = '']) => name))]
+  const text = source.replace(/^[ \t]*(?:\/\/|\*).*$/gm, '')
+  return [...new Set([...text.matchAll(/(?:\brequire\(\s{0,99}|\bfrom\s{1,99}|\bimport\s{0,99}\(?\s{0,99})['"]([^'"\n]+)['"]/g)].map(([, name = '']) => name))]
 }

@@ -37,6 +37,7 @@ export class FetchOrder {
   /** The start waits for what is wanted. */
   gate = false
   readonly #manifest: Manifest
+  readonly #offsets: ArrayLike<number>
   readonly #states: Uint8Array
   readonly #demanded = new Set<number>()
   /** Blobs in the profile's order, and whether one is among them. */
@@ -48,8 +49,10 @@ export class FetchOrder {
   /** How many blobs are missing or under way. */
   missing: number
 
-  constructor(manifest: Manifest, has: (chunk: number) => boolean, fill: boolean) {
+  /** @param offsets - where each blob begins at the source, and the last one ends: requests are of so many bytes */
+  constructor(manifest: Manifest, offsets: ArrayLike<number>, has: (chunk: number) => boolean, fill: boolean) {
     this.#manifest = manifest
+    this.#offsets = offsets
     this.fill = fill
     this.#states = new Uint8Array(manifest.blobs).fill(HERE)
     this.#isWanted = new Uint8Array(manifest.blobs)
@@ -135,7 +138,7 @@ export class FetchOrder {
 
   /** The blob and what lies around it and is worth having with it, in one run. */
   #take(blob: number, why: FetchClass, limit: number, worth: (blob: number) => boolean): Run {
-    const { offsets } = this.#manifest
+    const offsets = this.#offsets
     const run = { first: blob, last: blob, why }
     const fits = (first: number, last: number): boolean => (offsets[last + 1] as number) - (offsets[first] as number) <= limit
     const free = (other: number): boolean => this.#states[other] === MISSING && worth(other)

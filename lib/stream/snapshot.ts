@@ -4,7 +4,7 @@ import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import type { Machine, RestoreOptions } from '../machine/index.js'
-import { keepNewest, Queue } from '../queue.js'
+import { Broadcast, keepNewest } from '../queue.js'
 import { Cache } from './cache.js'
 import { failed, invalid, StreamError } from './errors.js'
 import { Manifest } from './manifest.js'
@@ -115,7 +115,9 @@ export class SnapshotStream implements AsyncDisposable {
   readonly complete: Promise<void>
   readonly #data: WorkerData
   readonly #settle: { ready: Settle; complete: Settle }
-  readonly #streams = new Set<Queue<StreamProgress>>()
+  readonly #streams = new Broadcast<StreamProgress>()
+  readonly #over = new AbortController()
+  #successor: Promise<void> | undefined
   #thread: Started
   #progress: StreamProgress
   #closing: Promise<void> | undefined
@@ -172,16 +174,7 @@ export class SnapshotStream implements AsyncDisposable {
 
   /** From now on, beginning with what is, several times a second while something changes. */
   [Symbol.asyncIterator](): AsyncIterableIterator<StreamProgress> {
-    const stream: Queue<StreamProgress> = new Queue<StreamProgress>({
-      limit: 16,
-      onFull: keepNewest,
-      onClose: () => this.#streams.delete(stream),
-      signal: undefined
-    })
-    stream.push(this.#progress)
-    if (this.#closing) stream.end()
-    else this.#streams.add(stream)
-    return stream
+    return this.#streams.iterate({ limit: 16, onFull: keepNewest }, this.#progress)
   }
 
   /** What is here stays. Machines whose memory has not come wait until somebody streams into the cache again. */
@@ -200,21 +193,24 @@ export class SnapshotStream implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
+    this.#over.abort()
     await end(this.#thread)
+    // It may have ended before, and another one may be taking its place.
+    await this.#successor
     const closed = new StreamError('the stream is closed', { code: 'CLOSED' })
     this.#settle.ready.reject(closed)
     this.#settle.complete.reject(closed)
     this.#tell({ ...this.#progress, state: 'closed' })
-    for (const stream of [...this.#streams]) stream.end()
+    this.#streams.end()
   }
 
   #tell(progress: StreamProgress): void {
     this.#progress = progress
-    for (const stream of this.#streams) stream.push(progress)
+    this.#streams.push(progress)
   }
 
   #follow(): void {
-    void this.#thread.ended.then(() => this.#again())
+    void this.#thread.ended.then(() => (this.#successor = this.#again()))
     this.#thread.follow(told => {
       if (told.type === 'progress') this.#tell(told.progress)
       else if (told.type === 'ready') settle(this.#settle.ready, told.error)
@@ -232,7 +228,7 @@ export class SnapshotStream implements AsyncDisposable {
         this.#thread = thread
         return this.#follow()
       } catch {
-        await sleep(RETRY_MS, undefined, { ref: false })
+        await sleep(RETRY_MS, undefined, { ref: false, signal: this.#over.signal }).catch(() => undefined)
       }
   }
 }

@@ -1,7 +1,9 @@
 // A stream: an image that can be read from the first moment on, while it comes.
+import { mkdir } from 'node:fs/promises'
 import type { Socket } from 'node:net'
 import path from 'node:path'
-import { keepNewest, Queue } from '../queue.js'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Broadcast, keepNewest } from '../queue.js'
 import type { Blocks, BlockState } from './blocks.js'
 import { Cache } from './cache.js'
 import { digestOf } from './codec.js'
@@ -9,6 +11,7 @@ import { askStatus, Door, knock } from './door.js'
 import { check, failed, invalid, StreamError } from './errors.js'
 import { Fetcher } from './fetcher.js'
 import { forecast, gates, type Gate } from './gate.js'
+import { FolderLock } from './lock.js'
 import { Manifest, MANIFEST_FILE, MAX_MANIFEST_BYTES, PROFILE_FILE, ZERO } from './manifest.js'
 import { fetchClasses, type FetchClass } from './order.js'
 import { MAX_PROFILE_BYTES, Profile, type ProfileMatch } from './profile.js'
@@ -39,6 +42,7 @@ export interface StreamOptions extends SourceOptions {
 /** Between two progresses that are told, and two forecasts. */
 const TELL_MS = 200
 const FORECAST_MS = 25
+const LOCK_MS = 50
 
 /**
  * An image that comes from a source into a local copy. It can be read at once: by {@link ImageStream.read}, or over NBD
@@ -75,8 +79,9 @@ export class ImageStream implements AsyncDisposable {
   readonly #gate: Gate
   readonly #wanted: { blobs: Uint32Array; bytes: Float64Array; atMs: Float64Array }
   #allocatedBytes = 0
-  readonly #streams = new Set<Queue<StreamProgress>>()
+  readonly #streams = new Broadcast<StreamProgress>()
   readonly #began = performance.now()
+  readonly #lock: FolderLock
   #door: Door | undefined
   #isReady = false
   #isComplete = false
@@ -86,13 +91,14 @@ export class ImageStream implements AsyncDisposable {
   #tellTimer: NodeJS.Timeout | undefined
   #closing: Promise<void> | undefined
 
-  private constructor(source: Source, cache: Cache, profile: Profile | undefined, gate: Gate, fill: boolean) {
+  private constructor(source: Source, cache: Cache, lock: FolderLock, profile: Profile | undefined, gate: Gate, fill: boolean) {
     this.manifest = cache.manifest
     this.source = source.where
     this.cache = cache.folder
     this.profile = profile
     this.match = profile?.match(this.manifest)
     this.#cache = cache
+    this.#lock = lock
     this.#source = source
     this.#gate = gate
     const { manifest } = this
@@ -136,20 +142,25 @@ export class ImageStream implements AsyncDisposable {
     if (profile !== undefined && profile !== false && !(profile instanceof Profile)) throw invalid('profile must be a Profile, or false')
     const folder = path.resolve(options.cache)
     const files = openSource(source, options)
+    const inUse = (): StreamError => new StreamError(`Another process streams into ${folder} already`, { code: 'IN_USE' })
+    let lock: FolderLock | undefined
     let cache: Cache | undefined
     try {
       check(signal)
       const other = await knock(folder)
       if (other) {
         other.destroy()
-        throw new StreamError(`Another process streams into ${folder} already`, { code: 'IN_USE' })
+        throw inUse()
       }
       const [manifest, found] = await Promise.all([
         manifestOf(files, folder, digest, signal),
         profile === undefined ? profileOf(files, signal) : profile || undefined
       ])
+      await mkdir(folder, { recursive: true, mode: 0o700 })
+      lock = await FolderLock.take(folder)
+      if (!lock) throw inUse()
       cache = await Cache.open(folder, manifest)
-      const stream = new ImageStream(files, cache, found, gate, fill)
+      const stream = new ImageStream(files, cache, lock, found, gate, fill)
       stream.#door = await Door.open(folder, {
         chunks: manifest.chunks,
         need: chunk => stream.#need(chunk),
@@ -161,6 +172,7 @@ export class ImageStream implements AsyncDisposable {
     } catch (error) {
       files.close()
       await cache?.close()
+      await lock?.release()
       throw failed(`streaming ${files.where}`, error)
     }
   }
@@ -180,8 +192,13 @@ export class ImageStream implements AsyncDisposable {
    * @param signal - ends the wait
    */
   static async released(cache: string, signal?: AbortSignal): Promise<void> {
-    const socket: Socket | undefined = await knock(path.resolve(cache))
-    if (!socket) return
+    const folder = path.resolve(cache)
+    const socket: Socket | undefined = await knock(folder)
+    if (!socket) {
+      // One that begins, or comes to its end, has no door.
+      for (signal?.throwIfAborted(); await FolderLock.isTaken(folder); signal?.throwIfAborted()) await sleep(LOCK_MS)
+      return
+    }
     await new Promise<void>((resolve, reject) => {
       const stop = (): void => {
         socket.destroy()
@@ -232,16 +249,7 @@ export class ImageStream implements AsyncDisposable {
 
   /** From now on, beginning with what is, several times a second while something changes. */
   [Symbol.asyncIterator](): AsyncIterableIterator<StreamProgress> {
-    const stream: Queue<StreamProgress> = new Queue<StreamProgress>({
-      limit: 16,
-      onFull: keepNewest,
-      onClose: () => this.#streams.delete(stream),
-      signal: undefined
-    })
-    stream.push(this.progress())
-    if (this.#closing) stream.end()
-    else this.#streams.add(stream)
-    return stream
+    return this.#streams.iterate({ limit: 16, onFull: keepNewest }, this.progress())
   }
 
   /**
@@ -307,17 +315,15 @@ export class ImageStream implements AsyncDisposable {
     const closed = new StreamError('the stream is closed', { code: 'CLOSED' })
     try {
       await this.#fetcher.close()
-      await this.#door?.close()
       this.#source.close()
     } finally {
-      await this.#cache.close()
+      // Who waits for its turn sees the door close: then the cache is whole on disk.
+      await this.#cache.close().finally(() => this.#door?.close())
+      await this.#lock.release()
       this.#settle.ready.reject(closed)
       this.#settle.complete.reject(closed)
-      const last = this.progress()
-      for (const stream of [...this.#streams]) {
-        stream.push(last)
-        stream.end()
-      }
+      this.#streams.push(this.progress())
+      this.#streams.end()
     }
   }
 
@@ -333,11 +339,10 @@ export class ImageStream implements AsyncDisposable {
         this.#checkTimer = undefined
         this.#check()
       }, FORECAST_MS)
-    if (this.#streams.size > 0)
+    if (this.#streams.heard)
       this.#tellTimer ??= setTimeout(() => {
         this.#tellTimer = undefined
-        const progress = this.progress()
-        for (const stream of this.#streams) stream.push(progress)
+        this.#streams.push(this.progress())
       }, TELL_MS)
   }
 

@@ -8,6 +8,7 @@
 
 #include "async.h"
 #include "base/executor.h"
+#include "base/fd.h"
 #include "env.h"
 #include "errors.h"
 
@@ -44,10 +45,18 @@ Napi::Value self_test(const Napi::CallbackInfo& info) {
   });
 }
 
+// (descriptor): whether its file is locked by it now.
+Napi::Value try_lock_file(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    return Napi::Boolean::New(info.Env(), try_lock(info[0].ToNumber().Int32Value()));
+  });
+}
+
 }  // namespace
 
 void init_base(Napi::Env env, Napi::Object exports) {
   exports.Set("version", Napi::String::New(env, HYPERTWIN_VERSION));
+  exports.Set("tryLock", Napi::Function::New(env, try_lock_file, "tryLock"));
   exports.Set("selfTest", Napi::Function::New(env, self_test, "selfTest"));
 }
 

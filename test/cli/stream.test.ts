@@ -159,6 +159,22 @@ t.test('killed and started again at its socket, under a client', { skip: noNbd, 
   t.notOk(existsSync(at('s')))
 })
 
+t.test('one that waits for its turn ends with its server', { skip: noNbd, timeout: limit(120_000) }, async t => {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  writeFileSync(at('image'), noise(40 * CHUNK, 'turn'))
+  stream('pack', at('image'), at('pack'))
+  const first = running(t, 'serve', at('pack'), '--cache', at('cache'), '--socket', at('one'))
+  await first.event('serving')
+  const second = running(t, 'serve', at('pack'), '--cache', at('cache'), '--socket', at('two'))
+  const { pid, streams } = await second.event('serving')
+  t.equal(streams, false)
+  process.kill(pid as number, 'SIGKILL')
+  t.same(await once(second.child, 'exit'), [1, null], 'though the other one goes on')
+  first.child.kill('SIGINT')
+  await once(first.child, 'exit')
+})
+
 t.test('a machine goes on from a snapshot while it comes', { skip: noKvm, timeout: limit(120_000) }, async t => {
   const folder = scratch(t)
   const at = (name: string): string => path.join(folder, name)

@@ -223,15 +223,24 @@ t.test('the publisher replaces the image', async t => {
   writeFileSync(image, next)
   await pack(image, folder)
   t.ok((await stream.read(10 * CHUNK, CHUNK)).equals(bytes.subarray(10 * CHUNK, 11 * CHUNK)), 'the old data file is still there')
+  let damaged = 0
+  server.spoil = sent => {
+    if (damaged++ > 0) return sent
+    const copy = Buffer.from(sent)
+    copy[copy.length >> 1] = (copy[copy.length >> 1] as number) ^ 1
+    return copy
+  }
+  t.ok((await stream.read(11 * CHUNK, CHUNK)).equals(bytes.subarray(11 * CHUNK, 12 * CHUNK)), 'a chunk that comes damaged once is had from it')
+  t.ok(damaged > 1)
   rmSync(path.join(folder, manifest.dataName))
   await t.rejects(stream.read(20 * CHUNK, CHUNK), { code: 'SOURCE_CHANGED', message: /another image/ })
-  t.ok((await stream.read(0, 11 * CHUNK)).equals(bytes.subarray(0, 11 * CHUNK)), 'what is here stays')
+  t.ok((await stream.read(0, 12 * CHUNK)).equals(bytes.subarray(0, 12 * CHUNK)), 'what is here stays')
   t.equal(stream.progress().state, 'failed')
   await stream.close()
   const fresh = await open(t, server.url)
   await fresh.complete
   t.ok(copyOf(fresh).equals(next))
-  t.equal(await checkCache(cache, bytes), 11)
+  t.equal(await checkCache(cache, bytes), 12)
 })
 
 t.test('the publisher writes over the data file in its place', async t => {

@@ -88,7 +88,7 @@ t.test('what is fetched next: each chunk once, whatever happens, the urgent firs
   const random = (below: number): number => ((seed = (Math.imul(seed, 1103515245) + 12345) >>> 0) >>> 8) % below
   for (let round = 0; round < 200; round++) {
     const here = new Set(Array.from({ length: random(100) }, () => random(200)))
-    const order = new FetchOrder(manifest, chunk => here.has(chunk), true)
+    const order = new FetchOrder(manifest, manifest.offsets, chunk => here.has(chunk), true)
     const wanted = Uint32Array.from(new Set(Array.from({ length: random(60) }, () => random(200))))
     order.want(wanted)
     const flying: Run[] = []
@@ -139,7 +139,7 @@ t.test('what is fetched next: each chunk once, whatever happens, the urgent firs
 
 t.test('the profile comes in its order', async t => {
   const { manifest } = await packed(t, noise(50 * CHUNK, 'wanted'))
-  const order = new FetchOrder(manifest, () => false, true)
+  const order = new FetchOrder(manifest, manifest.offsets, () => false, true)
   order.want(Uint32Array.of(30, 10, 31, 40))
   order.gate = true
   t.same(order.next(10 * CHUNK), { first: 30, last: 31, why: 'gate' })
@@ -155,6 +155,13 @@ t.test('the profile comes in its order', async t => {
   t.notOk(order.isWanting)
   for (let run = order.next(CHUNK); run?.why === 'ahead'; run = order.next(CHUNK));
   t.same(order.next(CHUNK)?.why, 'fill')
+})
+
+t.test('a request is of so many bytes as the source carries, not as the pack has', async t => {
+  const { manifest } = await packed(t, noise(50 * CHUNK, 'carried'))
+  const offsets = Float64Array.from({ length: manifest.blobs + 1 }, (_, blob) => blob * 10 * CHUNK)
+  const order = new FetchOrder(manifest, offsets, () => false, true)
+  t.same(order.next(20 * CHUNK), { first: 0, last: 1, why: 'fill' })
 })
 
 t.test('the forecast: no later than needed, no earlier than possible', async t => {

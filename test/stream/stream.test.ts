@@ -173,6 +173,30 @@ t.test('one process at a time; the next one waits', async t => {
   await ImageStream.released(cache)
 })
 
+t.test('of those that begin at once one streams, and each has its turn', async t => {
+  const { folder, bytes } = await packed(t, imageBytes(20))
+  const cache = scratch(t)
+  let streaming = 0
+  let refused = 0
+  const turn = async (): Promise<void> => {
+    for (;;)
+      try {
+        const stream = await ImageStream.open(folder, { cache })
+        t.equal(++streaming, 1)
+        await stream.complete
+        streaming--
+        return await stream.close()
+      } catch (error) {
+        if ((error as { code?: string }).code !== 'IN_USE') throw error
+        refused++
+        await ImageStream.released(cache)
+      }
+  }
+  await Promise.all(Array.from({ length: 6 }, turn))
+  t.ok(refused >= 5, `${refused} had to wait`)
+  t.equal(await checkCache(cache, bytes), 20)
+})
+
 t.test('two packs do not share a cache', async t => {
   const a = await packed(t, imageBytes(20))
   const b = await packed(t, imageBytes(20, 'b'))
@@ -199,6 +223,12 @@ t.test('a cache whose files are not what they were', async t => {
   for (const change of [
     () => rmSync(map),
     () => rmSync(path.join(cache, 'image')),
+    () => {
+      // As of another image that was there before.
+      writeFileSync(path.join(cache, 'image'), Buffer.alloc(bytes.length, 1))
+      rmSync(map)
+      rmSync(path.join(cache, 'manifest'))
+    },
     () => writeFileSync(path.join(cache, 'image'), 'short'),
     () => writeFileSync(map, good.subarray(1)),
     () => writeFileSync(map, Buffer.alloc(good.length)),

@@ -30,4 +30,8 @@ class Fd {
   int fd_ = -1;
 };
 
+// An advisory lock of the whole file (flock), which goes with its last descriptor. False when somebody else
+// has it; true also on a file system that knows none. Throws Error.
+bool try_lock(int fd);
+
 }  // namespace hypertwin
