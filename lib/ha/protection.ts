@@ -8,7 +8,7 @@ import { HaError, haErrors, invalid } from './errors.js'
 import type { HaEvent } from './events.js'
 import { monotonic, noView, progressOf, statsOf, timelineOf, type HaState, type HaStats, type HaTimeline, type SyncProgress } from './figures.js'
 import { protectSettings, type ProtectOptions, type ProtectSettings } from './options.js'
-import { ProgressHub, Side } from './side.js'
+import { ProgressHub, Side, sleep } from './side.js'
 import type { HaSource, HaStatus } from './status.js'
 
 /** Protected machines: as active as a server, and so not collected. */
@@ -17,7 +17,7 @@ const active = new Map<Machine, Protection>()
 const finalStates: readonly string[] = ['stopped', 'failed']
 
 /** With these another backup would be no better. */
-const hopeless = new Set(['BAD_STATE', 'BAD_CONFIG', 'EINVAL', 'CLOSED', 'TLS_UNAVAILABLE'])
+const hopeless = new Set(['BAD_STATE', 'BAD_BOARD', 'BAD_CONFIG', 'EINVAL', 'CLOSED', 'TLS_UNAVAILABLE'])
 
 /** A protection that is lost sooner counts as a failed attempt: nobody is served by trying again at once. */
 const SHORT_MS = 1000
@@ -49,7 +49,7 @@ interface SessionEnd {
  * ```
  *
  * @param machine - running or paused; not recorded
- * @throws HaError `EINVAL`, `BAD_ADDRESS`, `BAD_STATE`, `CLOSED`; and unless `options.wait`, when nobody in the pool
+ * @throws HaError `EINVAL`, `BAD_ADDRESS`, `BAD_STATE`, `BAD_BOARD`, `CLOSED`; and unless `options.wait`, when nobody in the pool
  *   can be reached: `PEER_UNREACHABLE`, `TIMEOUT`, `TLS_FAILED`
  * @since 0.1.0
  */
@@ -381,18 +381,4 @@ export class Protection implements HaSource, AsyncDisposable {
     this.#progress.wake()
     this.#side.end()
   }
-}
-
-/** After so many milliseconds, or as soon as the signal is aborted. */
-function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise(resolve => {
-    const done = (): void => {
-      clearTimeout(timer)
-      signal.removeEventListener('abort', done)
-      resolve()
-    }
-    const timer = setTimeout(done, ms)
-    if (signal.aborted) done()
-    else signal.addEventListener('abort', done, { once: true })
-  })
 }

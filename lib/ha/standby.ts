@@ -8,13 +8,18 @@ import type { HaEvent } from './events.js'
 import { noView, progressOf, statsOf, timelineOf, type HaState, type HaStats, type HaTimeline, type SyncProgress } from './figures.js'
 import { backupSettings, type BackupOptions, type BackupSettings } from './options.js'
 import { protect, type Protection } from './protection.js'
-import { ProgressHub, Side } from './side.js'
+import { ProgressHub, Side, sleep } from './side.js'
 import type { HaSource, HaStatus } from './status.js'
 
 /** Who connects must say what it wants within so many milliseconds. */
 const HELLO_MS = 10_000
 /** A copy that makes no progress for so long is given up. */
 const STALL_MS = 60_000
+/** Before the next connection is taken when one could not be; twice as long each time, up to the second. */
+const ACCEPT_PAUSE_MS = 50
+const MOST_ACCEPT_PAUSE_MS = 1000
+/** So many callers at once are told why they are not wanted; further ones are cut off. */
+const MOST_SENT_AWAY = 32
 
 /**
  * Listens for primaries, and is the backup of one at a time: keeps a copy of its machine, replays its event log, and
@@ -77,6 +82,7 @@ export class Standby implements HaSource, AsyncDisposable {
   #settle!: { resolve: (machine: Machine) => void; reject: (error: unknown) => void }
   #closing: Promise<void> | undefined
   #closed = false
+  readonly #stop = new AbortController()
   readonly #over: Promise<void>
   readonly #sendingAway = new Set<Promise<void>>()
 
@@ -197,6 +203,7 @@ export class Standby implements HaSource, AsyncDisposable {
   close(): Promise<void> {
     this.#closing ??= (async () => {
       this.#closed = true
+      this.#stop.abort()
       await this.#listener.close()
       if (!this.#machine) await this.#native?.close()
       await this.#over
@@ -228,9 +235,25 @@ export class Standby implements HaSource, AsyncDisposable {
   /** Takes connections until it is closed or live. */
   async #serve(): Promise<void> {
     let following: Promise<void> | undefined
+    let pause = ACCEPT_PAUSE_MS
     for (;;) {
-      const caller = await this.#listener.accept().catch(() => undefined)
+      let caller: NativeCaller | undefined
+      try {
+        caller = await this.#listener.accept()
+      } catch (error) {
+        // Descriptors or threads are short: callers wait in the socket meanwhile.
+        if (this.#closed || this.#machine) break
+        this.#side.tell({ type: 'refused', peer: 'somebody', message: `cannot be taken now: ${error instanceof Error ? error.message : String(error)}` })
+        await sleep(pause, this.#stop.signal)
+        pause = Math.min(pause * 2, MOST_ACCEPT_PAUSE_MS)
+        continue
+      }
+      pause = ACCEPT_PAUSE_MS
       if (!caller) break
+      if (this.#sendingAway.size >= MOST_SENT_AWAY) {
+        await caller.close()
+        continue
+      }
       if (this.#closed || this.#machine || following) {
         const away = this.#sendAway(caller).finally(() => this.#sendingAway.delete(away))
         this.#sendingAway.add(away)

@@ -33,6 +33,7 @@ export interface NativeMachine {
   kernelServes(device: number): boolean
   sendConsole(bytes: Uint8Array): boolean
   resizeConsole(columns: number, rows: number): void
+  vcpuThreads(): number[]
   pressPowerButton(): boolean
   /** In pages of 4 KiB. */
   setBalloon(pages: number): void

@@ -8,9 +8,12 @@ import { HypertwinError, withLayerErrors, type HypertwinErrorDetails } from '../
  * - `'CLOSED'`: the machine is closed
  * - `'EINVAL'`: an argument of the wrong type or value
  * - `'BAD_CONFIG'`: memory, disks or network devices that cannot be
+ * - `'BAD_BOARD'`: not possible on the machine's board
  * - `'BAD_KERNEL'`: no ELF file that can be started by PVH
  * - `'NO_MEMORY'`: kernel, initial RAM disk and start-up tables do not fit into the memory
  * - `'NO_BOUNDARY'`: the guest reached no boundary in time
+ * - `'DIRTY_BUSY'`: somebody tracks the machine's dirty pages already
+ * - `'BAD_CERTIFICATE'`: of a disk's NBD server, or for it: files that are missing or cannot be used
  * - `'LIBNBD_MISSING'`: a disk on an NBD server, and libnbd is not installed here
  * - `'ERANGE'`: an address, device number or length out of range
  * - `'CORRUPT'`, `'SNAPSHOT_VERSION'`, `'SNAPSHOT_PARENT'`: a snapshot that cannot be restored

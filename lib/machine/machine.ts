@@ -1,6 +1,6 @@
 // A virtual machine on KVM: its life cycle, its events, and the ways into it.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Queue } from '../queue.js'
+import { Broadcast } from '../queue.js'
 import { decodeRegisters, nativeHandle, type MemoryView, type Registers, type StateDigest } from '../state.js'
 import { nativeMachines, type NativeMachine } from './addon.js'
 import { Console } from './console.js'
@@ -159,10 +159,11 @@ export interface MachineCounters {
  */
 export interface MachineMemory extends MemoryView {
   /**
-   * Writes guest physical memory; a dirty tracker sees it. Not while the machine is recorded: no log holds it.
+   * Writes guest physical memory; a dirty tracker sees it. Not while the machine is recorded (no log holds it), nor while
+   * its memory is copied, for a snapshot or in the stop of a migration.
    *
    * @param address - guest physical
-   * @throws MachineError `ERANGE` when not all of it is RAM, and nothing is written
+   * @throws MachineError `ERANGE` when not all of it is RAM, `BAD_STATE`; nothing is written then
    */
   write(address: bigint, data: Uint8Array): void
 }
@@ -270,7 +271,7 @@ export class Machine implements AsyncDisposable {
   /** The block devices, by number. */
   readonly disks: readonly { path: string; size: number; readOnly: boolean }[]
   readonly #native: NativeMachine
-  readonly #streams = new Set<Queue<MachineEvent>>()
+  readonly #streams = new Broadcast<MachineEvent>()
   #referenced = true
   #over = false
   #closing: Promise<void> | undefined
@@ -551,6 +552,17 @@ export class Machine implements AsyncDisposable {
   }
 
   /**
+   * Linux's ids of the virtual CPUs' threads, in their order: to pin them to processors, or to put them into a cgroup of
+   * their own. They stay the same until the machine is closed.
+   *
+   * @throws MachineError `CLOSED`
+   * @since 0.1.0
+   */
+  get vcpuThreads(): number[] {
+    return machineErrors(() => this.#native.vcpuThreads())
+  }
+
+  /**
    * Presses ACPI's power button: a guest that listens to it shuts itself down, and the machine stops with the reason
    * `'power-off'`.
    *
@@ -618,23 +630,13 @@ export class Machine implements AsyncDisposable {
   events(options: { signal?: AbortSignal; limit?: number } = {}): AsyncIterableIterator<MachineEvent> {
     const limit = options.limit ?? 1024
     if (!Number.isSafeInteger(limit) || limit < 1) throw invalid(`limit must be a positive integer, not ${describe(limit)}`)
-    const stream: Queue<MachineEvent> = new Queue<MachineEvent>({
-      limit,
-      onFull: dropOldest,
-      onClose: () => this.#streams.delete(stream),
-      signal: options.signal
-    })
     const [state, reason, message] = this.#native.status()
     const boundary = this.closed ? 0n : this.boundary
-    stream.push({
-      type: 'state',
-      state: state as MachineState,
-      reason: reason as MachineReason,
-      message,
-      boundary
-    })
-    if (this.#over || finalStates.includes(state)) stream.end()
-    else this.#streams.add(stream)
+    const stream = this.#streams.iterate(
+      { limit, onFull: dropOldest, signal: options.signal },
+      { type: 'state', state: state as MachineState, reason: reason as MachineReason, message, boundary }
+    )
+    if (finalStates.includes(state)) stream.end()
     return stream
   }
 
@@ -726,14 +728,14 @@ export class Machine implements AsyncDisposable {
   }
 
   #tell(event: MachineEvent): void {
-    for (const stream of this.#streams) stream.push(event)
+    this.#streams.push(event)
   }
 
   #end(): void {
     if (this.#over) return
     this.#over = true
     running.delete(this)
-    for (const stream of this.#streams) stream.end()
+    this.#streams.end()
     this.console.end()
     for (const port of this.nets) port.end()
   }

@@ -341,7 +341,7 @@ Napi::Value listen(const Napi::CallbackInfo& info) {
     machine_env(env)->add(made.state);
     made.begin = [state = made.state.get(),
                   address = wire::Address::parse(text_of(options.Get("listen"), "listen")),
-                  tls = read_tls(options)] { state->begin(address, tls); };
+                  tls = read_tls(options)] { state->listen(address, tls); };
     return wrap(env, env_data(env).slot<Classes>().listener, std::move(made));
   });
 }

@@ -39,7 +39,14 @@ HaView view_of(const Side& side) {
 
 void HaMailbox::push(News news) {
   std::lock_guard lock(mutex_);
-  if (news_.size() >= kEvents) news_.pop_front();
+  // Steps come with each block of the log; they never take an event's place.
+  const bool step = std::holds_alternative<std::string>(news);
+  if (step ? steps_ == kSteps : news_.size() - steps_ == kEvents) {
+    if (step) return;
+    news_.erase(std::ranges::find_if(
+        news_, [](const News& one) { return !std::holds_alternative<std::string>(one); }));
+  }
+  steps_ += step;
   news_.push_back(std::move(news));
   if (!std::exchange(announced_, true)) signal_(0);
 }
@@ -55,6 +62,7 @@ std::vector<HaMailbox::News> HaMailbox::take() {
   progressed_ = false;
   std::vector<News> out(std::make_move_iterator(news_.begin()), std::make_move_iterator(news_.end()));
   news_.clear();
+  steps_ = 0;
   return out;
 }
 
@@ -282,44 +290,13 @@ void CallerState::shutdown() {
 
 // ---- ListenerState
 
-void ListenerState::begin(const wire::Address& address, std::optional<wire::TlsOptions> tls) {
-  auto listener = std::make_shared<wire::Listener>(address, std::move(tls));
-  std::lock_guard lock(mutex_);
-  if (closed_) closed("the listener");
-  listener_ = std::move(listener);
-}
-
 std::unique_ptr<wire::Stream> ListenerState::accept() {
-  std::shared_ptr<wire::Listener> listener;
-  {
-    std::lock_guard lock(mutex_);
-    if (closed_) return nullptr;
-    listener = listener_;
-  }
-  return listener->accept([mailbox = mailbox_](const std::string& why) {
+  return accept_stream([mailbox = mailbox_](const std::string& why) {
     ha::Event refused;
     refused.code = "TLS_REFUSED";
     refused.message = why;
     mailbox->event(refused);
   });
-}
-
-std::string ListenerState::address() const {
-  std::lock_guard lock(mutex_);
-  if (!listener_) closed("the listener");
-  return listener_->address().text();
-}
-
-void ListenerState::shutdown() {
-  std::lock_guard once(shutdown_mutex_);
-  {
-    std::lock_guard lock(mutex_);
-    closed_ = true;
-    if (listener_) listener_->close();
-  }
-  thread_.stop();
-  std::lock_guard lock(mutex_);
-  listener_ = nullptr;
 }
 
 }  // namespace hypertwin::addon

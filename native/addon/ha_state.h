@@ -16,6 +16,7 @@
 #include "base/executor.h"
 #include "base/fd.h"
 #include "ha/ha.h"
+#include "listening.h"
 #include "machine_state.h"
 #include "wire/stream.h"
 
@@ -25,7 +26,7 @@ namespace hypertwin::addon {
 // for events, 1 for progress.
 class HaMailbox {
  public:
-  static constexpr size_t kEvents = 4096;
+  static constexpr size_t kEvents = 4096, kSteps = 4096;
   using News = std::variant<ha::Event, std::string>;  // the text is a step's name
 
   explicit HaMailbox(Signal signal) : signal_(std::move(signal)) {}
@@ -40,6 +41,7 @@ class HaMailbox {
   const Signal signal_;
   std::mutex mutex_;  // guards all below
   std::deque<News> news_;
+  size_t steps_ = 0;  // of them
   bool announced_ = false;
   bool progressed_ = false;
 };
@@ -160,26 +162,19 @@ class CallerState final : public Closable {
 };
 
 // A listener for primaries, with its thread `ht-listen`.
-class ListenerState final : public Closable {
+class ListenerState final : public Listening {
  public:
-  explicit ListenerState(std::shared_ptr<HaMailbox> mailbox) : mailbox_(std::move(mailbox)) {}
+  explicit ListenerState(std::shared_ptr<HaMailbox> mailbox)
+      : Listening("ht-listen"), mailbox_(std::move(mailbox)) {}
   ~ListenerState() override { shutdown(); }
 
-  base::Executor& thread() { return thread_; }
-  // On thread(), both.
-  void begin(const wire::Address& address, std::optional<wire::TlsOptions> tls);
+  // On thread().
+  using Listening::listen;
   std::unique_ptr<wire::Stream> accept();
-  std::string address() const;
   HaMailbox& mailbox() { return *mailbox_; }
-  void shutdown() override;
 
  private:
   const std::shared_ptr<HaMailbox> mailbox_;
-  std::mutex shutdown_mutex_;  // makes the second closer wait for the first
-  mutable std::mutex mutex_;   // guards the two below
-  std::shared_ptr<wire::Listener> listener_;
-  bool closed_ = false;
-  base::Executor thread_{"ht-listen"};
 };
 
 // An environment's own: what to give up before anything is closed in peace, when the environment ends.

@@ -85,6 +85,7 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
                         InstanceMethod<&H::kernel_serves>("kernelServes"),
                         InstanceMethod<&H::send_console>("sendConsole"),
                         InstanceMethod<&H::resize_console>("resizeConsole"),
+                        InstanceMethod<&H::vcpu_threads>("vcpuThreads"),
                         InstanceMethod<&H::press_power_button>("pressPowerButton"),
                         InstanceMethod<&H::set_balloon>("setBalloon"),
                         InstanceMethod<&H::balloon>("balloon"),
@@ -310,6 +311,14 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
       state_->standard()->set_console_size(static_cast<uint16_t>(args.u32(0)),
                                            static_cast<uint16_t>(args.u32(1)));
       return info.Env().Undefined();
+    });
+  }
+  Napi::Value vcpu_threads(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      const auto machine = state_->open();
+      auto out = Napi::Array::New(info.Env(), machine->vcpus());
+      for (uint32_t i = 0; i < machine->vcpus(); ++i) out.Set(i, machine->vcpu_thread(i));
+      return out;
     });
   }
   Napi::Value press_power_button(const Napi::CallbackInfo& info) {

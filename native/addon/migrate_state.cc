@@ -115,6 +115,10 @@ void OutgoingState::shutdown() {
 
 // ---- IncomingState
 
+namespace {
+constexpr std::chrono::seconds kAnswerPatience{3};
+}  // namespace
+
 IncomingState::IncomingState(std::shared_ptr<kvm::System> system, std::unique_ptr<wire::Stream> stream)
     : peer_(stream->peer()),
       system_(std::move(system)),
@@ -136,6 +140,7 @@ migrate::ReceiveResult IncomingState::receive(migrate::ReceiveOptions options) {
         std::lock_guard lock(self.mutex_);
         self.reception_ = nullptr;
       }
+      self.received_.notify_all();
       reception = nullptr;
       std::lock_guard lock(self.mutex_);
       self.channel_->close();
@@ -156,7 +161,12 @@ void IncomingState::shutdown() {
     else if (channel_)
       channel_->close();
   }
-  // Who is asked just now need not answer any more.
+  // An arbiter that is asked just now may have given the machine to this side already: its answer counts, if
+  // it comes before the source takes this side for lost.
+  {
+    std::unique_lock lock(mutex_);
+    received_.wait_for(lock, kAnswerPatience, [this] { return reception_ == nullptr; });
+  }
   if (arbiter_) arbiter_->give_up();
   thread_.stop();
   std::lock_guard lock(mutex_);
@@ -168,20 +178,11 @@ void IncomingState::shutdown() {
 void MigrationListenerState::begin(const std::string& device, const wire::Address& address,
                                    std::optional<wire::TlsOptions> tls) {
   system_ = kvm::System::open(device);
-  auto listener = std::make_shared<wire::Listener>(address, std::move(tls));
-  std::lock_guard lock(mutex_);
-  if (closed_) throw Error("CLOSED", "the listener is closed");
-  listener_ = std::move(listener);
+  listen(address, std::move(tls));
 }
 
 std::shared_ptr<IncomingState> MigrationListenerState::accept() {
-  std::shared_ptr<wire::Listener> listening;
-  {
-    std::lock_guard lock(mutex_);
-    if (closed_ || !listener_) return nullptr;
-    listening = listener_;
-  }
-  auto stream = listening->accept([this](const std::string& why) {
+  auto stream = accept_stream([this](const std::string& why) {
     std::lock_guard lock(mutex_);
     if (refused_.size() >= kRefused) refused_.pop_front();
     refused_.push_back(why);
@@ -195,24 +196,6 @@ std::vector<std::string> MigrationListenerState::take_refused() {
   std::vector<std::string> out(refused_.begin(), refused_.end());
   refused_.clear();
   return out;
-}
-
-std::string MigrationListenerState::address() const {
-  std::lock_guard lock(mutex_);
-  if (closed_ || !listener_) throw Error("CLOSED", "the listener is closed");
-  return listener_->address().text();
-}
-
-void MigrationListenerState::shutdown() {
-  std::lock_guard once(shutdown_mutex_);
-  {
-    std::lock_guard lock(mutex_);
-    closed_ = true;
-    if (listener_) listener_->close();
-  }
-  thread_.stop();
-  std::lock_guard lock(mutex_);
-  listener_ = nullptr;
 }
 
 }  // namespace hypertwin::addon

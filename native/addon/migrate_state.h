@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -15,6 +16,7 @@
 #include "arbiter.h"
 #include "base/executor.h"
 #include "base/fd.h"
+#include "listening.h"
 #include "machine_state.h"
 #include "migrate/migration.h"
 #include "wire/stream.h"
@@ -114,37 +116,30 @@ class IncomingState final : public Closable {
   std::mutex mutex_;           // guards all below
   std::unique_ptr<wire::Channel> channel_;
   std::shared_ptr<migrate::Reception> reception_;  // over channel_, while it runs
+  std::condition_variable received_;               // it runs no more
   bool closed_ = false;
   base::Executor thread_{"ht-receive"};
 };
 
 // Where sources connect to, with its thread `ht-mig-listen`.
-class MigrationListenerState final : public Closable {
+class MigrationListenerState final : public Listening {
  public:
   static constexpr size_t kRefused = 256;
   // `signal` is told 0 when a peer was turned away.
-  explicit MigrationListenerState(Signal signal) : signal_(std::move(signal)) {}
+  explicit MigrationListenerState(Signal signal) : Listening("ht-mig-listen"), signal_(std::move(signal)) {}
   ~MigrationListenerState() override { shutdown(); }
 
-  base::Executor& thread() { return thread_; }
   // On thread(), both. accept() gives nullptr once it is closed.
   void begin(const std::string& device, const wire::Address& address, std::optional<wire::TlsOptions> tls);
   std::shared_ptr<IncomingState> accept();
   // Why each was; the oldest are forgotten.
   std::vector<std::string> take_refused();
-  // Throws Error("CLOSED").
-  std::string address() const;
-  void shutdown() override;
 
  private:
   const Signal signal_;
   std::shared_ptr<kvm::System> system_;  // on thread()
-  std::mutex shutdown_mutex_;            // makes the second closer wait for the first
-  mutable std::mutex mutex_;             // guards all below
-  std::shared_ptr<wire::Listener> listener_;
+  std::mutex mutex_;                     // guards refused_
   std::deque<std::string> refused_;
-  bool closed_ = false;
-  base::Executor thread_{"ht-mig-listen"};
 };
 
 }  // namespace hypertwin::addon

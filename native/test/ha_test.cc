@@ -179,6 +179,13 @@ TEST(Ha, ClosedWhileTheArbiterDoesNotAnswerNobodyRuns) {
   EXPECT_EQ(pair.primary->state(), State::kEnded);
   EXPECT_EQ(pair.machine->state(), machine::State::kPaused);
   EXPECT_EQ(pair.backup->machine()->state(), machine::State::kStopped);
+  // Its owner, who knows that the backup is gone, may go on with it. Nothing of the protection is left.
+  pair.primary.reset();
+  EXPECT_FALSE(pair.machine->recorded());
+  pair.machine->resume();
+  EXPECT_TRUE(pair.users->move_to(pair.machine)) << pair.text();
+  ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 50));
+  ASSERT_TRUE(pair.users->settle());
 }
 
 TEST(Ha, SilenceIsNoticed) {

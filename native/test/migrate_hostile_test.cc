@@ -19,6 +19,7 @@ using machine::TempDir;
 using machine::TestListener;
 using wire::Channel;
 using wire::FrameType;
+using namespace std::chrono_literals;
 
 class Hostile : public testing::Test {
  protected:
@@ -289,6 +290,44 @@ TEST_F(Hostile, RefusesAHostileState) {
             }),
             "NOT_OURS")
       << text_;
+}
+
+TEST_F(Hostile, WhoSaysNothingKeepsNobodyOut) {
+  ReceiveOptions options;
+  options.hello_patience = 50ms;
+  EXPECT_EQ(against([](Channel&) {}, std::move(options)), "PEER_LOST") << text_;
+}
+
+TEST_F(Hostile, ADestinationThatTakesNothingInDoesNotHoldTheGuest) {
+  auto listener = std::make_shared<TestListener>();
+  auto dirtier = boot_dirtier(system_, listener, "rounds=0 pattern=random pages=4096 count=4096");
+  auto ends = connect_ends();
+  std::promise<void> over;
+  auto peer = std::async(std::launch::async, [&] {
+    Channel& channel = *ends.destination;
+    channel.receive();
+    channel.send(FrameType::kAccept, encode_accept({.features = 0, .disks = {}}));
+    while (auto frame = channel.receive())
+      if (frame->type == FrameType::kRoundEnd) {
+        std::this_thread::sleep_for(300ms);  // the guest writes more meanwhile than any socket holds
+        channel.send(FrameType::kRoundEnd, frame->payload);
+        break;
+      }
+    over.get_future().wait();
+  });
+  MigrateOptions send;
+  send.patience = 1s;
+  send.max_rounds = 1;
+  std::string text;
+  try {
+    Migration(dirtier, std::move(ends.source), send).run();
+  } catch (const Error& error) {
+    text = error.what();
+  }
+  over.set_value();
+  peer.get();
+  EXPECT_NE(text.find("has taken nothing in for 1000 ms"), std::string::npos) << text;
+  EXPECT_EQ(dirtier->state(), machine::State::kRunning);
 }
 
 TEST_F(Hostile, ASourceRefusesAnswersThatAreNone) {

@@ -253,12 +253,27 @@ TEST_P(Snapshot, AFileThatIsCutFailsTheMachineAlone) {
       std::vector<uint8_t> some(1u << 20);
       clone->read_memory(4u << 20, some);
       EXPECT_EQ(some, std::vector<uint8_t>(some.size()));
+      // Zeros in place of what is lost are nobody's memory.
+      EXPECT_EQ(code_of([&] { clone->snapshot(dir_.file("lost")); }), "CORRUPT");
+      EXPECT_FALSE(std::filesystem::exists(dir_.file("lost")));
     }
     ASSERT_TRUE(there->wait_state(State::kFailed)) << running;
     clone->stop();
     EXPECT_EQ(clone->state(), State::kFailed);
   }
   EXPECT_EQ(machine->state(), State::kPaused) << "the others do not notice";
+}
+
+TEST_P(Snapshot, MemoryThatIsBeingCopiedIsNotWritten) {
+  auto machine = create();
+  const std::vector<uint8_t> bytes(16, 7);
+  {
+    const auto frozen = machine->freeze_memory();
+    EXPECT_EQ(code_of([&] { machine->write_memory(8u << 20, bytes); }), "BAD_STATE");
+  }
+  machine->write_memory(8u << 20, bytes);
+  machine->snapshot(dir_.file("base"));
+  machine->write_memory(8u << 20, bytes);
 }
 
 // A file whose pages come when they are let.

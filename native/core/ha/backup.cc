@@ -214,19 +214,12 @@ class BackupSession final : public Backup {
 
 void BackupSession::run() {
   enter_thread("ht-ha-main");
-  try {
+  const auto steps = [&] {
     receive_machine();
     follow();
-    lose("PEER_LOST", "the primary closed the connection");
-  } catch (const Error& error) {
-    const bool silent = link_.silent();
-    lose(silent ? "HEARTBEAT" : error.code(), silent
-                                                  ? "nothing was heard from the primary for " +
-                                                        std::to_string(link_.timeout_ns() / 1'000'000) + " ms"
-                                                  : error.what());
-  } catch (const std::exception& error) {
-    lose("FAILED", error.what());
-  }
+  };
+  run_session(link_, "the primary", steps,
+              [&](const std::string& code, const std::string& message) { lose(code, message); });
 }
 
 void BackupSession::receive_machine() {
@@ -518,6 +511,12 @@ void BackupSession::hand_over() {
     renounce("DIVERGED", replayer_->divergence() ? replayer_->divergence()->message : "the log has no end");
     return end("DIVERGED", "the replica's state is not the primary's");
   }
+  // Nothing may be found out of its disks once it has the claim.
+  machine_->call(At::kAnywhere, [this] { machine_->drain_disks(); });
+  if (const auto flaw = replica_flaw()) {
+    renounce(flaw->code, flaw->message);
+    return end(flaw->code, flaw->message);
+  }
   std::optional<Goodbye> renounced;
   {
     std::lock_guard lock(mutex_);
@@ -555,16 +554,18 @@ void BackupSession::go_live(Timeline& timeline, const std::string& code, const s
   status_.step("replayed");
   if (closing() && machine_->state() == machine::State::kRunning)
     return end("CLOSED", "the backup was closed");
+  // What its disks have still to write may fail.
+  machine_->call(At::kAnywhere, [this] {
+    machine_->use_source(machine_->live_inputs());
+    machine_->use_outputs(nullptr);
+  });
   if (const auto flaw = replica_flaw()) {
     status_.set_timeline(timeline);
     return end(flaw->code, "the primary is lost, and the replica cannot take its place: " + flaw->message);
   }
   const bool over = machine_->state() >= machine::State::kStopped;
-  std::vector<std::vector<std::vector<uint8_t>>> announcements;
   listener_->go_live();
   machine_->call(At::kAnywhere, [&] {
-    machine_->use_source(machine_->live_inputs());
-    machine_->use_outputs(nullptr);
     timeline.boundary = machine_->boundary();
     if (over) return;
     timeline.reissued_requests = machine_->resubmit();
@@ -599,9 +600,8 @@ void BackupSession::close() {
     changed_.notify_all();
   }
   if (first) {
-    if (!status_.settled()) {
-      if (renounce("CLOSED", "the backup was closed")) channel_->close();
-    }
+    if (!status_.settled()) renounce("CLOSED", "the backup was closed");
+    channel_->close();
     listener_->look_again();
   }
   std::lock_guard lock(join_mutex_);

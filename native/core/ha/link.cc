@@ -29,6 +29,22 @@ void prefer_this_thread() {
   (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), kNice);
 }
 
+void run_session(const Link& link, const std::string& peer, const std::function<void()>& steps,
+                 const std::function<void(const std::string&, const std::string&)>& lose) {
+  try {
+    steps();
+    lose("PEER_LOST", peer + " closed the connection");
+  } catch (const Error& error) {
+    if (link.silent())
+      lose("HEARTBEAT", "nothing was heard from " + peer + " for " +
+                            std::to_string(link.timeout_ns() / 1'000'000) + " ms");
+    else
+      lose(error.code(), error.what());
+  } catch (const std::exception& error) {
+    lose("FAILED", error.what());
+  }
+}
+
 Link::Link(wire::Channel& channel, const Heartbeats& options, Hooks hooks)
     : channel_(channel), options_(options), hooks_(std::move(hooks)), detector_(options) {}
 

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <functional>
 #include <mutex>
+#include <string>
 #include <thread>
 
 #include "ha/detector.h"
@@ -17,6 +18,12 @@ namespace hypertwin::ha {
 void enter_thread(const char* name);
 // Only the precedence.
 void prefer_this_thread();
+
+class Link;
+// Runs a session's steps up to their end, which is always the connection's. `lose` is told why it ended:
+// PEER_LOST when `peer` closed it without a word, HEARTBEAT when it was silent.
+void run_session(const Link& link, const std::string& peer, const std::function<void()>& steps,
+                 const std::function<void(const std::string& code, const std::string& message)>& lose);
 
 class Link {
  public:

@@ -86,6 +86,9 @@ class PrimarySession final : public Primary {
   void lose(const std::string& code, const std::string& message);
   void go_on(State state, const std::string& code, const std::string& message, Timeline* timeline = nullptr);
   void fence(State state, Reason reason, const std::string& code, const std::string& message);
+  // The machine is an ordinary one again; `first` goes before, both on its thread.
+  void let_go(const std::function<void()>& first);
+  void end_log();
   void stand_still();
   // False: closed meanwhile.
   bool wait_to_retry(std::chrono::milliseconds time);
@@ -134,20 +137,12 @@ class PrimarySession final : public Primary {
 
 void PrimarySession::run() {
   enter_thread("ht-ha-main");
-  try {
+  const auto steps = [&] {
     sync();
     receive();
-    // Closed in order, though without a goodbye.
-    lose("PEER_LOST", "the backup closed the connection");
-  } catch (const Error& error) {
-    const bool silent = link_.silent();
-    lose(silent ? "HEARTBEAT" : error.code(), silent
-                                                  ? "nothing was heard from the backup for " +
-                                                        std::to_string(link_.timeout_ns() / 1'000'000) + " ms"
-                                                  : error.what());
-  } catch (const std::exception& error) {
-    lose("FAILED", error.what());
-  }
+  };
+  run_session(link_, "the backup", steps,
+              [&](const std::string& code, const std::string& message) { lose(code, message); });
   std::lock_guard lock(mutex_);
   if (hand_over_ != HandOver::kNone && hand_over_ != HandOver::kDone) hand_over_ = HandOver::kFailed;
   changed_.notify_all();
@@ -165,7 +160,10 @@ void PrimarySession::sync() {
   status_.step("hello");
   sender_->precopy();
   status_.step("copied");
-  auto finish = [this] { begin_log(sender_->finish()); };
+  auto finish = [this] {
+    const auto frozen = machine_->freeze_memory();
+    begin_log(sender_->finish());
+  };
   try {
     machine_->call(At::kBoundary, finish, kBoundaryPatience);
   } catch (const Error& error) {
@@ -402,6 +400,8 @@ void PrimarySession::lose(const std::string& code, const std::string& message) {
       status_.step("waiting");
     }
     if (!wait_to_retry(pause)) {
+      let_go([&] { gate_.drop(); });
+      end_log();
       status_.set_timeline(timeline);
       status_.enter(State::kEnded, "CLOSED",
                     "closed while the arbiter did not answer: the machine stays paused");
@@ -428,27 +428,20 @@ void PrimarySession::go_on(State state, const std::string& code, const std::stri
   const bool stop =
       state == State::kUnprotected && options_.on_loss == ProtectOptions::Loss::kStop && !closing;
   if (logging_.load()) {
+    bool handing = false;
+    let_go([&] {
+      handing = hands_over_at_.load() != ~uint64_t{0};
+      gate_.open();
+      if (stop) machine_->pause_here(Reason::kUnprotected, "the backup is lost: " + message);
+    });
+    const bool stands = machine_->state() == machine::State::kPaused &&
+                        (standing_ || (handing && machine_->reason() == Reason::kRequested));
     try {
-      bool handing = false;
-      machine_->call(At::kAnywhere, [&] {
-        let_go_ = true;
-        handing = hands_over_at_.load() != ~uint64_t{0};
-        gate_.open();
-        machine_->use_outputs(nullptr);
-        machine_->use_source(machine_->live_inputs());
-        if (stop) machine_->pause_here(Reason::kUnprotected, "the backup is lost: " + message);
-      });
-      const bool stands = machine_->state() == machine::State::kPaused &&
-                          (standing_ || (handing && machine_->reason() == Reason::kRequested));
       if (stands && !stop) machine_->resume();
     } catch (const Error&) {
-      // The machine is closed: its thread no longer runs.
+      // Closed, or its owner was quicker.
     }
-    try {
-      writer_->close();
-    } catch (const Error&) {
-      // Nobody reads it.
-    }
+    end_log();
   }
   if (timeline) {
     timeline->live_ns = now_ns();
@@ -459,23 +452,34 @@ void PrimarySession::go_on(State state, const std::string& code, const std::stri
 }
 
 void PrimarySession::fence(State state, Reason reason, const std::string& code, const std::string& message) {
+  let_go([&] {
+    gate_.drop();
+    machine_->stop_here(reason, message);
+  });
+  end_log();
+  status_.enter(state, code, message);
+  status_.step("fenced");
+}
+
+void PrimarySession::let_go(const std::function<void()>& first) {
   try {
     machine_->call(At::kAnywhere, [&] {
       let_go_ = true;
-      gate_.drop();
-      machine_->stop_here(reason, message);
-      machine_->use_source(machine_->live_inputs());
+      first();
       machine_->use_outputs(nullptr);
+      machine_->use_source(machine_->live_inputs());
     });
   } catch (const Error&) {
-    // Closed: it does not run either.
+    // The machine is closed: its thread no longer runs.
   }
+}
+
+void PrimarySession::end_log() {
   try {
     writer_->close();
   } catch (const Error&) {
+    // Nobody reads it.
   }
-  status_.enter(state, code, message);
-  status_.step("fenced");
 }
 
 void PrimarySession::stand_still() {
@@ -495,15 +499,17 @@ bool PrimarySession::wait_to_retry(std::chrono::milliseconds time) {
 }
 
 void PrimarySession::close() {
-  bool first;
+  bool first, handed;
   {
     std::lock_guard lock(mutex_);
     first = !std::exchange(closing_, true);
+    // The backup does not read on before it has its answer from the arbiter.
+    handed = hand_over_ == HandOver::kSent;
     if (first && sender_) sender_->cancel();
     changed_.notify_all();
   }
   if (first) {
-    if (told_.load()) {
+    if (told_.load() && !handed) {
       try {
         channel_->send(FrameType::kGoodbye, encode(Goodbye{"CLOSED", "the primary ends the protection"}));
       } catch (const Error&) {

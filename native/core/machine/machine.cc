@@ -424,8 +424,13 @@ void Machine::use_source(InputSource& source) {
   recorded_.store(source_ != &live_, std::memory_order_release);
   if (backends_ != Backends::kStandby || open_ == source_->live()) return;
   // What the disks still do for the replica is not to be completed to the guest: it is submitted again.
-  for (auto& file : files_) file->drain();
+  drain_disks();
   open_.store(source_->live(), std::memory_order_release);
+}
+
+void Machine::drain_disks() {
+  for (auto& file : files_)
+    if (file) file->drain();
 }
 
 void Machine::replica_failed(size_t disk, int err) {
@@ -444,6 +449,7 @@ std::optional<Error> Machine::replica_failure() const {
 
 void Machine::thread_main() {
   pthread_setname_np(pthread_self(), "ht-vcpu0");
+  thread_id_.set();
   for (;;) {
     if (control_.load(std::memory_order_acquire)) run_tasks();
     if (state() == State::kRunning && !quit_.load(std::memory_order_relaxed)) {
@@ -873,6 +879,7 @@ SnapshotInfo Machine::save_snapshot(const std::string& path, const SnapshotOptio
   config_.save(config);
   state.blob(config.data());
   save_state(state);
+  const auto frozen = freeze_memory();
   return snapshots_->write(path, state.data(), options);
 }
 

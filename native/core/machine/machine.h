@@ -19,6 +19,7 @@
 #include "backends/tap.h"
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/thread_id.h"
 #include "boot/kernel.h"
 #include "kvm/kvm.h"
 #include "machine/board.h"
@@ -107,6 +108,8 @@ class Machine final : public VirtualMachine, private devices::Host {
   uint64_t step(size_t vcpu, uint64_t most, std::span<const uint64_t> until) override;
   void set_registers(size_t vcpu, const kvm_regs& regs) override;
   std::optional<uint64_t> translate(size_t vcpu, uint64_t linear) override;
+  // Waits for what the disks do. On its thread.
+  void drain_disks();
   // Of a standby machine: a disk did not take a write that it took at the other side. Any thread.
   std::optional<Error> replica_failure() const;
   bool recorded() const { return recorded_.load(std::memory_order_acquire); }
@@ -116,6 +119,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   const MachineConfig& config() const override { return config_; }
   const std::shared_ptr<kvm::Vm>& vm() const override { return vm_; }
   size_t vcpus() const override { return 1; }
+  pid_t vcpu_thread(size_t /*i*/) const override { return thread_id_.get(); }
   const std::shared_ptr<kvm::Vcpu>& vcpu(size_t /*i*/) const override { return vcpu_; }
   const std::shared_ptr<kvm::Vcpu>& vcpu() const { return vcpu_; }
   const std::shared_ptr<devices::GuestRam>& ram() const override { return ram_; }
@@ -254,6 +258,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   std::optional<Error> replica_failure_;
   std::atomic<bool> control_{false};
   std::thread thread_;
+  base::ThreadId thread_id_;
 };
 
 }  // namespace hypertwin::machine

@@ -143,6 +143,7 @@ void MachineMemory::for_each_run(const std::function<void(uint64_t, uint64_t)>& 
 void MachineMemory::for_each_run_of(std::span<const uint64_t> bitmap,
                                     const std::function<void(uint64_t, uint64_t, bool)>& run) const {
   for (auto [first, count] : dirty::Ranges(bitmap)) for_each_kind(data(), first, first + count, run);
+  check();
 }
 
 Digest128 MachineMemory::digest() const {
@@ -278,8 +279,11 @@ bool MachineMemory::may_leave(std::span<const iovec> parts) const {
 }
 
 void MachineMemory::check() const {
-  if (!pager_) return;
-  if (auto failure = pager_->failure()) throw *failure;
+  if (intact()) return;
+  if (pager_)
+    if (auto failure = pager_->failure()) throw *failure;
+  throw Error("CORRUPT", "the machine's memory is lost in part: the snapshot " + chain_.back()->path() +
+                             " that it was restored from cannot be read any more");
 }
 
 void MachineMemory::give_up() {

@@ -54,7 +54,7 @@ class MachineMemory {
   bool intact() const;
   // Of what is about to leave the machine from these parts of it: brings what has not come, then as intact().
   bool may_leave(std::span<const iovec> parts) const;
-  // Throws why the memory cannot be trusted, where a pager knows it.
+  // Throws why the memory cannot be trusted.
   void check() const;
   // Brings nothing any more: who waits for a page gets one of zeros.
   void give_up();

@@ -431,6 +431,7 @@ bool StandardMachine::press_power_button() {
 
 void StandardMachine::cpu_main(Cpu& cpu) {
   pthread_setname_np(pthread_self(), ("ht-vcpu" + std::to_string(cpu.vcpu->id())).c_str());
+  cpu.thread_id.set();
   std::unique_lock lock(mutex_);
   for (;;) {
     if (!run_ && !quit_) {
@@ -980,6 +981,7 @@ SnapshotInfo StandardMachine::snapshot(const std::string& path, const SnapshotOp
     config_.save(config);
     state.blob(config.data());
     save_state(state);
+    const auto frozen = freeze_memory();
     info = snapshots_->write(path, state.data(), options);
   });
   return info;

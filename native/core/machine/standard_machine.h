@@ -20,6 +20,7 @@
 #include "backends/disk.h"
 #include "backends/tap.h"
 #include "backends/vsock_unix.h"
+#include "base/thread_id.h"
 #include "machine/image.h"
 #include "machine/kernel_net.h"
 #include "machine/standard_board.h"
@@ -67,6 +68,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   const MachineConfig& config() const override { return config_; }
   const std::shared_ptr<kvm::Vm>& vm() const override { return vm_; }
   size_t vcpus() const override { return cpus_.size(); }
+  pid_t vcpu_thread(size_t i) const override { return cpus_[i]->thread_id.get(); }
   const std::shared_ptr<kvm::Vcpu>& vcpu(size_t i) const override { return cpus_.at(i)->vcpu; }
   const std::shared_ptr<devices::GuestRam>& ram() const override { return ram_; }
   const MachineMemory& memory() const override { return *memory_; }
@@ -88,6 +90,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   struct Cpu {
     std::shared_ptr<kvm::Vcpu> vcpu;
     std::thread thread;
+    base::ThreadId thread_id;
     std::atomic<uint64_t> port_exits{0}, mmio_exits{0}, kicks{0};
   };
   struct End {

@@ -66,12 +66,13 @@ std::vector<uint32_t> saved_msrs(const kvm::System& system) {
 
 VcpuState VcpuState::take(const kvm::Vcpu& vcpu) {
   VcpuState state;
+  // First: with an INIT or SIPI that waits, asking for it changes the registers.
+  state.mp_state = vcpu.get_mp_state();
   state.regs = vcpu.get_regs();
   state.sregs = vcpu.get_sregs();
   state.xcrs = vcpu.get_xcrs();
   state.debugregs = vcpu.get_debugregs();
   state.events = vcpu.get_vcpu_events();
-  state.mp_state = vcpu.get_mp_state();
   state.msrs = vcpu.get_msrs(saved_msrs(*vcpu.vm()->system()));
   state.xsave = vcpu.get_xsave();
   return state;

@@ -130,6 +130,11 @@ void VirtualMachine::read_memory(uint64_t address, std::span<uint8_t> into) cons
 }
 
 void VirtualMachine::write_memory(uint64_t address, std::span<const uint8_t> from) {
+  std::shared_lock lock(frozen_, std::try_to_lock);
+  if (!lock)
+    throw Error("BAD_STATE",
+                "the machine's memory is being copied, for a snapshot or to another host: write when "
+                "that is over");
   if (!ram()->write(address, from)) not_ram(address, from.size());
 }
 

@@ -4,11 +4,15 @@
 //   any of these --stop or the guest's power-off--> stopped;  --error--> failed
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <span>
 #include <string>
 
@@ -142,6 +146,10 @@ class VirtualMachine {
   // Copies; the machine need not be paused. Throw Error("ERANGE").
   void read_memory(uint64_t address, std::span<uint8_t> into) const;
   virtual void write_memory(uint64_t address, std::span<const uint8_t> from);
+  // Until the lock is gone write_memory() throws Error("BAD_STATE"): what is copied stays as it is.
+  [[nodiscard]] std::unique_lock<std::shared_mutex> freeze_memory() const {
+    return std::unique_lock(frozen_);
+  }
   // Whether what is RAM of [address, address + size) has come, where memory comes while the machine runs.
   bool memory_here(uint64_t address, uint64_t size) const;
   // Asks for it; waits for nothing.
@@ -164,6 +172,8 @@ class VirtualMachine {
   virtual const MachineConfig& config() const = 0;
   virtual const std::shared_ptr<kvm::Vm>& vm() const = 0;
   virtual size_t vcpus() const = 0;
+  // The kernel's id of a vCPU's thread, which lives as long as the machine. Any thread.
+  virtual pid_t vcpu_thread(size_t i) const = 0;
   virtual const std::shared_ptr<kvm::Vcpu>& vcpu(size_t i) const = 0;
   virtual const std::shared_ptr<devices::GuestRam>& ram() const = 0;
   virtual const MachineMemory& memory() const = 0;
@@ -174,6 +184,9 @@ class VirtualMachine {
   void check_vcpu(size_t index) const;
   void check_packet(uint32_t device, std::span<const uint8_t> packet) const;
   static void check_console(std::span<const uint8_t> bytes);
+
+ private:
+  mutable std::shared_mutex frozen_;  // shared: write_memory()
 };
 
 // Throws Error("BAD_STATE"): `verb` is not possible now.

@@ -79,7 +79,8 @@ struct SenderOptions {
   bool must_converge = false;   // … throw Error("NO_CONVERGENCE") instead
   bool verify_memory = true;    // a digest of all memory (and of disks sent) is compared before hand-over
   dirty::Mode mode = dirty::Mode::kManual;
-  // Silence of the other side, while an answer is awaited, that counts as its loss.
+  // Silence of the other side that counts as its loss: while an answer is awaited, and of what it does not
+  // take in.
   std::chrono::milliseconds patience{10000};
   std::function<void(const Progress&)>
       on_progress;  // sender's thread; at each round and about 20 times a second
@@ -124,6 +125,8 @@ struct ReceiverOptions {
   std::function<void(const Progress&)> on_progress;
   OnStep on_step;
   std::vector<Purpose> purposes{Purpose::kMigrate, Purpose::kProtect};
+  // Who connects says what it wants before that is over.
+  std::chrono::milliseconds hello_patience{10000};
 };
 
 // What the source says of itself.

@@ -95,6 +95,7 @@ struct Migration::Impl {
   // On the vCPU's thread.
   void hand_over(MigrateResult& result) {
     check_movable(*machine);
+    const auto frozen = machine->freeze_memory();
     const uint64_t stopped = now_ns();
     step(Step::kStopped);
     bool commit_sent = false;

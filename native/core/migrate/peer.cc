@@ -4,9 +4,15 @@
 
 #include <algorithm>
 
+#include "base/clock.h"
 #include "migrate/payloads.h"
 
 namespace hypertwin::migrate {
+
+Peer::Peer(wire::Channel& channel, std::string_view name, std::chrono::milliseconds patience)
+    : channel_(channel), name_(name), patience_(patience) {
+  if (patience.count() > 0) watcher_ = std::thread([this] { watch(); });
+}
 
 Peer::~Peer() {
   {
@@ -36,7 +42,21 @@ void Peer::watch() {
   pthread_setname_np(pthread_self(), "ht-mig-watch");
   std::unique_lock lock(mutex_);
   while (!ended_) {
-    const auto deadline = std::min(silence_, condemned_);
+    auto deadline = std::min(silence_, condemned_);
+    if (patience_.count() > 0) {
+      const uint64_t since = channel_.writing_since_ns();
+      if (since != 0 &&
+          now_ns() - since > static_cast<uint64_t>(std::chrono::nanoseconds(patience_).count())) {
+        deaf_ = true;
+        channel_.close();
+        return;
+      }
+      const auto look = Clock::now() + patience_ / 4;
+      if (look < deadline) {
+        changed_.wait_until(lock, look);
+        continue;
+      }
+    }
     if (deadline == kNever) {
       changed_.wait(lock);
     } else if (Clock::now() < deadline) {
@@ -89,6 +109,13 @@ void Peer::send(wire::FrameType type, std::span<const uint8_t> payload, const ch
     channel_.send(type, payload);
   } catch (const Error& error) {
     if (error.code() != "PEER_LOST") throw;
+    {
+      std::lock_guard lock(mutex_);
+      if (deaf_)
+        throw Error("PEER_LOST", "the " + std::string(name_) + " (" + channel_.peer() +
+                                     ") has taken nothing in for " + std::to_string(patience_.count()) +
+                                     " ms");
+    }
     try {
       while (auto frame = channel_.receive())
         if (frame->type == wire::FrameType::kRefuse || frame->type == wire::FrameType::kAbort)

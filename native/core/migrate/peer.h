@@ -15,7 +15,8 @@ namespace hypertwin::migrate {
 
 class Peer {
  public:
-  Peer(wire::Channel& channel, std::string_view name) : channel_(channel), name_(name) {}
+  // A write that the other side does not take in for `patience` (0: for ever) closes the channel.
+  Peer(wire::Channel& channel, std::string_view name, std::chrono::milliseconds patience = {});
   ~Peer();
   Peer(const Peer&) = delete;
   Peer& operator=(const Peer&) = delete;
@@ -45,11 +46,13 @@ class Peer {
 
   wire::Channel& channel_;
   const std::string_view name_;
+  const std::chrono::milliseconds patience_;
   std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
   Clock::time_point silence_ = kNever;
   Clock::time_point condemned_ = kNever;
   bool silent_ = false;  // closed for silence
+  bool deaf_ = false;    // closed since it takes nothing in
   bool ended_ = false;
   std::thread watcher_;  // ht-mig-watch: closes the channel when a deadline has passed; ends with this
 };

@@ -27,6 +27,9 @@ constexpr const char* kAborted = "ABORTED";
 constexpr std::chrono::milliseconds kForEver{0};
 
 // An image that is being filled.
+// Blocks of an image that may be without their checksum: 128 MiB.
+constexpr size_t kSettled = 2048;
+
 class Image {
  public:
   Image(const std::string& path, size_t disk, uint64_t size)
@@ -44,6 +47,8 @@ class Image {
   void put(const Entry& entry, std::vector<uint8_t>& buffer) {
     for (uint64_t block = entry.first; block < entry.first + entry.count; ++block) {
       std::span<uint8_t> bytes(buffer.data(), block_bytes(block, size_));
+      // At the end of a round the source waits, and takes long silence for a loss.
+      if (++unsettled_ > kSettled) settle(buffer);
       fresh_[block / 64] |= uint64_t{1} << (block % 64);
       if (entry.coding == Coding::kZero) {
         // A hole stays one.
@@ -70,6 +75,7 @@ class Image {
         read(block, bytes);
         checksums_[block] = checksum64(bytes);
       }
+    unsettled_ = 0;
     if (!any) return;
     std::fill(fresh_.begin(), fresh_.end(), 0);
     if (::fdatasync(fd_.get()) < 0) throw_errno("fdatasync", "filling the disk image " + path_);
@@ -97,6 +103,7 @@ class Image {
   Fd fd_;
   std::vector<uint64_t> checksums_;
   std::vector<uint64_t> fresh_;  // one bit a block
+  size_t unsettled_ = 0;         // blocks that came since settle()
 };
 
 // True when it was made.
@@ -377,7 +384,8 @@ Receiver::~Receiver() = default;
 const Hello& Receiver::handshake() {
   Impl& my = *impl_;
   my.guarded(wire::FrameType::kRefuse, [&] {
-    auto frame = my.peer.receive({wire::FrameType::kHello}, kForEver, kAborted);
+    // Who says nothing must not keep others out.
+    auto frame = my.peer.receive({wire::FrameType::kHello}, my.options.hello_patience, kAborted);
     my.hello = decode_hello(frame.payload);
     my.step(Step::kHelloReceived);
     const auto& wanted = my.options.purposes;

@@ -92,11 +92,15 @@ void Channel::send(FrameType type, std::span<const uint8_t> payload, std::span<c
   take_turn(bulk);
   struct Turn {
     Channel* channel;
-    ~Turn() { channel->end_turn(); }
+    ~Turn() {
+      channel->writing_since_.store(0, std::memory_order_relaxed);
+      channel->end_turn();
+    }
   } turn{this};
   if (closed_) lost("");
   encode_header({type, static_cast<uint32_t>(size), next_sent_}, checksum, head);
   const std::array<std::span<const uint8_t>, 3> parts{head, payload, more};
+  writing_since_.store(now_ns(), std::memory_order_relaxed);
   try {
     stream_->write(parts);
   } catch (...) {

@@ -43,6 +43,8 @@ class Channel {
   uint64_t received_bytes() const { return received_.load(std::memory_order_relaxed); }
   // CLOCK_MONOTONIC of the last whole frame received; 0 before it.
   uint64_t last_received_ns() const { return last_received_.load(std::memory_order_relaxed); }
+  // CLOCK_MONOTONIC of when the write began that waits for the peer now; 0 when none does.
+  uint64_t writing_since_ns() const { return writing_since_.load(std::memory_order_relaxed); }
   std::string peer() const { return stream_->peer(); }
 
  private:
@@ -58,6 +60,7 @@ class Channel {
   std::atomic<uint64_t> sent_{0};
   std::atomic<uint64_t> received_{0};
   std::atomic<uint64_t> last_received_{0};
+  std::atomic<uint64_t> writing_since_{0};
   std::atomic<bool> closed_{false};
 
   std::mutex turn_mutex_;  // guards the three below; not held while writing
