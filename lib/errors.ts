@@ -1,8 +1,9 @@
 // The base of all errors of this package, and how a native error becomes a layer's class.
 
 /**
- * The base class of every error that hypertwin throws. Each layer has its own subclass (`KvmError`,
- * `MachineError`, `DirtyError`, `EventLogError`).
+ * The base class of every error that hypertwin throws. Each layer has its own subclass, whose
+ * comment lists its codes: `KvmError`, `MachineError`, `DirtyError`, `EventLogError`, `MigrateError`, `HaError`,
+ * `LibvirtError`, `StreamError`, `ArbiterError`.
  *
  * @since 0.1.0
  */

@@ -45,7 +45,7 @@ function load(): unknown {
         'Tried:',
         ...places.map(place => `  - ${place}`),
         'What can be done:',
-        '  - hypertwin runs on Linux; prebuilt binaries exist for the tuples named in its README',
+        '  - hypertwin runs on Linux; prebuilt binaries exist for x86-64, with glibc and with musl',
         '  - reinstall: npm install --force hypertwin (optional or platform files may have been left out)',
         `  - build it: cd ${root} && npm install --no-save cmake-js node-addon-api node-api-headers && node scripts/build-native.mjs (needs g++ or clang, make, cmake, libxxhash-dev and liblz4-dev)`
       ].join('\n'),

@@ -38,7 +38,7 @@ export async function backup(options: BackupCommandOptions): Promise<number> {
     // "-": a network device that is connected to nothing.
     taps: (options.tap ?? []).map(tap => (tap === '-' ? null : tap)),
     ...(options.pool && { pool: options.pool }),
-    ...(options.silence !== undefined && { heartbeat: { minTimeout: options.silence } }),
+    ...(options.silence !== undefined && { heartbeat: { minTimeoutMs: options.silence } }),
     announce: options.announce,
     device: options.kvmDevice,
     ...(options.name !== undefined && { name: options.name })

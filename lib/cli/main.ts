@@ -194,7 +194,7 @@ example(
     .description('print its records, one a line')
     .argument('<folder>', 'what a recording wrote')
     .addOption(new Option('--from <boundary>', 'begin there').argParser(args.boundary))
-    .option('--kind <kinds>', 'only these, for example packet_rx,interrupt', args.collect)
+    .option('--kind <kinds>', 'only these, for example packet,interrupt', args.collect)
     .addOption(new Option('--limit <n>', 'at most so many').argParser(args.integer(1, Number.MAX_SAFE_INTEGER)))
     .option('--follow', 'wait for more at the end')
     .option('--json', 'one JSON object a line'),

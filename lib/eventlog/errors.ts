@@ -14,6 +14,7 @@ import { HypertwinError, withLayerErrors, type HypertwinErrorDetails } from '../
  * - `'BUSY'`: what is to be captured is captured already
  * - `'NO_BOUNDARY'`: the guest reached no boundary in time
  * - `'BAD_STATE'`: not possible now
+ * - `'BAD_BOARD'`: a machine of the standard board: give it the deterministic one to record it
  * - `'CORRUPT'`, `'SNAPSHOT_VERSION'`: the snapshot beside the log cannot be restored
  * - `'ERANGE'`: a boundary, address or length out of range
  * - `'EINVAL'`: an argument of the wrong type or value

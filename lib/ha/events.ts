@@ -1,5 +1,5 @@
 // What a protection or a standby tells, and who listens.
-import { Queue } from '../queue.js'
+import { Broadcast } from '../queue.js'
 import { invalid } from './errors.js'
 import { monotonic, wallClock, type HaState, type HaTimeline } from './figures.js'
 
@@ -111,7 +111,7 @@ function describe(timeline: HaTimeline): string {
 
 /** Gives each event to everybody who iterates, and remembers the last ones. @internal */
 export class EventHub {
-  readonly #streams = new Set<Queue<HaEvent>>()
+  readonly #streams = new Broadcast<HaEvent>()
   readonly #recent: HaEvent[] = []
   #over = false
 
@@ -128,7 +128,7 @@ export class EventHub {
       this.#recent.push(event)
       if (this.#recent.length > 100) this.#recent.shift()
     }
-    for (const stream of this.#streams) stream.push(event)
+    this.#streams.push(event)
   }
 
   /** Who looks for a backup for hours has one thing to say, not thousands. */
@@ -142,21 +142,12 @@ export class EventHub {
   events(options: { signal?: AbortSignal; limit?: number } = {}): AsyncIterableIterator<HaEvent> {
     const limit = options.limit ?? 1024
     if (!Number.isSafeInteger(limit) || limit < 1) throw invalid('limit must be a positive integer')
-    const stream: Queue<HaEvent> = new Queue<HaEvent>({
-      limit,
-      onFull: dropOldest,
-      onClose: () => this.#streams.delete(stream),
-      signal: options.signal
-    })
-    stream.push(this.present())
-    if (this.#over) stream.end()
-    else if (options.signal?.aborted !== true) this.#streams.add(stream)
-    return stream
+    return this.#streams.iterate({ limit, onFull: dropOldest, signal: options.signal }, this.present())
   }
 
   end(): void {
     this.#over = true
-    for (const stream of this.#streams) stream.end()
+    this.#streams.end()
   }
 }
 

@@ -31,14 +31,14 @@ export interface HaTlsOptions {
  */
 export interface HeartbeatOptions {
   /** Milliseconds between two signs of life. Default 2. */
-  interval?: number
+  intervalMs?: number
   /**
-   * Milliseconds of silence that count as death, at least: adapted between this and `maxTimeout` to what the
-   * connection shows. Default 12.
+   * Milliseconds of silence that count as death, at least: adapted between this and `maxTimeoutMs` to what the
+   * connection shows. At least three times `intervalMs`; default six times, and at least 12.
    */
-  minTimeout?: number
-  /** See `minTimeout`; equal values: a fixed time. Default 1000. */
-  maxTimeout?: number
+  minTimeoutMs?: number
+  /** See `minTimeoutMs`; equal values: a fixed time. Default 1000, or `minTimeoutMs` if that is more. */
+  maxTimeoutMs?: number
 }
 
 /**
@@ -74,7 +74,7 @@ export interface ProtectOptions {
   /** Default: in the clear. */
   tls?: HaTlsOptions
   /** The machine waits while the backup's replay is further behind than so many milliseconds. Default 20. */
-  maxLag?: number
+  maxLagMs?: number
   /** … or while outputs of so many bytes wait for the backup. Default `'16MiB'`. */
   heldOutputs?: Size
   /** See {@link HeartbeatOptions}. */
@@ -93,10 +93,10 @@ export interface ProtectOptions {
    * as it does later.
    */
   wait?: boolean
-  /** Milliseconds before the pool is tried again: `first`, then twice as many each time, up to `most`. Default 250, 10000. */
-  retry?: { first?: number; most?: number }
+  /** Milliseconds before the pool is tried again: `firstMs`, then twice as many each time, up to `mostMs`. Default 250, 10000. */
+  retry?: { firstMs?: number; mostMs?: number }
   /** Milliseconds for one connection. Default 5000. */
-  connectTimeout?: number
+  connectTimeoutMs?: number
   /** Names it on the page and in metrics. Default: host name and process. */
   name?: string
   /**
@@ -234,12 +234,12 @@ function arbiterOf(value: unknown): Arbiter {
 }
 
 function heartbeatOf(value: unknown): { heartbeatUs: number; minTimeoutUs: number; maxTimeoutUs: number } {
-  const { interval, minTimeout, maxTimeout } = object(value ?? {}, 'heartbeat')
-  const every = milliseconds(interval, 2, 'heartbeat.interval', 0.1, 60_000)
-  const least = milliseconds(minTimeout, Math.max(12, every * 6), 'heartbeat.minTimeout', 1, 600_000)
-  const most = milliseconds(maxTimeout, Math.max(1000, least), 'heartbeat.maxTimeout', 1, 600_000)
-  if (least < 3 * every) throw invalid('heartbeat.minTimeout must be at least three times heartbeat.interval')
-  if (most < least) throw invalid('heartbeat.maxTimeout must be at least heartbeat.minTimeout')
+  const { intervalMs, minTimeoutMs, maxTimeoutMs } = object(value ?? {}, 'heartbeat')
+  const every = milliseconds(intervalMs, 2, 'heartbeat.intervalMs', 0.1, 60_000)
+  const least = milliseconds(minTimeoutMs, Math.max(12, every * 6), 'heartbeat.minTimeoutMs', 1, 600_000)
+  const most = milliseconds(maxTimeoutMs, Math.max(1000, least), 'heartbeat.maxTimeoutMs', 1, 600_000)
+  if (least < 3 * every) throw invalid('heartbeat.minTimeoutMs must be at least three times heartbeat.intervalMs')
+  if (most < least) throw invalid('heartbeat.maxTimeoutMs must be at least heartbeat.minTimeoutMs')
   return { heartbeatUs: Math.round(every * 1000), minTimeoutUs: Math.round(least * 1000), maxTimeoutUs: Math.round(most * 1000) }
 }
 
@@ -270,15 +270,15 @@ export function protectSettings(options: ProtectOptions): ProtectSettings {
   const rounds = sync['maxRounds'] ?? 30
   if (!Number.isInteger(rounds) || (rounds as number) < 1 || (rounds as number) > 10_000)
     throw invalid('sync.maxRounds must be an integer from 1 to 10000')
-  const first = milliseconds(retry['first'], 250, 'retry.first', 1, 3_600_000)
+  const first = milliseconds(retry['firstMs'], 250, 'retry.firstMs', 1, 3_600_000)
   return {
     addresses: poolOf(given['backup'], 'backup'),
     arbiter: arbiterOf(given['arbiter']),
     native: {
       ...heartbeatOf(given['heartbeat']),
       tls: tlsOf(given['tls']),
-      connectTimeoutMs: Math.ceil(milliseconds(given['connectTimeout'], 5000, 'connectTimeout', 1, 600_000)),
-      maxLagUs: Math.round(milliseconds(given['maxLag'], 20, 'maxLag', 1, 600_000) * 1000),
+      connectTimeoutMs: Math.ceil(milliseconds(given['connectTimeoutMs'], 5000, 'connectTimeoutMs', 1, 600_000)),
+      maxLagUs: Math.round(milliseconds(given['maxLagMs'], 20, 'maxLagMs', 1, 600_000) * 1000),
       heldBytes: bytes(given['heldOutputs'], 16 << 20, 'heldOutputs'),
       stopOnLoss: onLoss === 'stop',
       compress: boolean(sync['compress'], true, 'sync.compress'),
@@ -293,7 +293,7 @@ export function protectSettings(options: ProtectOptions): ProtectSettings {
     reprotect: boolean(given['reprotect'], true, 'reprotect'),
     wait: boolean(given['wait'], false, 'wait'),
     firstRetryMs: first,
-    mostRetryMs: Math.max(first, milliseconds(retry['most'], 10_000, 'retry.most', 1, 3_600_000)),
+    mostRetryMs: Math.max(first, milliseconds(retry['mostMs'], 10_000, 'retry.mostMs', 1, 3_600_000)),
     name: given['name'] === undefined ? undefined : text(given['name'], 'name')
   }
 }

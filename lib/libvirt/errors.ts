@@ -2,7 +2,11 @@
 import { HypertwinError, type HypertwinErrorDetails } from '../errors.js'
 import { ErrorDomain, ErrorNumber } from './generated/enums.js'
 
-/** What libvirt itself says of a failed call. */
+/**
+ * What libvirt itself says of a failed call.
+ *
+ * @since 0.1.0
+ */
 export interface LibvirtErrorDetails {
   /** The number of the error, one of `ErrorNumber`. */
   number: number
@@ -41,6 +45,14 @@ const domainNames = new Map<number, string>(
  * - `'LIBVIRT_CONFLICT'`: libvirt's connections and its administration cannot both be used in one process
  * - `'CONNECTION_LOST'`: events end because the connection did
  * - `'LIBVIRT_REPLAY_STRAYED'`: in a replay (`hypertwin/capture`), the call is not the one that the log has
+ * - `'CANCELLED'`: given up by a call of cancel()
+ * - `'TIMEOUT'`: what was waited for did not happen in time
+ * - `'DOMAIN_GONE'`: the domain ended, and is not persistent
+ * - `'DEVICE_BUSY'`: the guest does not let go of a device
+ * - `'BLOCK_JOB_FAILED'`, `'BACKUP_FAILED'`: it ended before its aim; the message says why
+ * - `'POST_COPY_BROKEN'`: the domain is on both hosts in part; `resumePostCopy` goes on
+ * - `'BAD_ANSWER'`: the guest agent's answer is no JSON
+ * - `'BUSY'`: a stream is being read from, or written to, already
  * - `'CLOSED'`: the object, or what it belongs to, is closed
  * - `'EAGAIN'`: the system gives no thread for the call
  * - `'EINVAL'`: an argument cannot be; the message says which

@@ -39,7 +39,7 @@ const steps: Record<string, () => Promise<unknown>> = {
     await started()
   },
   'looking for a backup': async () => {
-    const options = { backup: 'tcp://127.0.0.1:9', arbiter: new FileArbiter(folder), wait: true, retry: { first: 1, most: 1 } }
+    const options = { backup: 'tcp://127.0.0.1:9', arbiter: new FileArbiter(folder), wait: true, retry: { firstMs: 1, mostMs: 1 } }
     return protect(await started(), options)
   },
   copying: async () => {
@@ -64,7 +64,7 @@ const steps: Record<string, () => Promise<unknown>> = {
   },
   'asking an arbiter that never answers': async () => {
     const arbiter = { claim: () => new Promise<never>(() => undefined) }
-    const there = await backup({ listen: 'tcp://127.0.0.1:0', arbiter, heartbeat: { interval: 5, minTimeout: 50, maxTimeout: 100 } })
+    const there = await backup({ listen: 'tcp://127.0.0.1:0', arbiter, heartbeat: { intervalMs: 5, minTimeoutMs: 50, maxTimeoutMs: 100 } })
     const here = await protect(await started(), { backup: there.listen, arbiter, heartbeat: patient })
     await there.waitFor('protected')
     kept.push(here, there)

@@ -31,7 +31,7 @@ t.test('the primary is killed: users go on, nothing acknowledged is lost, a new 
     disks: [path.join(folder, 'second.img')],
     taps: [null],
     pool: next.listen,
-    protection: { retry: { first: 20 } }
+    protection: { retry: { firstMs: 20 } }
   })
   const holder = await Holder.start(t, {
     backup: [there.listen],
@@ -116,7 +116,7 @@ t.test('a backup that is stopped and goes on: it lost the claim', { skip }, asyn
   const here = await protection(t, machine, {
     backup: listen,
     arbiter: new FileArbiter(claims),
-    heartbeat: { interval: 20, minTimeout: 200, maxTimeout: 1000 },
+    heartbeat: { intervalMs: 20, minTimeoutMs: 200, maxTimeoutMs: 1000 },
     reprotect: false
   })
   const told = new Told(here)
@@ -137,12 +137,12 @@ t.test('a primary that is stopped and goes on is fenced', { skip }, async t => {
   const claims = claimsIn(scratch(t))
   const there = await standby(t, {
     arbiter: new FileArbiter(claims),
-    heartbeat: { interval: 20, minTimeout: 200, maxTimeout: 1000 }
+    heartbeat: { intervalMs: 20, minTimeoutMs: 200, maxTimeoutMs: 1000 }
   })
   const holder = await Holder.start(t, {
     backup: [there.listen],
     claims,
-    options: { heartbeat: { interval: 20, minTimeout: 200, maxTimeout: 1000 } }
+    options: { heartbeat: { intervalMs: 20, minTimeoutMs: 200, maxTimeoutMs: 1000 } }
   })
   holder.child.kill('SIGSTOP')
   const machine = await there.live

@@ -223,14 +223,14 @@ t.test('arguments that cannot be', { skip }, async t => {
     [{ ...good, backup: [] }, 'EINVAL'],
     [{ backup: good.backup }, 'EINVAL'],
     [{ ...good, arbiter: {} }, 'EINVAL'],
-    [{ ...good, maxLag: 'much' }, 'EINVAL'],
+    [{ ...good, maxLagMs: 'much' }, 'EINVAL'],
     [{ ...good, onLoss: 'cry' }, 'EINVAL'],
-    [{ ...good, heartbeat: { interval: 10, minTimeout: 11 } }, 'EINVAL'],
-    [{ ...good, heartbeat: { minTimeout: 100, maxTimeout: 50 } }, 'EINVAL'],
+    [{ ...good, heartbeat: { intervalMs: 10, minTimeoutMs: 11 } }, 'EINVAL'],
+    [{ ...good, heartbeat: { minTimeoutMs: 100, maxTimeoutMs: 50 } }, 'EINVAL'],
     [{ ...good, sync: { bandwidth: 'plenty' } }, 'EINVAL'],
     [{ ...good, sync: { maxRounds: 0 } }, 'EINVAL'],
     [{ ...good, tls: { ca: 'x', cert: 'y', key: 'z' } }, 'EINVAL'],
-    [{ ...good, connectTimeout: 3000 }, 'PEER_UNREACHABLE'],
+    [{ ...good, connectTimeoutMs: 3000 }, 'PEER_UNREACHABLE'],
     [{ ...good, backup: 'tcp://no.such.host.invalid:1' }, 'PEER_UNREACHABLE']
   ] as const) {
     const error: unknown = await protect(machine, bad as never).catch((error: unknown) => error)
@@ -246,7 +246,7 @@ t.test('arguments that cannot be', { skip }, async t => {
     [{ arbiter, listen: 'tcp://127.0.0.1:0', disks: 'a' }, 'EINVAL'],
     [{ arbiter, listen: 'tcp://127.0.0.1:0', taps: [7] }, 'EINVAL'],
     [{ arbiter, listen: 'tcp://127.0.0.1:0', pool: ['x'] }, 'BAD_ADDRESS'],
-    [{ arbiter, listen: 'tcp://127.0.0.1:0', protection: { maxLag: -1 }, pool: ['tcp://h:1'] }, 'EINVAL']
+    [{ arbiter, listen: 'tcp://127.0.0.1:0', protection: { maxLagMs: -1 }, pool: ['tcp://h:1'] }, 'EINVAL']
   ] as const)
     await t.rejects(backup(bad as never), code(expected), JSON.stringify(bad))
   const there = await standby(t, { arbiter })

@@ -30,7 +30,7 @@ import { limit } from '../patience.js'
 export const endless = 'ticks=1000000'
 
 /** So patient that a busy host is not taken for a dead one. */
-export const patient = { interval: 20, minTimeout: limit(2000), maxTimeout: limit(10_000) }
+export const patient = { intervalMs: 20, minTimeoutMs: limit(2000), maxTimeoutMs: limit(10_000) }
 
 /** An arbiter in this process: who asks first wins; `out`: it does not answer. */
 export class TestArbiter implements Arbiter {
@@ -62,7 +62,7 @@ export async function protection(
   machine: Machine,
   options: Partial<ProtectOptions> & Pick<ProtectOptions, 'backup' | 'arbiter'>
 ): Promise<Protection> {
-  const it = await protect(machine, { heartbeat: patient, retry: { first: 20, most: 100 }, ...options })
+  const it = await protect(machine, { heartbeat: patient, retry: { firstMs: 20, mostMs: 100 }, ...options })
   t.teardown(() => it.close())
   return it
 }

@@ -2,8 +2,10 @@
 import { existsSync, copyFileSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
+import { FileArbiter } from '../../lib/arbiter/index.js'
 import { DirtyTracker } from '../../lib/dirty/index.js'
 import { Recording } from '../../lib/eventlog/index.js'
+import { protect } from '../../lib/ha/index.js'
 import { guestPath } from '../../lib/index.js'
 import { Machine, MachineBuilder } from '../../lib/machine/index.js'
 import { migrate } from '../../lib/migrate/index.js'
@@ -51,6 +53,8 @@ t.test('what cannot be', { skip }, async t => {
   await t.rejects(machine.registers(1), code('ERANGE'))
   await t.rejects(Recording.start(machine, path.join(scratch(t), 'log')), code('BAD_BOARD'), 'it cannot be recorded')
   await t.rejects(migrate(machine, 'tcp://127.0.0.1:1').done, code('BAD_BOARD'), 'nor migrated')
+  const arbiter = new FileArbiter(scratch(t))
+  await t.rejects(protect(machine, { backup: 'tcp://127.0.0.1:1', arbiter, wait: true }), code('BAD_BOARD'), 'nor protected')
   const deterministic = await guest(t, 'hello')
   t.equal(deterministic.board, 'deterministic')
   t.throws(() => deterministic.pressPowerButton(), code('BAD_BOARD'))
@@ -67,6 +71,10 @@ t.test('several processors, and memory above 4 GiB', { skip }, async t => {
   await machine.start()
   await machine.waitFor('stopped')
   for (let i = 0; i < 3; i++) t.type((await machine.registers(i)).regs.rip, 'bigint')
+  const names = machine.vcpuThreads.map(id => readFileSync(`/proc/self/task/${id}/comm`, 'utf8').trim())
+  t.same(names, ['ht-vcpu0', 'ht-vcpu1', 'ht-vcpu2'])
+  await machine.close()
+  t.throws(() => machine.vcpuThreads, code('CLOSED'))
 })
 
 t.test('the balloon, the vsock and the virtio-console are there', { skip }, async t => {
