@@ -12,18 +12,25 @@ import { decodeRecords, type GapRecord, type LogDamage, type LogRecord } from '.
 export interface LogHeader {
   /** 32 hexadecimal digits. */
   id: string
+  /** When its recording began. */
   created: Date
   /** The version of hypertwin that recorded it. */
   hypertwin: string
+  /** As CPUID names it: `'AuthenticAMD'`. */
   cpuVendor: string
+  /** With the extended family added. */
   cpuFamily: number
+  /** With the extended model in its upper four bits. */
   cpuModel: number
+  /** Of the processor. */
   cpuStepping: number
   /** Of the CPUID table that the guest sees. */
   cpuFeatures: string
   /** In what KVM implementations differ, visibly to a log. */
   kvmQuirks: string
+  /** Whose log it is: `'deterministic'` of a machine's. */
   board: string
+  /** Of the board's behaviour, as a guest sees it. */
   boardVersion: number
   /** Bytes of RAM. */
   memorySize: number
@@ -39,11 +46,17 @@ export interface LogHeader {
 export interface VerifyReport {
   /** Nothing is damaged. A log without its end record may still be ok: the recorder was killed, or runs. */
   ok: boolean
+  /** Whole ones, in all blocks that can be read. */
   records: bigint
+  /** Whole ones. */
   blocks: bigint
+  /** Files. */
   segments: bigint
+  /** Of the log's files. */
   bytes: bigint
+  /** Of the first record. */
   firstBoundary: bigint
+  /** Of the last record. */
   lastBoundary: bigint
   /** Those before the first gap. */
   replayableRecords: bigint
@@ -55,6 +68,7 @@ export interface VerifyReport {
   ended: boolean
   /** The hash chain after the last block. */
   chain: string
+  /** What is damaged and where, in the log's order. */
   damages: LogDamage[]
 }
 
@@ -66,12 +80,17 @@ export interface VerifyReport {
 export interface LogBlock {
   /** The segment file's number, from 1. */
   segment: number
+  /** Where it begins in the segment's file, in bytes. */
   offset: bigint
   /** Of the encoded records. */
   bytes: number
+  /** How many it holds. */
   records: number
+  /** The number of its first record, from 0. */
   firstRecord: bigint
+  /** Of its first record. */
   firstBoundary: bigint
+  /** Of its last record. */
   lastBoundary: bigint
 }
 

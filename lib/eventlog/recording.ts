@@ -54,13 +54,17 @@ export interface RecordingOptions {
  * @since 0.1.0
  */
 export interface RecordingStats {
+  /** Written so far. */
   records: bigint
   /** Records known to be durable, see {@link RecordingOptions.fsync}. */
   durableRecords: bigint
   /** Of the log's files. */
   bytes: bigint
+  /** Written so far. */
   blocks: bigint
+  /** Files begun so far. */
   segments: bigint
+  /** Calls of fdatasync. */
   syncs: bigint
   /** The most bytes that waited to become durable. */
   bufferHighWater: bigint
@@ -88,11 +92,15 @@ export interface Suspect {
  * @since 0.1.0
  */
 export interface RecordingResult {
+  /** The log's folder. */
   directory: string
+  /** Where the recording began. */
   firstBoundary: bigint
+  /** Where it ended. */
   lastBoundary: bigint
   /** The state at the end; undefined when the guest reached no boundary in time. */
   state: StateDigest | undefined
+  /** What was written, and what it cost. */
   stats: RecordingStats
 }
 

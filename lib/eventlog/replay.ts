@@ -44,6 +44,7 @@ export interface ReplayResult {
   checks: bigint
   /** How many digests of the whole state were compared. */
   stateChecks: bigint
+  /** How the guest strayed from the log, with `stop` `'diverged'`. */
   divergence: Divergence | undefined
   /** A sentence; may be empty. */
   message: string
@@ -55,13 +56,17 @@ export interface ReplayResult {
  * @since 0.1.0
  */
 export interface ReplayProgress {
+  /** Where it is. */
   boundary: bigint
+  /** Where the log begins. */
   firstBoundary: bigint
   /** Where it will stop, as far as known: a growing log's end is not. */
   lastBoundary: bigint | undefined
 }
 
 /**
+ * How a log is replayed.
+ *
  * @since 0.1.0
  */
 export interface ReplayOptions {
@@ -74,6 +79,8 @@ export interface ReplayOptions {
 }
 
 /**
+ * How far a replay runs, and who is told of it.
+ *
  * @since 0.1.0
  */
 export interface RunOptions {

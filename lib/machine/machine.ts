@@ -184,17 +184,27 @@ export interface BalloonState {
   target: number
   /** Bytes that it has given up. */
   actual: number
-  /** The guest's own account, as far as it gave one; asking for the state asks it for a newer one. Bytes, or counts. */
+  /** The guest's own account, as far as it gave one; asking for the state asks it for a newer one. */
   stats: {
+    /** Bytes that the guest read from its swap space. */
     swapIn?: bigint
+    /** Bytes that it wrote to it. */
     swapOut?: bigint
+    /** Page faults that read from a disk; a count. */
     majorFaults?: bigint
+    /** Page faults that did not; a count. */
     minorFaults?: bigint
+    /** Bytes of memory that nothing uses. */
     free?: bigint
+    /** Bytes of memory that the guest has. */
     total?: bigint
+    /** Bytes that programs could get without swapping. */
     available?: bigint
+    /** Bytes of caches that can be given up. */
     caches?: bigint
+    /** Huge pages handed out; a count. */
     hugePages?: bigint
+    /** Huge pages that could not be had; a count. */
     hugePageFailures?: bigint
   }
 }
