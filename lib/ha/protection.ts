@@ -17,7 +17,7 @@ const active = new Map<Machine, Protection>()
 const finalStates: readonly string[] = ['stopped', 'failed']
 
 /** With these another backup would be no better. */
-const hopeless = new Set(['BAD_STATE', 'BAD_BOARD', 'BAD_CONFIG', 'EINVAL', 'CLOSED', 'TLS_UNAVAILABLE'])
+const hopeless = new Set(['BAD_STATE', 'BAD_CONFIG', 'EINVAL', 'CLOSED', 'TLS_UNAVAILABLE'])
 
 /** A protection that is lost sooner counts as a failed attempt: nobody is served by trying again at once. */
 const SHORT_MS = 1000
@@ -59,6 +59,10 @@ export async function protect(machine: Machine, options: ProtectOptions): Promis
   if (machine.closed) throw new HaError('the machine is closed', { code: 'CLOSED' })
   if (finalStates.includes(machine.state))
     throw new HaError(`the machine is ${machine.state} (${machine.reason}): nothing is left to protect`, { code: 'BAD_STATE' })
+  if (machine.board !== 'deterministic')
+    throw new HaError(`a machine of the ${machine.board} board cannot be protected, for its inputs are in no log: give it the deterministic one`, {
+      code: 'BAD_BOARD'
+    })
   if (active.has(machine))
     throw new HaError('the machine is protected already: close that protection first', { code: 'BAD_STATE' })
   const protection = new Protection(machine, settings)
