@@ -288,6 +288,23 @@ TEST(Ha, AHandOverThatTheBackupLosesFailsAndThePrimaryGoesOn) {
   EXPECT_TRUE(pair.works_on(pair.machine));
 }
 
+TEST(Ha, ClosedWhileTheBackupWaitsForItsArbiterAtAHandOver) {
+  NEED_KVM();
+  Torn pair(system_);
+  ASSERT_TRUE(pair.begin());
+  pair.arbiter.unreachable(true);
+  auto handing = std::async(std::launch::async, [&] { pair.primary->hand_over(); });
+  ASSERT_TRUE(pair.backup_events.wait(State::kWaiting)) << pair.text();
+  // The backup reads nothing, and beats all the same: a word would reach it only with the arbiter's answer.
+  pair.primary->close();
+  EXPECT_THROW(handing.get(), Error);
+  EXPECT_EQ(pair.primary->state(), State::kEnded);
+  EXPECT_EQ(pair.machine->state(), machine::State::kPaused);
+  EXPECT_FALSE(pair.machine->recorded());
+  pair.backup->close();
+  EXPECT_EQ(pair.backup->state(), State::kEnded);
+}
+
 TEST(Ha, AHandOverThatTheLossOvertakesLeavesThePrimaryRunning) {
   NEED_KVM();
   Torn pair(system_);
