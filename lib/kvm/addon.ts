@@ -31,11 +31,13 @@ export interface NativeVcpu {
   run(): Promise<NativeRun>
   kick(): void
   handled(): bigint
+  fd(): number
   close(): Promise<void>
 }
 
 /** @internal */
 export interface NativeVm {
+  fd(): number
   invoke(op: string, ...args: unknown[]): Promise<unknown>
   setRegion(
     slot: number,
@@ -57,6 +59,7 @@ export interface NativeVm {
 export interface NativeSystem {
   invoke(op: string, ...args: unknown[]): Promise<unknown>
   createVm(type: bigint): Promise<NativeVm>
+  fd(): number
   close(): Promise<void>
 }
 

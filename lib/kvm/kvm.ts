@@ -33,6 +33,16 @@ export class Kvm implements AsyncDisposable {
     return this.#closing !== undefined
   }
 
+  /**
+   * The descriptor of /dev/kvm; it belongs to this object. For ioctls that are not bound here.
+   *
+   * @throws KvmError `CLOSED`
+   * @since 0.1.0
+   */
+  get fd(): number {
+    return kvmErrors(() => this.#open.fd())
+  }
+
   get #open(): NativeSystem {
     if (this.#closing) throw closedError('/dev/kvm')
     return this.#native

@@ -44,6 +44,16 @@ export class Vcpu implements AsyncDisposable {
     return this.#closing !== undefined || this.vm.closed
   }
 
+  /**
+   * The vCPU's descriptor; it belongs to this object. For ioctls that are not bound here.
+   *
+   * @throws KvmError `CLOSED`
+   * @since 0.1.0
+   */
+  get fd(): number {
+    return kvmErrors(() => this.native.fd())
+  }
+
   /** How many exits were answered natively (see `Vm.addExitHandler`, `setHltPolicy`). */
   get handledExits(): bigint {
     return kvmErrors(() => this.native.handled())

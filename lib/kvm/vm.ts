@@ -213,6 +213,16 @@ export class Vm implements AsyncDisposable {
     return this.#closing !== undefined
   }
 
+  /**
+   * The VM's descriptor; it belongs to this object. For ioctls that are not bound here.
+   *
+   * @throws KvmError `CLOSED`
+   * @since 0.1.0
+   */
+  get fd(): number {
+    return kvmErrors(() => this.native.fd())
+  }
+
   /** The vCPUs that are open. */
   get vcpus(): readonly Vcpu[] {
     return [...this.#vcpus].filter(vcpu => !vcpu.closed)

@@ -210,7 +210,7 @@ class VcpuHandle : public Napi::ObjectWrap<VcpuHandle> {
         env, "NativeVcpu",
         {InstanceMethod<&VcpuHandle::invoke>("invoke"), InstanceMethod<&VcpuHandle::run>("run"),
          InstanceMethod<&VcpuHandle::kick>("kick"), InstanceMethod<&VcpuHandle::handled>("handled"),
-         InstanceMethod<&VcpuHandle::close>("close")});
+         InstanceMethod<&VcpuHandle::fd>("fd"), InstanceMethod<&VcpuHandle::close>("close")});
   }
   const std::shared_ptr<VcpuState>& state() const { return state_; }
 
@@ -245,6 +245,11 @@ class VcpuHandle : public Napi::ObjectWrap<VcpuHandle> {
       return info.Env().Undefined();
     });
   }
+  Napi::Value fd(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      return Napi::Number::New(info.Env(), state_->open_runner()->vcpu().fd());
+    });
+  }
   Napi::Value handled(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       return Napi::BigInt::New(info.Env(), state_->open_runner()->handled());
@@ -275,7 +280,8 @@ class VmHandle : public Napi::ObjectWrap<VmHandle> {
          InstanceMethod<&VmHandle::create_vcpu>("createVcpu"), InstanceMethod<&VmHandle::harvest>("harvest"),
          InstanceMethod<&VmHandle::add_handler>("addHandler"),
          InstanceMethod<&VmHandle::remove_handler>("removeHandler"),
-         InstanceMethod<&VmHandle::dirty_target>("dirtyTarget"), InstanceMethod<&VmHandle::close>("close")});
+         InstanceMethod<&VmHandle::dirty_target>("dirtyTarget"), InstanceMethod<&VmHandle::fd>("fd"),
+         InstanceMethod<&VmHandle::close>("close")});
   }
 
  private:
@@ -288,6 +294,10 @@ class VmHandle : public Napi::ObjectWrap<VmHandle> {
           [target = state_.get(), work = std::move(work)]() -> Result { return work(*target); },
           [self = keep(info.This())](Napi::Env env, Result& result) { return to_value(env, result); });
     });
+  }
+  Napi::Value fd(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(),
+                   [&]() -> Napi::Value { return Napi::Number::New(info.Env(), state_->open_vm()->fd()); });
   }
   // slot, guest address, size, memory, offset, flags
   Napi::Value set_region(const Napi::CallbackInfo& info) {
@@ -388,10 +398,11 @@ class SystemHandle : public Napi::ObjectWrap<SystemHandle> {
     env_ = slot(info.Env()).env;
   }
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "NativeSystem",
-                       {InstanceMethod<&SystemHandle::invoke>("invoke"),
-                        InstanceMethod<&SystemHandle::create_vm>("createVm"),
-                        InstanceMethod<&SystemHandle::close>("close")});
+    return DefineClass(
+        env, "NativeSystem",
+        {InstanceMethod<&SystemHandle::invoke>("invoke"),
+         InstanceMethod<&SystemHandle::create_vm>("createVm"), InstanceMethod<&SystemHandle::fd>("fd"),
+         InstanceMethod<&SystemHandle::close>("close")});
   }
 
  private:
@@ -407,6 +418,9 @@ class SystemHandle : public Napi::ObjectWrap<SystemHandle> {
           info.Env(), env_->system(), [system, work = std::move(work)]() -> Result { return work(*system); },
           [](Napi::Env env, Result& result) { return to_value(env, result); });
     });
+  }
+  Napi::Value fd(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value { return Napi::Number::New(info.Env(), open()->fd()); });
   }
   Napi::Value create_vm(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {

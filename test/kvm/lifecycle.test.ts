@@ -1,11 +1,12 @@
 // Descriptors and threads are given back exactly once, however a handle ends: close(), garbage collection, a worker's
 // end at any step.
+import { readlinkSync } from 'node:fs'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import t from 'tap'
-import { EventFd } from '../../lib/kvm/index.js'
+import { EventFd, Kvm } from '../../lib/kvm/index.js'
 import { descriptors, failure, guest, noKvm, spin, threads } from './guest.js'
 import { names } from './lifecycle-worker.js'
 
@@ -34,6 +35,17 @@ t.test('closing a VM kicks and joins a vCPU that runs', opts, async t => {
   t.equal((await run).code, 'CLOSED')
   await g.memory.close()
   t.equal(descriptors(), before)
+})
+
+t.test('descriptors are what they say, and nobody’s after the end', opts, async t => {
+  const kvm = await Kvm.open()
+  const vm = await kvm.createVm()
+  const vcpu = await vm.createVcpu(0)
+  const name = (handle: { fd: number }): string => readlinkSync(`/proc/self/fd/${handle.fd}`)
+  t.match([kvm, vm, vcpu].map(name), ['/dev/kvm', 'anon_inode:kvm-vm', /^anon_inode:kvm-vcpu:0/])
+  await vm.close()
+  await kvm.close()
+  for (const handle of [kvm, vm, vcpu]) t.throws(() => handle.fd, { code: 'CLOSED' })
 })
 
 t.test('operations in flight settle when their handle is closed', opts, async t => {
