@@ -34,7 +34,7 @@ const resume = { tries: 50, delayMs: 100 }
 export interface DomainMigrationResult {
   /** The domain at the destination; undefined where that was given as a URI. */
   domain: Domain | undefined
-  /** How long it stood still, in milliseconds, as the hypervisor says; undefined when it does not. */
+  /** How long it stood still (libvirt's downtime), in milliseconds, as the hypervisor says; undefined when it does not. */
   blackoutMs: number | undefined
   /** From migrate() to the end, in milliseconds. */
   totalMs: number
@@ -99,7 +99,7 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
   }
 
   /**
-   * Says how long the domain may stand still, from now on.
+   * Says how long the domain may stand still (libvirt's downtime), from now on.
    *
    * @param ms - milliseconds
    */

@@ -92,7 +92,7 @@ export interface DomainMigrateOptions {
   rdmaPinAll?: boolean
   /** Bytes a second, rounded up to MiB. Default: the hypervisor's. */
   bandwidth?: Size
-  /** How long the domain may stand still in the end, in milliseconds. Default: the hypervisor's, 300. */
+  /** How long the domain may stand still in the end (libvirt's downtime), in milliseconds. Default: the hypervisor's, 300. */
   maxBlackoutMs?: number
   /** How often libvirt is asked how far it is, in milliseconds. Default 100. */
   intervalMs?: number

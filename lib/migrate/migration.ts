@@ -31,7 +31,7 @@ export interface MigrationResult {
   session: string
   /** The state that was handed over; the destination's has the same. */
   digest: StateDigest
-  /** How long the machine stood still, as the source saw it, in milliseconds. */
+  /** How long the machine stood still (the downtime), as the source saw it, in milliseconds. */
   blackoutMs: number
   /** From migrate() to the end, in milliseconds. */
   totalMs: number

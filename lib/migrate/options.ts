@@ -52,7 +52,7 @@ export interface MigrateOptions {
   deltaCache?: Size
   /** Bytes a second that memory and disks may take, `'50MiB'`. Default: no limit. */
   bandwidth?: Size
-  /** Stop and copy when the machine is expected to stand still for so many milliseconds or less. Default 30. */
+  /** Stop and copy when the machine is expected to stand still (the downtime) for so many milliseconds or less. Default 30. */
   maxBlackoutMs?: number
   /** After so many rounds: stop all the same, or give up. Default 30. */
   maxRounds?: number
