@@ -11,6 +11,7 @@ import { closedError, kvmErrors } from './errors.js'
 export class EventFd implements AsyncDisposable {
   readonly #native: NativeEvent
   #closing: Promise<void> | undefined
+  #turn: Promise<void> = Promise.resolve()
 
   /** @throws KvmError `EMFILE` when the process has no descriptor left */
   constructor() {
@@ -51,11 +52,24 @@ export class EventFd implements AsyncDisposable {
   async wait(options: { signal?: AbortSignal } = {}): Promise<bigint> {
     const { signal } = options
     signal?.throwIfAborted()
+    // One waits natively, whom cancel() ends; the others in their order.
+    const before = this.#turn
+    let leave: () => void = () => undefined
+    const own = new Promise<void>(resolve => (leave = resolve))
+    this.#turn = before.then(() => own)
+    let isNext = false
+    let stop: (reason: unknown) => void = () => undefined
+    const aborted = new Promise<never>((_, reject) => (stop = reject))
+    aborted.catch(() => undefined)
     const cancel = (): void => {
-      if (!this.#closing) this.#native.cancel()
+      stop(signal?.reason)
+      if (isNext && !this.#closing) this.#native.cancel()
     }
     signal?.addEventListener('abort', cancel, { once: true })
     try {
+      await Promise.race([before, aborted])
+      signal?.throwIfAborted()
+      isNext = true
       for (;;) {
         const count = await kvmErrors(() => this.#open.wait())
         if (count > 0n) return count
@@ -63,6 +77,7 @@ export class EventFd implements AsyncDisposable {
       }
     } finally {
       signal?.removeEventListener('abort', cancel)
+      leave()
     }
   }
 

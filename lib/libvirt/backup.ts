@@ -5,7 +5,7 @@ import { LibvirtError } from './errors.js'
 import type { AnyEvent, DroppedEvents } from './events.js'
 import { DomainBackupBeginFlags } from './generated/enums.js'
 import type { DomainJobStats } from './generated/params.js'
-import { DomainJob, Poll } from './job.js'
+import { DomainJob, notYet, Poll } from './job.js'
 import { lostConnection } from './lost.js'
 import { jobProgress, runningJob, type JobProgress } from './save.js'
 import { checkpointXml } from './snapshots.js'
@@ -42,6 +42,7 @@ export interface BackupOptions {
  */
 export class BackupJob extends DomainJob<JobProgress, JobProgress> {
   readonly #domain: Domain
+  #hasBegun = false
 
   /** @internal */
   constructor(domain: Domain, options: BackupOptions) {
@@ -54,8 +55,9 @@ export class BackupJob extends DomainJob<JobProgress, JobProgress> {
   }
 
   /** @internal */
-  protected override giveUp(): Promise<void> {
-    return this.#domain.abortJob()
+  protected override async giveUp(): Promise<void> {
+    if (!this.#hasBegun) throw notYet()
+    await this.#domain.abortJob()
   }
 
   async #run(options: BackupOptions, intervalMs: number): Promise<JobProgress> {
@@ -69,6 +71,7 @@ export class BackupJob extends DomainJob<JobProgress, JobProgress> {
     let poll: Poll | undefined
     try {
       await this.#domain.backupBegin(xml, point, options.reuse ? DomainBackupBeginFlags.REUSE_EXTERNAL : 0)
+      this.#hasBegun = true
       poll = new Poll(intervalMs, () => this.#look())
       const stats = await backupEnd(this.#domain, events, Object.keys(options.disks)[0] ?? '')
       await poll.stop()
@@ -102,8 +105,9 @@ export async function backupEnd(
   for await (const event of events)
     if (event.kind === 'domain.jobCompleted') {
       const stats = event.args.params
-      // libvirt tells it before the hypervisor has let go of the files. Who asks about a block job waits for that.
-      await domain.getBlockJobInfo(disk).catch(() => undefined)
+      // libvirt tells it before the hypervisor has let go of the files. Who asks about a block job waits for that. Where
+      // there is one still, the event was that of the job before.
+      if (await domain.getBlockJobInfo(disk).catch(() => undefined)) continue
       if (stats.success === false)
         throw new LibvirtError(`the backup failed${stats.errmsg === undefined ? '' : `: ${stats.errmsg}`}`, { code: 'BACKUP_FAILED' })
       return stats

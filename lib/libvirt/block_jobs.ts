@@ -1,4 +1,5 @@
 // Block jobs of a running domain: its disks' images are merged, or copied, while it uses them.
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Size } from '../size.js'
 import { bytes, day, given, invalid, oneOf, within } from './checks.js'
 import type { Domain } from './domain.js'
@@ -11,10 +12,11 @@ import {
   DomainBlockJobInfoFlags,
   DomainBlockJobSetSpeedFlags,
   DomainBlockJobType,
-  DomainBlockRebaseFlags
+  DomainBlockRebaseFlags,
+  ErrorNumber
 } from './generated/enums.js'
 import type { DomainBlockCopyParams } from './generated/params.js'
-import { DomainJob, Poll } from './job.js'
+import { DomainJob, notYet, Poll } from './job.js'
 import { lostConnection } from './lost.js'
 import type { TypedInput } from './typed.js'
 import { element, xmlText } from './xml.js'
@@ -143,8 +145,11 @@ export class BlockJob extends DomainJob<BlockJobProgress, BlockJobProgress> {
   readonly #intervalMs: number
   #isReady: () => void = () => undefined
   #end: { resolve: () => void; reject: (error: unknown) => void } | undefined
-  /** That of pivot() and finish(). */
+  /** That of pivot() and finish(), and whether it is finish(). */
   #ending: Promise<void> | undefined
+  #finishes = false
+  /** What was heard before it began: of it, or of the job before. */
+  #early: number[] | undefined = []
 
   /** @internal */
   constructor(domain: Domain, disk: string, work: Work, options: BlockJobOptions) {
@@ -193,11 +198,14 @@ export class BlockJob extends DomainJob<BlockJobProgress, BlockJobProgress> {
 
   /** @internal */
   protected override async giveUp(): Promise<void> {
+    if (this.#early) throw notYet()
     await this.#domain.blockJobAbort(this.disk)
   }
 
   #endBy(flags: number): Promise<void> {
-    this.#ending ??= this.#domain.blockJobAbort(this.disk, flags).catch((error: unknown) => {
+    if (this.#ending) return this.#ending
+    this.#finishes = flags === 0
+    this.#ending = this.#domain.blockJobAbort(this.disk, flags).catch((error: unknown) => {
       this.#ending = undefined
       throw error
     })
@@ -213,11 +221,17 @@ export class BlockJob extends DomainJob<BlockJobProgress, BlockJobProgress> {
     ended.catch(() => undefined)
     const listening = (async () => {
       for await (const event of events)
-        if (event.kind === 'domain.blockJob2' && event.args.disk === name) this.#hear(event.args.status, work)
+        if (event.kind === 'domain.blockJob2' && event.args.disk === name)
+          if (this.#early) this.#early.push(event.args.status)
+          else this.#hear(event.args.status, work)
     })().catch((error: unknown) => this.#end?.reject(error))
     let poll: Poll | undefined
     try {
       await work.start()
+      const runs = (await this.#domain.getBlockJobInfo(this.disk).catch(() => undefined)) !== undefined
+      const heard = ownEvents(this.#early ?? [], runs)
+      this.#early = undefined
+      for (const status of heard) this.#hear(status, work)
       poll = new Poll(this.#intervalMs, () => this.#look())
       await ended
     } catch (error) {
@@ -240,9 +254,19 @@ export class BlockJob extends DomainJob<BlockJobProgress, BlockJobProgress> {
       this.tell({ ...this.progress, share: 1, ready: true })
       this.#isReady()
       if (this.cancelled || then === undefined || then === 'wait') return
-      this.#endBy(then === 'pivot' ? DomainBlockJobAbortFlags.PIVOT : 0).catch((error: unknown) => this.#end?.reject(error))
-    } else if (status === Status.CANCELED && this.#ending && !this.cancelled) this.#end?.resolve()
+      void this.#endWhenFree(then === 'pivot' ? DomainBlockJobAbortFlags.PIVOT : 0)
+    } else if (status === Status.CANCELED && this.#ending && this.#finishes && !this.cancelled) this.#end?.resolve()
     else this.#end?.reject(failed(this.disk, status))
+  }
+
+  async #endWhenFree(flags: number): Promise<void> {
+    while (!this.over && !this.cancelled)
+      try {
+        return await this.#endBy(flags)
+      } catch (error) {
+        if (!isBusy(error)) return this.#end?.reject(error)
+        await sleep(this.#intervalMs)
+      }
   }
 
   async #look(): Promise<void> {
@@ -250,8 +274,8 @@ export class BlockJob extends DomainJob<BlockJobProgress, BlockJobProgress> {
     try {
       info = await this.#domain.getBlockJobInfo(this.disk, DomainBlockJobInfoFlags.BANDWIDTH_BYTES)
     } catch (error) {
-      // The domain has stopped, or the connection is gone: no event will come.
-      this.#end?.reject(error)
+      // The domain has stopped, or the connection is gone: no event will come. Where libvirt is busy with it, one will.
+      if (!isBusy(error)) this.#end?.reject(error)
       return
     }
     // Over; the event says how.
@@ -260,6 +284,16 @@ export class BlockJob extends DomainJob<BlockJobProgress, BlockJobProgress> {
     const share = this.progress.ready ? 1 : end > 0n ? Number((current * 10000n) / end) / 10000 : 0
     this.tell({ ...this.progress, type, bandwidth, current, end, share })
   }
+}
+
+/** libvirt does something else with the domain, for longer than it lets others wait. */
+const isBusy = (error: unknown): boolean => error instanceof LibvirtError && error.number === ErrorNumber.OPERATION_TIMEOUT
+
+/** Of what was heard of a disk's jobs up to a job's beginning: what is of that job. @param runs - it has not ended */
+function ownEvents(heard: readonly number[], runs: boolean): readonly number[] {
+  const ends = heard.flatMap((status, i) => (status === Status.READY ? [] : [i]))
+  const before = runs ? ends.at(-1) : ends.at(-2)
+  return before === undefined ? heard : heard.slice(before + 1)
 }
 
 function failed(disk: string, status: number): LibvirtError {

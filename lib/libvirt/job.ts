@@ -69,7 +69,7 @@ export abstract class DomainJob<Progress, Result> implements AsyncIterable<Progr
     return this.#streams.iterate({ limit: 256, onFull: keepNewest }, this.#progress)
   }
 
-  /** Asks libvirt to give it up; rejects when there is nothing to give up yet. @internal */
+  /** Asks libvirt to give it up; rejects while there is nothing of its own to give up. @internal */
   protected abstract giveUp(): Promise<void>
 
   /** Whether it is being given up. @internal */
@@ -118,6 +118,11 @@ export abstract class DomainJob<Progress, Result> implements AsyncIterable<Progr
     this.#streams.end()
     settle()
   }
+}
+
+/** What giveUp() rejects with while the work waits for another's end. @internal */
+export function notYet(): LibvirtError {
+  return new LibvirtError('it has not begun', { code: 'CANCELLED' })
 }
 
 /**

@@ -147,8 +147,9 @@ export async function stop(domain: Domain, options: StopOptions): Promise<boolea
   within(timeoutMs, 'timeoutMs', 0, day)
   signal?.throwIfAborted()
   if (timeoutMs > 0) {
+    const over = new AbortController()
     try {
-      const waiting = waitForState(domain, off, { timeoutMs, ...(signal && { signal }) })
+      const waiting = waitForState(domain, off, { timeoutMs, signal: AbortSignal.any([over.signal, ...(signal ? [signal] : [])]) })
       waiting.catch(() => undefined)
       await domain.shutdownFlags(how)
       await waiting
@@ -157,6 +158,8 @@ export async function stop(domain: Domain, options: StopOptions): Promise<boolea
       if (await isOff(domain)) return true
       const slow = error instanceof LibvirtError && (error.code === 'TIMEOUT' || error.number !== undefined)
       if (!slow || then === 'fail') throw error
+    } finally {
+      over.abort()
     }
   }
   try {

@@ -11,6 +11,7 @@ import {
   DomainEventSuspendedDetailType,
   DomainEventType,
   DomainGetJobStatsFlags,
+  DomainJobOperation,
   DomainJobType,
   DomainMigrateFlags,
   DomainMigrateMaxSpeedFlags,
@@ -20,6 +21,7 @@ import {
 } from './generated/enums.js'
 import type { DomainJobStats } from './generated/params.js'
 import { DomainJob, Poll } from './job.js'
+import { abortOwn } from './save.js'
 import { migrateCall, type DomainMigrateOptions, type MigrateCall } from './migration_options.js'
 import { progressOf, type DomainMigrationProgress } from './migration_progress.js'
 import type { TypedOutput } from './typed.js'
@@ -109,7 +111,7 @@ export class DomainMigration extends DomainJob<DomainMigrationProgress, DomainMi
 
   /** @internal */
   protected override giveUp(): Promise<void> {
-    return this.#domain.abortJob()
+    return abortOwn(this.#domain, DomainJobOperation.MIGRATION_OUT)
   }
 
   async #run(destination: Connect | string): Promise<DomainMigrationResult> {

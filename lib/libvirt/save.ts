@@ -5,9 +5,9 @@ import type { Connect } from './connect.js'
 import type { Domain } from './domain.js'
 import { LibvirtError } from './errors.js'
 import { describeDomain } from './description.js'
-import { DomainJobType, DomainSaveRestoreFlags, ErrorNumber } from './generated/enums.js'
+import { DomainJobOperation, DomainJobType, DomainSaveRestoreFlags, ErrorNumber } from './generated/enums.js'
 import type { DomainJobStats } from './generated/params.js'
-import { DomainJob, Poll } from './job.js'
+import { DomainJob, notYet, Poll } from './job.js'
 import { lostConnection } from './lost.js'
 import type { TypedOutput } from './typed.js'
 
@@ -85,6 +85,19 @@ export async function runningJob(domain: Domain): Promise<JobProgress | undefine
   return type === DomainJobType.BOUNDED || type === DomainJobType.UNBOUNDED ? jobProgress(params) : undefined
 }
 
+/**
+ * Gives up the running job of a domain if that is such a one: this side's own may wait in libvirt for another's end.
+ *
+ * @throws LibvirtError while it is not
+ * @internal
+ */
+export async function abortOwn(domain: Domain, operation: DomainJobOperation): Promise<void> {
+  const { params } = await domain.getJobStats()
+  // Not every driver says what it does.
+  if (params.operation !== undefined && (params.operation as DomainJobOperation) !== operation) throw notYet()
+  await domain.abortJob()
+}
+
 const flagsOf = ({ bypassCache, paused }: SaveOptions): number =>
   (bypassCache ? DomainSaveRestoreFlags.BYPASS_CACHE : 0) |
   (paused === undefined ? 0 : paused ? DomainSaveRestoreFlags.PAUSED : DomainSaveRestoreFlags.RUNNING)
@@ -109,7 +122,7 @@ export class SaveJob extends DomainJob<JobProgress, JobProgress> {
 
   /** @internal */
   protected override giveUp(): Promise<void> {
-    return this.#domain.abortJob()
+    return abortOwn(this.#domain, DomainJobOperation.SAVE)
   }
 
   async #run(file: string | undefined, options: SaveOptions, intervalMs: number): Promise<JobProgress> {

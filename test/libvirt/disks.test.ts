@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import t from 'tap'
-import { describeSnapshot, DomainBlockJobType, type BlockJobProgress, type Domain } from '../../lib/libvirt/index.js'
+import { describeSnapshot, DomainBlockJobType, DomainJobType, type BlockJobProgress, type Domain } from '../../lib/libvirt/index.js'
 import { blankDisk, linuxGuest } from '../../scripts/hosts/index.mjs'
 import { agentAnswers, bootGuest, noHosts, twoHosts } from './hosts.js'
 import { failure } from './support.js'
@@ -68,6 +68,16 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
     await using checkpoint = await domain.takeCheckpoint({ name: 'wednesday', disks: ['vda'] })
     t.equal(await checkpoint.getName(), 'wednesday')
     for (const one of await domain.listAllCheckpoints()) await one.delete()
+  })
+
+  await t.test('of two backups each has its own end', async t => {
+    const [one, two] = [file('one.qcow2'), file('two.qcow2')]
+    const first = domain.backup({ disks: { vda: one } })
+    const second = domain.backup({ disks: { vda: two } })
+    await first.done
+    await second.done
+    t.equal((await domain.getJobStats()).type, DomainJobType.NONE, 'none goes on')
+    t.strictSame([contents(one, 4 << 20, 5), contents(two, 4 << 20, 5)], ['first', 'first'])
   })
 
   await t.test('backup, read by others over NBD', async t => {
