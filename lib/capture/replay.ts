@@ -155,14 +155,19 @@ class Player implements Backend {
     if (!asked) return true
     if (step.type === 'event') {
       const news = this.#read(step.body)
+      if (asked.routed === 'libvirtOn' && news !== undefined && news !== null && !isList(news)) {
+        this.#stray(`the events of operation ${step.operation} in the log are no list of events`)
+        return false
+      }
       // An error in the program's function is the program's, as it is without the replay.
       const { callback } = asked
       if (callback) queueMicrotask(() => callback(news))
       return true
     }
     if (step.type === 'error') {
+      const error = toError(this.#read(step.body))
       this.#running.delete(step.operation)
-      asked.reject(toError(this.#read(step.body)))
+      asked.reject(error)
       return true
     }
     const value = this.#read(step.body)
@@ -191,6 +196,10 @@ class Player implements Backend {
         `call ${step.operation} of the log is ${this.#describe(step)}, but the program calls ` +
           describe(asked.name, this.#named(asked.args))
       )
+      return false
+    }
+    if (this.#running.has(step.operation)) {
+      this.#stray(`the log has call ${step.operation} twice`)
       return false
     }
     this.#waiting.splice(at, 1)
@@ -388,3 +397,5 @@ export async function replayConnection(directory: string): Promise<ConnectionRep
   const player = new Player(directory, steps as Step[], end)
   return new ConnectionReplay(directory, player, player.connections(begin.body), [...records.damages])
 }
+
+const isList = (news: unknown): boolean => Array.isArray(news) && news.every(one => typeof one === 'object' && one !== null)

@@ -61,8 +61,14 @@ export async function replay(folder: string, options: ReplayCommandOptions): Pro
   ui.say(`state ${result.state.combined} at boundary ${result.boundary}`)
   for (const line of divergenceText(result)) ui.say(line)
   if (result.stop === 'failed') ui.say(result.message)
+  // What a killed recorder leaves behind is no damage.
+  const damage = result.damages.find(({ gap, kind }) => gap && kind !== 'torn-tail')
   if (result.stop === 'log-end' && !result.complete)
-    ui.say('The log has no end record: its recorder was killed. It was replayed as far as it goes.')
+    ui.say(
+      damage
+        ? `The log is damaged, and was replayed up to there: ${damage.text}`
+        : 'The log has no end record: its recorder was killed. It was replayed as far as it goes.'
+    )
   ui.result({
     directory: folder,
     stop: result.stop,
@@ -85,8 +91,9 @@ export async function replay(folder: string, options: ReplayCommandOptions): Pro
           }))
         }
       : null,
+    damages: result.damages.map(({ text }) => text),
     message: result.message
   })
   if (result.stop === 'cancelled') return Exit.interrupted
-  return diverged || result.stop === 'failed' ? Exit.failed : Exit.ok
+  return diverged || damage || result.stop === 'failed' ? Exit.failed : Exit.ok
 }

@@ -89,6 +89,7 @@ export interface NativeReplayResult {
   checks: bigint
   stateChecks: bigint
   divergence: Divergence | undefined
+  damages: LogDamage[]
   message: string
 }
 

@@ -172,6 +172,7 @@ export class EventLog implements AsyncDisposable {
   records(options: RecordsOptions = {}): LogRecords<LogRecord | GapRecord> {
     const from = options.from === undefined ? 0n : boundaryNumber(options.from, 'from')
     return new Records(
+      this,
       logErrors(() =>
         this.#native.read(
           from,
@@ -226,7 +227,13 @@ class Records implements LogRecords<LogRecord | GapRecord> {
   #error: Error | undefined
   #over = false
 
-  constructor(native: NativeReader, withGaps: boolean, signal: AbortSignal | undefined) {
+  /** @param log - stays while it is read */
+  constructor(
+    readonly log: EventLog,
+    native: NativeReader,
+    withGaps: boolean,
+    signal: AbortSignal | undefined
+  ) {
     this.#withGaps = withGaps
     this.#signal = signal
     this.#native = native

@@ -129,7 +129,16 @@ export class Recording implements AsyncDisposable {
   #stopped = false
   #closing: Promise<void> | undefined
 
-  private constructor(directory: string, native: NativeRecording, listeners: Set<(error: EventLogError) => void>) {
+  /** What is recorded; it stays until then. @internal */
+  readonly machine: Recordable
+
+  private constructor(
+    machine: Recordable,
+    directory: string,
+    native: NativeRecording,
+    listeners: Set<(error: EventLogError) => void>
+  ) {
+    this.machine = machine
     this.directory = directory
     this.#native = native
     this.#listeners = listeners
@@ -158,7 +167,7 @@ export class Recording implements AsyncDisposable {
       })
     )
     found.native = new WeakRef(native)
-    return new Recording(directory, native, listeners)
+    return new Recording(machine, directory, native, listeners)
   }
 
   /**

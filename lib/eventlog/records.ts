@@ -138,7 +138,7 @@ export type LogRecord =
  * @since 0.1.0
  */
 export interface LogDamage {
-  /** `'torn tail'`, `'block'`, …: see docs/eventlog-format.md. */
+  /** `'torn-tail'`, `'block'`, …: see docs/eventlog-format.md. */
   kind: string
   /** The segment file's number, from 1. */
   segment: number

@@ -3,6 +3,7 @@ import { decodeRegisters, type MemoryView, type Registers, type StateDigest } fr
 import { nativeEventLog, type NativeReplay } from './addon.js'
 import { EventLogError, boundaryNumber, count, folder, invalid, logErrors } from './errors.js'
 import type { LogHeader } from './log.js'
+import type { LogDamage } from './records.js'
 import type { Suspect } from './recording.js'
 
 /**
@@ -46,6 +47,8 @@ export interface ReplayResult {
   stateChecks: bigint
   /** How the guest strayed from the log, with `stop` `'diverged'`. */
   divergence: Divergence | undefined
+  /** What of the log, as far as it was read, is damaged. Beyond a gap nothing can be replayed: it is `'log-end'`. */
+  damages: LogDamage[]
   /** A sentence; may be empty. */
   message: string
 }

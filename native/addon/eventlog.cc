@@ -100,6 +100,12 @@ Napi::Value describe(Napi::Env env, const log::Damage& damage) {
   return out;
 }
 
+Napi::Value describe(Napi::Env env, const std::vector<log::Damage>& damages) {
+  Napi::Array out = Napi::Array::New(env, damages.size());
+  for (uint32_t i = 0; i < damages.size(); ++i) out.Set(i, describe(env, damages[i]));
+  return out;
+}
+
 Napi::Value describe(Napi::Env env, const log::VerifyReport& report) {
   Napi::Object out = Napi::Object::New(env);
   out.Set("ok", Napi::Boolean::New(env, report.ok()));
@@ -114,9 +120,7 @@ Napi::Value describe(Napi::Env env, const log::VerifyReport& report) {
   out.Set("chainOk", Napi::Boolean::New(env, report.chain_ok));
   out.Set("ended", Napi::Boolean::New(env, report.ended));
   out.Set("chain", report.chain.hex());
-  Napi::Array damages = Napi::Array::New(env, report.damages.size());
-  for (uint32_t i = 0; i < report.damages.size(); ++i) damages.Set(i, describe(env, report.damages[i]));
-  out.Set("damages", damages);
+  out.Set("damages", describe(env, report.damages));
   return out;
 }
 
@@ -157,6 +161,7 @@ Napi::Value describe(Napi::Env env, const replay::ReplayResult& result) {
   out.Set("boundary", bigint(env, result.boundary));
   out.Set("state", to_value(env, result.state));
   out.Set("complete", Napi::Boolean::New(env, result.complete));
+  out.Set("damages", describe(env, result.damages));
   out.Set("checks", bigint(env, result.checks));
   out.Set("stateChecks", bigint(env, result.state_checks));
   out.Set("message", result.message);

@@ -521,7 +521,9 @@ TEST(Recorder, WhatTheLogDoesNotTakeIsKeptAndGivenToItLater) {
     options.full = policy;
     log::Writer writer(std::make_unique<StuckSink>(memory, control), log::sample_header(), options);
     machine::LiveInputs live{{.packets = 4096, .bytes = 64u << 20}};
-    Recorder recorder(live, writer, {});
+    size_t told = 0;
+    Recorder recorder(live, writer, {},
+                      [&](const Error& error) { told += error.code() == "LOG_BUFFER_FULL"; });
     control->set(policy == log::FullPolicy::kFail, policy == log::FullPolicy::kWait);
     uint64_t applied = 0, boundary = 0;
     while (recorder.end(boundary) == machine::SourceEnd::kNone) {
@@ -537,6 +539,7 @@ TEST(Recorder, WhatTheLogDoesNotTakeIsKeptAndGivenToItLater) {
       ASSERT_TRUE(recorder.refusal());
       EXPECT_EQ(recorder.refusal()->code(), "LOG_BUFFER_FULL");
     }
+    EXPECT_EQ(told, policy == log::FullPolicy::kFail ? 1u : 0u);
     // Whatever comes until the machine stands still.
     recorder.clock(boundary);
     recorder.finish(boundary, std::nullopt, EndReason::kStopped);

@@ -13,7 +13,7 @@ import {
 import path from 'node:path'
 import t from 'tap'
 import { connectMailroom, createMailroom } from '../../lib/cli/mailroom/boot.js'
-import { EventLog, EventLogError, Recording, Replay, type LogRecord } from '../../lib/eventlog/index.js'
+import { EventLog, EventLogError, Recording, Replay, type LogDamage, type LogRecord } from '../../lib/eventlog/index.js'
 import { code, guest, load, noKvm as skip, recordHello, recordMailroom, replayed, scratch } from './support.js'
 
 t.test('hello from its first instruction', { skip }, async t => {
@@ -240,7 +240,19 @@ t.test('a torn log replays to its last whole record', { skip }, async t => {
   const stopped = log.records()
   for await (const record of stopped) void record
   t.equal(stopped.stop, 'gap')
-  t.match(await replayed(directory), { stop: 'log-end', complete: false, divergence: undefined })
+  // Who begins in the middle of what is lost is told so, too.
+  const from = (gaps[0] as LogDamage).fromBoundary + 1n
+  const later = log.records({ from, withGaps: true })
+  const seen = []
+  for await (const record of later) seen.push(record.kind === 'gap' ? 'gap' : record.afterGap)
+  t.equal(seen[0], 'gap')
+  t.equal(seen[1], true)
+  const ended = log.records({ from })
+  for await (const record of ended) void record
+  t.equal(ended.stop, 'gap')
+  const again = await replayed(directory)
+  t.match(again, { stop: 'log-end', complete: false, divergence: undefined })
+  t.match(again.damages, [{ gap: true, kind: 'block' }])
 })
 
 t.test('a log that cannot be written pauses the machine, and nothing is lost', { skip }, async t => {

@@ -228,7 +228,7 @@ void Reader::enter_segment() {
   const uint32_t number = segments_[position_];
   const uint32_t before = position_ == 0 ? 0 : segments_[position_ - 1];
   entered_ = true;
-  if (number != before + 1 && !anywhere_) add_damage(DamageKind::kMissingSegment, 0, 0).segment = before + 1;
+  if (number != before + 1) add_damage(DamageKind::kMissingSegment, 0, 0).segment = before + 1;
   Segment segment = segment_header(number);
   if (segment.ours) {
     offset_ = segment.header_bytes;
@@ -286,7 +286,7 @@ void Reader::load_payload() {
 bool Reader::take_block(const Found& found) {
   const BlockHeader& header = found.header;
   const uint64_t bytes = kBlockHeaderBytes + header.payload_bytes;
-  if (!anywhere_ && header.first_record < next_record_) {
+  if (header.first_record < next_record_) {
     add_damage(DamageKind::kRepeated, found.offset, bytes).gap = false;
     if (unsettled_ + 1 == damages_.size()) unsettled_++;
     return false;
@@ -305,8 +305,8 @@ bool Reader::take_block(const Found& found) {
     damage.to_boundary = header.last_boundary;
     return false;
   }
-  const bool follows = anywhere_ || (header.first_record == next_record_ && header.chain == chain_ &&
-                                     header.first_boundary >= last_boundary_);
+  const bool follows = header.first_record == next_record_ && (anywhere_ || header.chain == chain_) &&
+                       header.first_boundary >= last_boundary_;
   if (!follows) {
     if (unsettled_ == damages_.size()) add_damage(DamageKind::kChain, found.offset, 0);
     after_gap_ = true;
@@ -395,10 +395,12 @@ std::optional<Record> Reader::next() {
   }
 }
 
-void Reader::start_at(size_t position, uint64_t offset, bool entered) {
+void Reader::start_at(size_t position, uint64_t offset, const BlockInfo* before) {
   position_ = position;
   offset_ = offset;
-  entered_ = entered;
+  entered_ = true;
+  next_record_ = before ? before->header.first_record + before->header.records : 0;
+  last_boundary_ = before ? before->header.last_boundary : 0;
   payload_ = {};
   records_left_ = 0;
   anywhere_ = true;
@@ -421,16 +423,20 @@ void Reader::seek(uint64_t boundary) {
     Segment segment = segment_header(segments_[i]);
     if (segment.ours && segment.header.first_boundary < boundary) from = i;
   }
+  const BlockInfo* before = nullptr;
+  for (size_t i = from; i > 0 && !before; i--)
+    if (const auto& blocks = segment_index(segments_[i - 1]).blocks; !blocks.empty()) before = &blocks.back();
   for (size_t i = from; i < segments_.size(); i++) {
     const auto& blocks = segment_index(segments_[i]).blocks;
     auto at = std::ranges::lower_bound(blocks, boundary, {},
                                        [](const BlockInfo& block) { return block.header.last_boundary; });
+    if (at != blocks.begin()) before = &*std::prev(at);
     if (at == blocks.end()) continue;
-    start_at(i, at->offset, true);
+    start_at(i, at->offset, before);
     return;
   }
   // Not there yet: go on behind the last block.
-  start_at(segments_.size() - 1, segment_index(segments_.back()).scanned, true);
+  start_at(segments_.size() - 1, segment_index(segments_.back()).scanned, before);
 }
 
 const Reader::SegmentIndex& Reader::segment_index(uint32_t number) {

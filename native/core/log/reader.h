@@ -146,7 +146,8 @@ class Reader {
   Damage& add_damage(DamageKind kind, uint64_t offset, uint64_t bytes);
   void settle(bool gap, const BlockHeader& next);
   bool bad_records();
-  void start_at(size_t position, uint64_t offset, bool entered);
+  // Behind the block `before`, or where the log begins; what lies between is lost.
+  void start_at(size_t position, uint64_t offset, const BlockInfo* before);
   const SegmentIndex& segment_index(uint32_t number);
 
   const ReaderOptions options_;

@@ -28,6 +28,7 @@ struct OwnedRecord {
       check->prefixes = prefixes;
     }
   }
+  size_t size() const { return bytes.size() + prefixes.size() * sizeof(uint16_t); }
   OwnedRecord(OwnedRecord&&) = default;
   OwnedRecord& operator=(OwnedRecord&&) = default;
 };

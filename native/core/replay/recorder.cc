@@ -18,8 +18,9 @@ constexpr size_t kCheckInterval = 256;
 constexpr size_t kIdleCheck = 32;
 }  // namespace
 
-Recorder::Recorder(machine::LiveInputs& live, log::Writer& writer, PlantedFaults faults)
-    : live_(live), writer_(writer), faults_(faults) {
+Recorder::Recorder(machine::LiveInputs& live, log::Writer& writer, PlantedFaults faults,
+                   std::function<void(const Error&)> on_refusal)
+    : live_(live), writer_(writer), faults_(faults), on_refusal_(std::move(on_refusal)) {
   prefixes_.reserve(kCheckInterval);
 }
 
@@ -35,8 +36,11 @@ void Recorder::put(uint64_t ordinal, const log::Body& body) {
       next_index_ = writer_.append(ordinal, body) + 1;
       return;
     } catch (const Error& error) {
-      std::lock_guard lock(refusal_mutex_);
-      refusal_ = error;
+      {
+        std::lock_guard lock(refusal_mutex_);
+        refusal_ = error;
+      }
+      if (on_refusal_ && error.code() == "LOG_BUFFER_FULL") on_refusal_(error);
     }
   }
   kept_.emplace_back(ordinal, body);
@@ -198,6 +202,7 @@ std::unique_ptr<Recording> Recording::start(std::shared_ptr<machine::Machine> ma
   if (failed) throw Error::system(failed.value(), "mkdir", "creating the log's folder " + directory);
 
   std::unique_ptr<Recording> recording(new Recording);
+  auto on_failure = options.on_failure;
   recording->machine_ = machine;
   recording->directory_ = directory;
   log::LogHeader header = log_header(*machine);
@@ -213,7 +218,8 @@ std::unique_ptr<Recording> Recording::start(std::shared_ptr<machine::Machine> ma
       fs::remove(fs::path(directory) / kInitialSnapshot, failed);
       throw;
     }
-    recording->recorder_ = std::make_unique<Recorder>(machine->live_inputs(), *recording->writer_, faults);
+    recording->recorder_ = std::make_unique<Recorder>(machine->live_inputs(), *recording->writer_, faults,
+                                                      std::move(on_failure));
     recording->first_boundary_ = state.boundary;
     recording->suspects_ = suspects_near(*machine->ram(), machine->vcpu()->get_regs().rip, 1u << 20, 16);
     machine->rolling() = RollingDigest(state.combined());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -37,7 +38,10 @@ struct PlantedFaults {
 // this boundary: nothing is applied that is in neither.
 class Recorder final : public machine::InputSource {
  public:
-  Recorder(machine::LiveInputs& live, log::Writer& writer, PlantedFaults faults);
+  // `on_refusal` is told when the log's buffer had no room for a record; other failures are the writer's to
+  // tell.
+  Recorder(machine::LiveInputs& live, log::Writer& writer, PlantedFaults faults,
+           std::function<void(const Error&)> on_refusal = {});
 
   void boundary(uint64_t ordinal, const RollingDigest& digest) override;
   uint64_t clock(uint64_t ordinal) override;
@@ -73,6 +77,7 @@ class Recorder final : public machine::InputSource {
   machine::LiveInputs& live_;
   log::Writer& writer_;
   PlantedFaults faults_;
+  const std::function<void(const Error&)> on_refusal_;
   uint64_t inputs_ = 0, interrupts_ = 0, packets_ = 0;
   uint64_t next_index_ = 0;              // one past the last record's
   std::optional<uint64_t> open_output_;  // the last record, if it says that something left at …

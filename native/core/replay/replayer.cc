@@ -14,7 +14,7 @@ using machine::State;
 
 namespace {
 // A log without a check for so many records is read no further ahead.
-constexpr size_t kMaxAhead = 65536;
+constexpr size_t kMaxAhead = 65536, kMaxAheadBytes = 256u << 20;
 constexpr uint64_t kSuspectReach = 4096;
 
 std::string at(uint64_t boundary) { return "boundary " + std::to_string(boundary); }
@@ -40,7 +40,7 @@ std::optional<uint64_t> Replayer::next_boundary() const {
 }
 
 void Replayer::look_ahead(uint64_t ordinal) {
-  while (!exhausted_ && ahead_.size() < kMaxAhead) {
+  while (!exhausted_ && ahead_.size() < kMaxAhead && ahead_bytes_ < kMaxAheadBytes) {
     bool beyond = !ahead_.empty() && ahead_.back().boundary > ordinal;
     if (beyond && (follow_ || checks_ahead_ > 0)) return;
     if (guide_ && guide_->settled(ordinal, read_)) return;
@@ -55,12 +55,13 @@ void Replayer::look_ahead(uint64_t ordinal) {
     read_ = record->index + 1;
     if (record->as<log::Marker>() || record->as<log::Extension>()) continue;
     if (record->as<log::Check>()) ++checks_ahead_;
-    ahead_.emplace_back(record->boundary, record->body);
+    ahead_bytes_ += ahead_.emplace_back(record->boundary, record->body).size();
   }
 }
 
 void Replayer::drop_front() {
   if (std::holds_alternative<log::Check>(ahead_.front().body)) --checks_ahead_;
+  ahead_bytes_ -= ahead_.front().size();
   ahead_.pop_front();
 }
 
@@ -436,6 +437,7 @@ ReplayResult Replay::run(std::optional<uint64_t> to) {
   result.complete = replayer_->ended();
   result.checks = replayer_->checks();
   result.state_checks = replayer_->state_checks();
+  result.damages = reader_->damages();
   result.message = machine_->message();
   const State state = machine_->state();
   if (result.divergence) {

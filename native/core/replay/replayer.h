@@ -85,6 +85,7 @@ class Replayer final : public machine::InputSource {
   const Guide* const guide_;
   uint64_t read_ = 0;  // records
   std::deque<OwnedRecord> ahead_;
+  size_t ahead_bytes_ = 0;  // of them
   size_t checks_ahead_ = 0;
   bool exhausted_ = false;
   bool ended_ = false;
@@ -109,6 +110,7 @@ struct ReplayResult {
   uint64_t checks = 0;
   uint64_t state_checks = 0;
   std::optional<Divergence> divergence;
+  std::vector<log::Damage> damages;  // of the log, as far as it was read
   std::string message;
 };
 
