@@ -48,6 +48,8 @@ export class Debugger implements AsyncDisposable {
   readonly stepping: boolean
   readonly #native: NativeMachine
   readonly #breakpoints = new Map<bigint, { physical: bigint; byte: number }>()
+  /** The vCPU that was told last. */
+  #told = 0
   #closed = false
 
   private constructor(machine: Machine, native: NativeMachine, stepping: boolean) {
@@ -170,6 +172,7 @@ export class Debugger implements AsyncDisposable {
     this.#atRest()
     const { regs } = await this.machine.registers(vcpu)
     const here = this.#breakpoints.get(regs.rip)
+    this.#told = vcpu
     if (here) this.#put(here.physical, here.byte)
     try {
       await machineErrors(() => this.#native.step(vcpu, 1, new BigUint64Array()))
@@ -186,19 +189,21 @@ export class Debugger implements AsyncDisposable {
    */
   async run(options: { signal?: AbortSignal } = {}): Promise<DebugStop> {
     this.#atRest()
-    // Past the breakpoints where vCPUs are.
-    if (this.#breakpoints.size > 0)
-      for (let vcpu = 0; vcpu < this.machine.vcpus; vcpu++) {
-        const { regs } = await this.machine.registers(vcpu)
-        if (this.#breakpoints.has(regs.rip)) await this.step(vcpu)
-      }
+    // Past the one that was told last. Another vCPU may have come to one at the same moment, and is told next.
+    const { regs } = await this.machine.registers(this.#told)
+    if (this.#breakpoints.has(regs.rip) || (!this.stepping && (await this.#isInt3(regs.rip)))) await this.step(this.#told)
     if (this.machine.state !== 'paused' && this.machine.state !== 'created') return { why: 'ended', vcpu: 0 }
-    if (this.stepping && this.#breakpoints.size > 0) return this.#runBySteps(options.signal)
+    const stop = await (this.stepping && this.#breakpoints.size > 0 ? this.#runBySteps(options.signal) : this.#runFreely(options.signal))
+    this.#told = stop.vcpu
+    return stop
+  }
+
+  async #runFreely(signal: AbortSignal | undefined): Promise<DebugStop> {
     const pause = () => void this.machine.pause().catch(() => undefined)
     const events = this.machine.events()
     await (this.machine.state === 'created' ? this.machine.start() : this.machine.resume())
-    if (options.signal?.aborted) pause()
-    options.signal?.addEventListener('abort', pause, { once: true })
+    if (signal?.aborted) pause()
+    signal?.addEventListener('abort', pause, { once: true })
     try {
       let begun = false
       for await (const event of events) {
@@ -212,7 +217,7 @@ export class Debugger implements AsyncDisposable {
       }
       return { why: 'ended', vcpu: 0 }
     } finally {
-      options.signal?.removeEventListener('abort', pause)
+      signal?.removeEventListener('abort', pause)
     }
   }
 
@@ -238,6 +243,8 @@ export class Debugger implements AsyncDisposable {
   /** Each vCPU in turns, until one comes to a breakpoint. */
   async #runBySteps(signal: AbortSignal | undefined): Promise<DebugStop> {
     const until = BigUint64Array.from(this.#breakpoints.keys())
+    for (let vcpu = 0; vcpu < this.machine.vcpus; vcpu++)
+      if (this.#breakpoints.has((await this.machine.registers(vcpu)).regs.rip)) return { why: 'breakpoint', vcpu }
     for (;;) {
       let executed = 0
       for (let vcpu = 0; vcpu < this.machine.vcpus; vcpu++) {
@@ -254,6 +261,17 @@ export class Debugger implements AsyncDisposable {
         if (this.machine.state === 'running') await this.machine.pause().catch(() => undefined)
         if (this.machine.state !== 'paused') return { why: 'ended', vcpu: 0 }
       }
+    }
+  }
+
+  /** Whether the guest has an int3 of its own there. */
+  async #isInt3(address: bigint): Promise<boolean> {
+    try {
+      const physical = await this.#translate(address, this.#told)
+      await this.machine.bring(physical, 1)
+      return this.machine.memory.read(physical, 1)[0] === int3
+    } catch {
+      return false
     }
   }
 

@@ -16,8 +16,10 @@ namespace hypertwin::devices {
 struct FakeTransport : VirtioTransport {
   int queue_interrupts = 0;
   int config_interrupts = 0;
+  int again = 0;
   void queue_interrupt(unsigned /*queue*/) override { ++queue_interrupts; }
   void config_interrupt() override { ++config_interrupts; }
+  void queue_again(unsigned /*queue*/) override { ++again; }
 };
 
 // The driver of one device, whose rings lie at 0x10000, 0x14000, ... of the board's memory.

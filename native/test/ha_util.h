@@ -402,6 +402,10 @@ struct Pair {
     backup_listener = std::make_shared<UserListener>(users);
     follow.listener = backup_listener;
   }
+  // A machine tells its listener, which tells the users, who hold the machine.
+  ~Pair() { users->use(nullptr); }
+  Pair(const Pair&) = delete;
+  Pair& operator=(const Pair&) = delete;
   void boot() {
     machine = boot_mailroom(system, primary_listener, dir.file("primary.img"));
     users->use(machine);

@@ -1,6 +1,8 @@
 // virtio-console: a terminal of one port.
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "devices/virtio_console.h"
 #include "devices_virtio.h"
 
@@ -47,6 +49,30 @@ TEST_F(VirtioConsoleTest, OutputAcrossPiecesInOrder) {
   EXPECT_EQ(driver.rings[1].used(0), std::pair(0u, 0u));
   EXPECT_EQ(driver.rings[1].used(1), std::pair(4u, 0u));
   EXPECT_EQ(driver.transport.queue_interrupts, 1);
+}
+
+// Another vCPU gives the queue new buffers as fast as they are taken.
+TEST(VirtioConsole, ATurnEndsThoughTheGuestNeverDoes) {
+  struct Host : FakeHost {
+    std::function<void()> meanwhile;
+    void console_output(uint32_t device, std::span<const uint8_t> bytes) override {
+      FakeHost::console_output(device, bytes);
+      meanwhile();
+    }
+  } host;
+  TestBoard board;
+  VirtioConsole console(host, 2, "console0", board.ram, {.columns = 100, .rows = 40});
+  BareDriver driver(board, console);
+  ASSERT_TRUE(driver.start());
+  uint16_t next = 1;
+  host.meanwhile = [&] { driver.rings[1].offer(next++ % 16, {{kData, 1}}); };
+  driver.give(1, 0, {{kData, 1}});
+  EXPECT_EQ(host.console.size(), 16u);
+  EXPECT_EQ(driver.transport.again, 1);
+  host.meanwhile = [] {};
+  console.notify(1);
+  EXPECT_EQ(host.console.size(), 17u) << "what was left";
+  EXPECT_EQ(driver.transport.again, 1);
 }
 
 TEST_F(VirtioConsoleTest, InputFillsBuffersAndWaitsForMore) {

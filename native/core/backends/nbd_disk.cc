@@ -172,7 +172,7 @@ void NbdDisk::cancel() {
     return true;
   });
   changed_.notify_all();
-  changed_.wait(lock, [this] { return !copying_; });
+  changed_.wait(lock, [this] { return !copying_ && !starting_; });
 }
 
 void NbdDisk::perform(BlockRequest what, std::vector<uint8_t>* data, const char* call,
@@ -252,6 +252,7 @@ bool NbdDisk::step() {
       }
       if (link_ == Link::kUp) {
         ready = take();
+        starting_ = !ready.empty();
       } else if (opened_ && !held_ && now >= give_up_at_) {
         given_up = given_up_ = true;
         fail_queued(EIO, [](const Request&) { return true; });
@@ -271,6 +272,11 @@ bool NbdDisk::step() {
       flight.request = std::move(request);
       flight.disk = this;
       start(flight);
+    }
+    if (!ready.empty()) {
+      std::lock_guard lock(mutex_);
+      starting_ = false;
+      changed_.notify_all();
     }
     if (!answered_.empty()) continue;
     if (handle_ || Clock::now() < retry_at_) return true;

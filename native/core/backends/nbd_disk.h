@@ -162,7 +162,8 @@ class NbdDisk final : public Disk {
   uint64_t overdue_ = 0;    // requests that change something before that sequence are to fail
   bool given_up_ = false;
   Clock::time_point give_up_at_{}, last_answer_{}, stop_until_{};
-  bool copying_ = false;  // into its owner's memory
+  bool copying_ = false;   // into its owner's memory
+  bool starting_ = false;  // copying out of it
   bool held_ = false;
   bool stop_ = false;
   bool driven_ = true;  // ht-nbd runs

@@ -41,7 +41,9 @@ void VirtioDevice::enable_queue(unsigned index) {
 }
 
 void VirtioDevice::notify(unsigned index) {
-  if (live() && index < queues_.size() && queues_[index].enabled()) on_notify(index);
+  if (!live() || index >= queues_.size() || !queues_[index].enabled()) return;
+  queues_[index].begin_turn();
+  on_notify(index);
 }
 
 void VirtioDevice::reset() {
@@ -58,7 +60,9 @@ void VirtioDevice::break_device() {
 }
 
 void VirtioDevice::publish(unsigned queue) {
+  const bool more = queues_[queue].begin_turn();
   if (queues_[queue].publish(ram_) && transport_) transport_->queue_interrupt(queue);
+  if (more && transport_) transport_->queue_again(queue);
 }
 
 void VirtioDevice::config_changed() {

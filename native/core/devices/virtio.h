@@ -19,6 +19,8 @@ class VirtioTransport {
   virtual ~VirtioTransport() = default;
   virtual void queue_interrupt(unsigned queue) = 0;
   virtual void config_interrupt() = 0;
+  // There may be more in the queue than the device took at once: it is to be notified of it again.
+  virtual void queue_again(unsigned queue) = 0;
 };
 
 class VirtioDevice {

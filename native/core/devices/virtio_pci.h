@@ -48,6 +48,12 @@ class VirtioPci final : public PciDevice, public VirtioTransport {
   // Called, under the guard, when the guest may have changed where interrupts go.
   void watch_interrupts(std::function<void()> watcher) { interrupts_changed_ = std::move(watcher); }
   void config_interrupt() override;
+  void queue_again(unsigned queue) override {
+    if (again_) again_(queue);
+  }
+  // Who notifies the device of a queue that may hold more than a turn took. Called under the guard. Without
+  // it nobody need: where the guest stands still meanwhile, a queue never does.
+  void serve_again(std::function<void(unsigned queue)> again) { again_ = std::move(again); }
 
  private:
   enum class Area : uint8_t { kNone, kCommon, kNotify, kIsr, kDevice };
@@ -80,6 +86,7 @@ class VirtioPci final : public PciDevice, public VirtioTransport {
   uint16_t config_vector_ = kNoVector;
   std::vector<uint16_t> queue_vectors_;
   std::function<void()> interrupts_changed_;
+  std::function<void(unsigned)> again_;
 };
 
 }  // namespace hypertwin::devices

@@ -146,6 +146,12 @@ VirtQueue::Pop VirtQueue::pop(GuestRam& ram, Chain& chain) {
   }
   if (waiting == 0) return Pop::kEmpty;
   if (waiting > size) return fail();
+  // Another vCPU may add as fast as this takes.
+  if (taken_ >= size) {
+    more_ = true;
+    return Pop::kEmpty;
+  }
+  ++taken_;
 
   uint16_t index = load_acquire(ram, driver + 4 + uint64_t{2} * (next_available_ % size));
   if (index >= size) return fail();

@@ -4,8 +4,10 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "devices/guest_ram.h"
@@ -78,7 +80,16 @@ class VirtQueue {
   // next one when there is none.
   Pop pop(GuestRam& ram, Chain& chain);
   // Takes back the last `n` pops that were not pushed.
-  void unpop(uint16_t n) { next_available_ = static_cast<uint16_t>(next_available_ - n); }
+  void unpop(uint16_t n) {
+    next_available_ = static_cast<uint16_t>(next_available_ - n);
+    taken_ -= std::min<uint32_t>(taken_, n);
+  }
+  // In a turn a queue gives no more than it can hold, so that it ends though the guest adds all the while.
+  // True when the last turn ended so: there may be more.
+  bool begin_turn() {
+    taken_ = 0;
+    return std::exchange(more_, false);
+  }
   // Puts a buffer in the used ring; the guest sees it after publish().
   void push(GuestRam& ram, uint16_t head, uint32_t written);
   // Shows the guest what was pushed; true when it wants an interrupt for it.
@@ -98,6 +109,8 @@ class VirtQueue {
   uint16_t next_available_ = 0;
   uint16_t next_used_ = 0;       // pushed
   uint16_t published_used_ = 0;  // shown to the guest
+  uint32_t taken_ = 0;           // popped in this turn
+  bool more_ = false;
   bool enabled_ = false;
   bool broken_ = false;
 };

@@ -20,7 +20,8 @@ std::string describe_stop(const kvm::Vcpu& vcpu) {
 }
 
 Stepper::Stepper(kvm::Vcpu& vcpu) : vcpu_(vcpu) {
-  step_debug_.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_SINGLESTEP;
+  // Without software breakpoints: an int3 of the guest's own is executed.
+  step_debug_.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
   // So that the step does not end in a handler.
   const int offered = vcpu.vm()->check_extension(KVM_CAP_SET_GUEST_DEBUG2);
   if (offered & static_cast<int>(kBlockInterrupts)) step_debug_.control |= kBlockInterrupts;

@@ -302,6 +302,10 @@ bool Machine::trap_pending() {
   const uint8_t vector = events.exception.nr;
   if ((vector != 3 && vector != 4) || events.exception.injected || events.exception.pending) return false;
   const uint64_t rip = vcpu_->get_regs().rip;
+  // One is delivered with the next KVM_RUN. KVM keeps the vector of the last one: a guest that stays behind
+  // such an instruction is between nothing.
+  if (rip != std::exchange(trap_rip_, rip)) trap_asked_ = 0;
+  if (++trap_asked_ > kTrapPatience) return false;
   auto byte_before = [&](uint64_t distance) -> int {
     uint8_t byte = 0;
     const kvm_translation at = vcpu_->translate(rip - distance);

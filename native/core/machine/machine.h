@@ -188,6 +188,9 @@ class Machine final : public VirtualMachine, private devices::Host {
   void apply(Input& input);
   void settle();
   bool trap_pending();
+  static constexpr unsigned kTrapPatience = 64;
+  uint64_t trap_rip_ = 0;
+  unsigned trap_asked_ = 0;  // how often, with that RIP
   bool takes(const devices::BlockRequest& request) const;
   void replica_failed(size_t disk, int err);
   void fail(const std::exception& error);

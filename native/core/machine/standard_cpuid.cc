@@ -8,14 +8,15 @@ namespace hypertwin::machine {
 std::vector<kvm_cpuid_entry2> standard_cpuid(std::span<const kvm_cpuid_entry2> supported, uint32_t id,
                                              uint32_t vcpus, bool tsc_deadline) {
   constexpr uint32_t kHypervisor = 1u << 31, kTscDeadline = 1u << 24, kOsxsave = 1u << 27, kHtt = 1u << 28,
-                     kApic = 1u << 9;
+                     kApic = 1u << 9, kVmx = 1u << 5, kSvm = 1u << 2;
   const auto id_bits = static_cast<uint32_t>(std::bit_width(vcpus - 1));
   std::vector<kvm_cpuid_entry2> table;
   for (kvm_cpuid_entry2 entry : supported) {
     switch (entry.function) {
       case 0x1:
         entry.ebx = (entry.ebx & 0xff00) | id << 24 | std::min(vcpus, 255u) << 16;
-        entry.ecx = (entry.ecx | kHypervisor) & ~kOsxsave;
+        // No machine in the machine: a snapshot would not hold it.
+        entry.ecx = (entry.ecx | kHypervisor) & ~(kOsxsave | kVmx);
         if (tsc_deadline) entry.ecx |= kTscDeadline;
         entry.edx |= kApic;
         entry.edx = vcpus > 1 ? entry.edx | kHtt : entry.edx & ~kHtt;
@@ -44,6 +45,12 @@ std::vector<kvm_cpuid_entry2> standard_cpuid(std::span<const kvm_cpuid_entry2> s
           entry.ecx = entry.index;
         }
         entry.edx = id;
+        break;
+      case 0x80000001:
+        entry.ecx &= ~kSvm;
+        break;
+      case 0x8000000a:  // SVM's
+        entry.eax = entry.ebx = entry.ecx = entry.edx = 0;
         break;
       case 0x80000008:
         entry.ecx = id_bits << 12 | (vcpus - 1);

@@ -515,6 +515,8 @@ bool StandardMachine::serve(Cpu& cpu) {
     case KVM_EXIT_IO:
       bump(cpu.port_exits);
       serve_port(vcpu, *board_);
+      // The clock may have another alarm now, or may ring again.
+      if ((run.io.port & ~1) == devices::Rtc::kPorts[0].first) clock_changed_.notify_all();
       break;
     case KVM_EXIT_MMIO:
       bump(cpu.mmio_exits);
