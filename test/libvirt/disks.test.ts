@@ -71,7 +71,7 @@ t.test('disks of a running domain', { skip: noHosts, timeout: 175_000 }, async t
   })
 
   await t.test('of two backups each has its own end', async t => {
-    const [one, two] = [file('one.qcow2'), file('two.qcow2')]
+    const [one, two] = [file('early.qcow2'), file('late.qcow2')]
     const first = domain.backup({ disks: { vda: one } })
     const second = domain.backup({ disks: { vda: two } })
     await first.done
