@@ -4,6 +4,9 @@ import { servePage, type HaStatus } from '../ha/index.js'
 import { look, Watched } from '../ha/watch.js'
 import { bytes, CliError, count, Exit, interruption, Ui } from './common.js'
 
+/** A host that runs more than it has processors for answers late. */
+const PATIENCE_MS = 15_000
+
 interface ServeOptions {
   listen: string
   watch: string[]
@@ -32,7 +35,7 @@ export async function status(address: string, options: { json?: boolean }): Prom
   const url = Watched.check(address)
   let sources: HaStatus[]
   try {
-    sources = await look(url)
+    sources = await look(url, undefined, PATIENCE_MS)
   } catch (error) {
     const { cause, message } = error as Error & { cause?: { code?: string; message?: string } }
     const why = cause?.message || cause?.code || message

@@ -74,8 +74,8 @@ export class Watched {
  *
  * @internal
  */
-export async function look(url: URL, signal?: AbortSignal): Promise<HaStatus[]> {
-  const timeout = AbortSignal.timeout(TIMEOUT_MS)
+export async function look(url: URL, signal?: AbortSignal, timeoutMs = TIMEOUT_MS): Promise<HaStatus[]> {
+  const timeout = AbortSignal.timeout(timeoutMs)
   const response = await fetch(url, { redirect: 'error', signal: signal ? AbortSignal.any([signal, timeout]) : timeout })
   if (!response.ok || !response.body) throw new Error(`HTTP ${response.status}`)
   const chunks: Uint8Array[] = []

@@ -58,7 +58,7 @@ t.test('a guest moves, by TLS, and ends there', { skip: skip || noOpenssl }, asy
   const { address } = await there.said('listening')
   const svg = path.join(folder, 'rounds.svg')
   const here = run(
-    ...['migrate', 'hello', '--memory', '16MiB', '--append', 'ticks=100', '--after', '0.5'],
+    ...['migrate', 'hello', '--memory', '16MiB', '--append', `ticks=${limit(100)}`, '--after', '0.5'],
     ...['--to', String(address), '--svg', svg, '--json', ...tls, ...arbiter]
   )
   t.equal(here.status, 0, here.stderr)
