@@ -79,8 +79,8 @@ struct SenderOptions {
   bool must_converge = false;   // … throw Error("NO_CONVERGENCE") instead
   bool verify_memory = true;    // a digest of all memory (and of disks sent) is compared before hand-over
   dirty::Mode mode = dirty::Mode::kManual;
-  // Silence of the other side that counts as its loss: while an answer is awaited, and of what it does not
-  // take in.
+  // Silence of the other side that counts as its loss: while an answer is awaited, and in the stop of what it
+  // does not take in.
   std::chrono::milliseconds patience{10000};
   std::function<void(const Progress&)>
       on_progress;  // sender's thread; at each round and about 20 times a second

@@ -9,11 +9,6 @@
 
 namespace hypertwin::migrate {
 
-Peer::Peer(wire::Channel& channel, std::string_view name, std::chrono::milliseconds patience)
-    : channel_(channel), name_(name), patience_(patience) {
-  if (patience.count() > 0) watcher_ = std::thread([this] { watch(); });
-}
-
 Peer::~Peer() {
   {
     std::lock_guard lock(mutex_);
@@ -35,6 +30,13 @@ void Peer::disarm(Clock::time_point& deadline) {
   deadline = kNever;
 }
 
+void Peer::limit_sends(std::chrono::milliseconds patience) {
+  std::lock_guard lock(mutex_);
+  patience_ = patience;
+  if (!watcher_.joinable()) watcher_ = std::thread([this] { watch(); });
+  changed_.notify_all();
+}
+
 void Peer::condemn(std::chrono::milliseconds grace) { arm(condemned_, grace); }
 void Peer::forgive() { disarm(condemned_); }
 
@@ -42,7 +44,7 @@ void Peer::watch() {
   pthread_setname_np(pthread_self(), "ht-mig-watch");
   std::unique_lock lock(mutex_);
   while (!ended_) {
-    auto deadline = std::min(silence_, condemned_);
+    const auto deadline = std::min(silence_, condemned_);
     if (patience_.count() > 0) {
       const uint64_t since = channel_.writing_since_ns();
       if (since != 0 &&

@@ -15,8 +15,7 @@ namespace hypertwin::migrate {
 
 class Peer {
  public:
-  // A write that the other side does not take in for `patience` (0: for ever) closes the channel.
-  Peer(wire::Channel& channel, std::string_view name, std::chrono::milliseconds patience = {});
+  Peer(wire::Channel& channel, std::string_view name) : channel_(channel), name_(name) {}
   ~Peer();
   Peer(const Peer&) = delete;
   Peer& operator=(const Peer&) = delete;
@@ -30,6 +29,8 @@ class Peer {
   void send(wire::FrameType type, std::span<const uint8_t> payload, const char* refused);
   // Best effort: the last thing this side says.
   void tell(wire::FrameType type, const Error& error) noexcept;
+  // From now on a write that the other side does not take in for `patience` (0: for ever) closes the channel.
+  void limit_sends(std::chrono::milliseconds patience);
   // Any thread: the channel is closed after `grace`, unless forgive() comes first.
   void condemn(std::chrono::milliseconds grace);
   void forgive();
@@ -46,13 +47,13 @@ class Peer {
 
   wire::Channel& channel_;
   const std::string_view name_;
-  const std::chrono::milliseconds patience_;
   std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
   Clock::time_point silence_ = kNever;
   Clock::time_point condemned_ = kNever;
-  bool silent_ = false;  // closed for silence
-  bool deaf_ = false;    // closed since it takes nothing in
+  std::chrono::milliseconds patience_{0};  // of sends
+  bool silent_ = false;                    // closed for silence
+  bool deaf_ = false;                      // closed since it takes nothing in
   bool ended_ = false;
   std::thread watcher_;  // ht-mig-watch: closes the channel when a deadline has passed; ends with this
 };

@@ -94,9 +94,7 @@ struct Sender::Impl {
   };
 
   Impl(std::shared_ptr<machine::Machine> its_machine, wire::Channel& channel, SenderOptions its_options)
-      : machine(std::move(its_machine)),
-        options(std::move(its_options)),
-        peer(channel, "destination", options.patience) {
+      : machine(std::move(its_machine)), options(std::move(its_options)), peer(channel, "destination") {
     if (machine->config().dirty_ring) options.mode = dirty::Mode::kRing;
     started_ns = now_ns();
     limit(options.bandwidth);
@@ -491,6 +489,8 @@ machine::StateDigest Sender::finish() {
   my.guarded([&] {
     if (!my.tracker) throw Error("BAD_STATE", "finish() comes after precopy()");
     my.update([](Progress& p) { p.phase = Progress::Phase::kStop; });
+    // The guest stands still meanwhile.
+    my.peer.limit_sends(my.options.patience);
     state.running = my.machine->state() == machine::State::kRunning;
     state.memory_verified = my.options.verify_memory;
     // What the disks still do must not happen after the other side has begun; it will do it again.
