@@ -221,6 +221,19 @@ t.test('a torn log replays to its last whole record', { skip }, async t => {
   const torn = await replayed(directory)
   t.match(torn, { stop: 'log-end', complete: false, divergence: undefined })
   t.ok(torn.boundary >= last && torn.boundary < result.lastBoundary)
+  // Wherever a log ends: a boundary is one point, however it is come to.
+  let interrupted = 0
+  for (let cut = 0.5; cut < 0.6; cut += 0.01) {
+    writeFileSync(segment, whole.subarray(0, Math.floor(whole.length * cut)))
+    await using there = await Replay.open(directory)
+    const ended = await there.run()
+    const again = await there.seek(ended.boundary)
+    await using fresh = await Replay.open(directory)
+    const sought = await fresh.seek(ended.boundary)
+    t.strictSame([again.boundary, again.state], [sought.boundary, sought.state], `cut at ${cut.toFixed(2)}`)
+    if (ended.state.combined !== sought.state.combined) interrupted++
+  }
+  t.comment(`${interrupted} of them end with an interrupt`)
 
   // A bit in the middle: a gap. Replay goes up to it, reading may go on behind it.
   const flipped = Buffer.from(whole)

@@ -221,6 +221,7 @@ bool Replayer::inject(uint64_t ordinal, bool possible) {
 }
 
 void Replayer::injected(uint64_t ordinal, uint8_t vector) {
+  interrupted_ = ordinal;
   if (vector != expected_vector_)
     diverge(ordinal, "interrupt",
             "interrupt vector " + std::to_string(vector) + " at " + at(ordinal) + ", recorded was " +
@@ -377,6 +378,7 @@ void Replay::rewind() {
     reader_ = std::move(reader);
     machine_ = std::move(machine);
     watch_ = std::move(watch);
+    standing_ = Standing::kRestored;
   }
 }
 
@@ -406,7 +408,7 @@ ReplayResult Replay::run(std::optional<uint64_t> to) {
     throw Error("ERANGE",
                 "the replay is at boundary " + std::to_string(boundary()) + " already; seek() goes back");
   if (!replayer_->divergence() && !cancelled_.load() && machine_->state() == State::kPaused &&
-      !(to && *to == boundary())) {
+      (!to || *to != boundary() || standing_ == Standing::kRestored)) {
     machine_->call(machine::At::kAnywhere, [&] { machine_->pause_at(to.value_or(~uint64_t{0})); });
     watch_->expect_running();
     machine_->resume();
@@ -431,6 +433,8 @@ ReplayResult Replay::run(std::optional<uint64_t> to) {
       });
     }
   }
+  if (machine_->state() != State::kPaused || machine_->reason() != machine::Reason::kRequested)
+    standing_ = replayer_->interrupted(boundary()) ? Standing::kBehind : Standing::kAsked;
   ReplayResult result;
   result.boundary = boundary();
   result.divergence = replayer_->divergence();
@@ -462,7 +466,8 @@ ReplayResult Replay::run(std::optional<uint64_t> to) {
 ReplayResult Replay::seek(uint64_t to) {
   if (to < first_boundary_)
     throw Error("ERANGE", "the log begins at boundary " + std::to_string(first_boundary_));
-  if (to < boundary() || replayer_->divergence() || cancelled_.load()) rewind();
+  const bool behind = to == boundary() && standing_ == Standing::kBehind;
+  if (to < boundary() || behind || replayer_->divergence() || cancelled_.load()) rewind();
   return run(to);
 }
 

@@ -72,6 +72,9 @@ class Replayer final : public machine::InputSource {
   // The first divergence wins.
   void diverge(uint64_t boundary, std::string kind, std::string message);
 
+  // Whether the guest was interrupted at that boundary, the last that it came to.
+  bool interrupted(uint64_t ordinal) const { return interrupted_ == ordinal; }
+
  private:
   void look_ahead(uint64_t ordinal);
   bool compare_check(uint64_t ordinal, const log::Check& check);
@@ -95,6 +98,7 @@ class Replayer final : public machine::InputSource {
   std::vector<uint16_t> prefixes_;  // of the boundaries since the last check
   uint64_t checks_ = 0, state_checks_ = 0;
   uint8_t expected_vector_ = 0;
+  std::optional<uint64_t> interrupted_;  // the last boundary at which the guest was
   std::optional<Divergence> divergence_;
 };
 
@@ -161,6 +165,9 @@ class Replay {
   std::unique_ptr<Replayer> replayer_;
   std::shared_ptr<machine::Machine> machine_;
   uint64_t first_boundary_ = 0;
+  // Where the machine stands at its boundary: as restored, with its inputs but not its interrupt as run() is
+  // asked for, or behind that.
+  enum class Standing : uint8_t { kRestored, kAsked, kBehind } standing_ = Standing::kRestored;
   std::atomic<bool> cancelled_{false};
 };
 
