@@ -81,7 +81,6 @@ export class Standby implements HaSource, AsyncDisposable {
   #protection: Protection | undefined
   #settle!: { resolve: (machine: Machine) => void; reject: (error: unknown) => void }
   #closing: Promise<void> | undefined
-  #closed = false
   readonly #stop = new AbortController()
   readonly #over: Promise<void>
   readonly #sendingAway = new Set<Promise<void>>()
@@ -96,6 +95,10 @@ export class Standby implements HaSource, AsyncDisposable {
     this.live.catch(() => undefined)
     void this.#side.check(settings.arbiter)
     this.#over = this.#serve()
+  }
+
+  get #closed(): boolean {
+    return this.#stop.signal.aborted
   }
 
   /** Where it is; that of {@link protection} once there is one. */
@@ -202,7 +205,6 @@ export class Standby implements HaSource, AsyncDisposable {
    */
   close(): Promise<void> {
     this.#closing ??= (async () => {
-      this.#closed = true
       this.#stop.abort()
       await this.#listener.close()
       if (!this.#machine) await this.#native?.close()

@@ -21,9 +21,9 @@ import {
 } from './generated/enums.js'
 import type { DomainJobStats } from './generated/params.js'
 import { DomainJob, Poll } from './job.js'
-import { abortOwn } from './save.js'
 import { migrateCall, type DomainMigrateOptions, type MigrateCall } from './migration_options.js'
 import { progressOf, type DomainMigrationProgress } from './migration_progress.js'
+import { abortOwn } from './save.js'
 import type { TypedOutput } from './typed.js'
 
 const resume = { tries: 50, delayMs: 100 }

@@ -9,7 +9,7 @@
 // is verified before it counts, unless the cache had been closed. Who reads the files while they grow (the nbdkit
 // plugin) looks at the byte first.
 import { constants } from 'node:fs'
-import { mkdir, open, readFile, rename, type FileHandle } from 'node:fs/promises'
+import { open, readFile, rename, type FileHandle } from 'node:fs/promises'
 import path from 'node:path'
 import process from 'node:process'
 import { digestOf } from './codec.js'
@@ -88,7 +88,7 @@ export class Cache {
     return map !== undefined && map.trusted && !map.chunks.includes(MISSING)
   }
 
-  /** Opens a cache, or makes one. The folder is made where it is missing; others may not look into it. */
+  /** Opens a cache, or makes one, in a folder that is there. */
   static async open(folder: string, manifest: Manifest): Promise<Cache> {
     const before = await this.manifestIn(folder)
     if (before && before.digest !== manifest.digest)
@@ -96,7 +96,6 @@ export class Cache {
     const opened: FileHandle[] = []
     const at = (name: string): string => path.join(folder, name)
     try {
-      await mkdir(folder, { recursive: true, mode: 0o700 })
       if (!before) await replace(at(MANIFEST_FILE), manifest.bytes)
       const image = await open(at(IMAGE_FILE), constants.O_RDWR | constants.O_CREAT, 0o600)
       opened.push(image)

@@ -156,6 +156,7 @@ export class ImageStream implements AsyncDisposable {
         manifestOf(files, folder, digest, signal),
         profile === undefined ? profileOf(files, signal) : profile || undefined
       ])
+      // Others may not look into it.
       await mkdir(folder, { recursive: true, mode: 0o700 })
       lock = await FolderLock.take(folder)
       if (!lock) throw inUse()

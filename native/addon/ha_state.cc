@@ -41,11 +41,10 @@ void HaMailbox::push(News news) {
   std::lock_guard lock(mutex_);
   // Steps come with each block of the log; they never take an event's place.
   const bool step = std::holds_alternative<std::string>(news);
-  if (step ? steps_ == kSteps : news_.size() - steps_ == kEvents) {
-    if (step) return;
+  if (step && steps_ == kSteps) return;
+  if (!step && news_.size() - steps_ == kEvents)
     news_.erase(std::ranges::find_if(
         news_, [](const News& one) { return !std::holds_alternative<std::string>(one); }));
-  }
   steps_ += step;
   news_.push_back(std::move(news));
   if (!std::exchange(announced_, true)) signal_(0);

@@ -7,14 +7,13 @@ import path from 'node:path'
 import process from 'node:process'
 import t, { type Test } from 'tap'
 import { guestImage } from '../../scripts/hosts/index.mjs'
-import { insideRig } from '../../scripts/rig/index.mjs'
 import { ImageStream, NbdServer, QemuGuest, whyNoNbd, type QemuOptions } from '../../lib/stream/index.js'
 import { limit } from '../patience.js'
-import { checkCache, CHUNK, code, noise, packed, scratch, until, WebServer } from './support.js'
+import { checkCache, CHUNK, code, noEmulation, noise, packed, scratch, until, WebServer } from './support.js'
 
 const noQemu = spawnSync('qemu-system-x86_64', ['--version']).error ? 'qemu-system-x86_64 is missing (Debian: qemu-system-x86)' : false
 const noDebian = spawnSync('dpkg-query', ['--version']).error ? "the guest's kernel is one of Debian's packages" : false
-const skip = (insideRig() && 'this is a rig, where an emulated guest takes hours') || (whyNoNbd()?.message ?? (noQemu || noDebian))
+const skip = noEmulation ?? whyNoNbd()?.message ?? (noQemu || noDebian)
 const CHUNKS = 320
 
 /** A guest at its shell's prompt. */

@@ -3,11 +3,10 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import process from 'node:process'
 import t, { type Test } from 'tap'
-import { insideRig } from '../../scripts/rig/index.mjs'
 import { whyNoNbd } from '../../lib/stream/index.js'
 import { noKvm } from '../machine/support.js'
 import { limit } from '../patience.js'
-import { noTools } from './support.js'
+import { noEmulation, noTools } from './support.js'
 
 /** All that it says; it must end well. */
 async function run(t: Test, name: string, ...args: string[]): Promise<string> {
@@ -29,9 +28,7 @@ t.test('into a machine of ours', { skip: noKvm || (noNbd ?? noTools()), timeout:
   t.match(said, /all of it is here; the machine is running/)
 })
 
-const tooSlow = insideRig() ? 'this is a rig, where an emulated guest takes hours' : undefined
-
-t.test('into QEMU', { skip: tooSlow ?? noNbd ?? noTools('qemu-system-x86_64', 'debugfs', 'sfdisk', 'mke2fs', 'readelf'), timeout: limit(180_000) }, async t => {
+t.test('into QEMU', { skip: noEmulation ?? noNbd ?? noTools('qemu-system-x86_64', 'debugfs', 'sfdisk', 'mke2fs', 'readelf'), timeout: limit(180_000) }, async t => {
   const said = await run(t, 'stream-hello', '3')
   t.match(said, /nginx has served its page, and it is right/)
   t.match(said, /the copy is the image/)

@@ -9,6 +9,7 @@ import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo, Server } from 'node:net'
 import path from 'node:path'
 import type { Test } from 'tap'
+import { insideRig } from '../../scripts/rig/index.mjs'
 import { Cache } from '../../lib/stream/cache.js'
 import { pack, type ImageStream, type PackOptions, type PackResult } from '../../lib/stream/index.js'
 import { scratch } from '../machine/support.js'
@@ -16,6 +17,9 @@ import { scratch } from '../machine/support.js'
 export { code, scratch } from '../machine/support.js'
 
 export const CHUNK = 65536
+
+/** Why no guest is emulated here. */
+export const noEmulation = insideRig() ? 'this is a rig, where an emulated guest takes hours' : undefined
 
 /** Which of these programs are missing, in words; false when none is. */
 export function noTools(...names: string[]): string | false {

@@ -26,10 +26,10 @@ constexpr uint64_t kTick = 50'000'000;
 constexpr const char* kAborted = "ABORTED";
 constexpr std::chrono::milliseconds kForEver{0};
 
-// An image that is being filled.
 // Blocks of an image that may be without their checksum: 128 MiB.
 constexpr size_t kSettled = 2048;
 
+// An image that is being filled.
 class Image {
  public:
   Image(const std::string& path, size_t disk, uint64_t size)

@@ -94,7 +94,7 @@ struct Sender::Impl {
   };
 
   Impl(std::shared_ptr<machine::Machine> its_machine, wire::Channel& channel, SenderOptions its_options)
-      : machine(std::move(its_machine)), options(std::move(its_options)), peer(channel, "destination") {
+      : machine(std::move(its_machine)), peer(channel, "destination"), options(std::move(its_options)) {
     if (machine->config().dirty_ring) options.mode = dirty::Mode::kRing;
     started_ns = now_ns();
     limit(options.bandwidth);
@@ -380,8 +380,8 @@ struct Sender::Impl {
   }
 
   std::shared_ptr<machine::Machine> machine;
-  SenderOptions options;
   Peer peer;
+  SenderOptions options;
   const uint64_t page_count = machine->config().memory_size / kPage;
 
   std::atomic<bool> cancelled{false};

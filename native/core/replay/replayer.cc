@@ -378,7 +378,7 @@ void Replay::rewind() {
     reader_ = std::move(reader);
     machine_ = std::move(machine);
     watch_ = std::move(watch);
-    standing_ = Standing::kRestored;
+    has_run_ = false;
   }
 }
 
@@ -408,9 +408,10 @@ ReplayResult Replay::run(std::optional<uint64_t> to) {
     throw Error("ERANGE",
                 "the replay is at boundary " + std::to_string(boundary()) + " already; seek() goes back");
   if (!replayer_->divergence() && !cancelled_.load() && machine_->state() == State::kPaused &&
-      (!to || *to != boundary() || standing_ == Standing::kRestored)) {
+      (!to || *to != boundary() || !has_run_)) {
     machine_->call(machine::At::kAnywhere, [&] { machine_->pause_at(to.value_or(~uint64_t{0})); });
     watch_->expect_running();
+    has_run_ = true;
     machine_->resume();
     // A cancel() that came before had nothing to pause.
     if (cancelled_.load()) machine_->call(machine::At::kAnywhere, [this] { machine_->pause_here(); });
@@ -433,8 +434,6 @@ ReplayResult Replay::run(std::optional<uint64_t> to) {
       });
     }
   }
-  if (machine_->state() != State::kPaused || machine_->reason() != machine::Reason::kRequested)
-    standing_ = replayer_->interrupted(boundary()) ? Standing::kBehind : Standing::kAsked;
   ReplayResult result;
   result.boundary = boundary();
   result.divergence = replayer_->divergence();
@@ -466,7 +465,8 @@ ReplayResult Replay::run(std::optional<uint64_t> to) {
 ReplayResult Replay::seek(uint64_t to) {
   if (to < first_boundary_)
     throw Error("ERANGE", "the log begins at boundary " + std::to_string(first_boundary_));
-  const bool behind = to == boundary() && standing_ == Standing::kBehind;
+  // What is asked for is the point before it.
+  const bool behind = to == boundary() && replayer_->interrupted(to);
   if (to < boundary() || behind || replayer_->divergence() || cancelled_.load()) rewind();
   return run(to);
 }

@@ -165,9 +165,7 @@ class Replay {
   std::unique_ptr<Replayer> replayer_;
   std::shared_ptr<machine::Machine> machine_;
   uint64_t first_boundary_ = 0;
-  // Where the machine stands at its boundary: as restored, with its inputs but not its interrupt as run() is
-  // asked for, or behind that.
-  enum class Standing : uint8_t { kRestored, kAsked, kBehind } standing_ = Standing::kRestored;
+  bool has_run_ = false;  // since it was restored: at its boundary it has taken the inputs
   std::atomic<bool> cancelled_{false};
 };
 
