@@ -1,6 +1,7 @@
 // The administration of a real libvirtd, in a process that has no other connections: libvirt bears no more.
 import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { AdminConnect, ClientTransport, type AdminClient, type AdminServer } from '../../lib/libvirt/index.js'
 import { startHosts, type Host } from '../../scripts/hosts/index.mjs'
@@ -52,7 +53,9 @@ t.test('the administration of a daemon', { skip: noHosts, timeout: 120_000 }, as
     const threads = await server.getThreadPoolParameters()
     t.ok(threads.minWorkers! > 0 && threads.maxWorkers! >= threads.minWorkers!, JSON.stringify(threads))
     await server.setThreadPoolParameters({ maxWorkers: threads.maxWorkers! + 3, prioWorkers: 2 })
-    t.match(await server.getThreadPoolParameters(), { maxWorkers: threads.maxWorkers! + 3, prioWorkers: 2 })
+    t.match(await server.getThreadPoolParameters(), { maxWorkers: threads.maxWorkers! + 3 })
+    // It counts the threads that there are, and the ones that are too many end when they come round to it.
+    while ((await server.getThreadPoolParameters()).prioWorkers !== 2) await sleep(10)
     t.ok((await failure(t, () => server!.setThreadPoolParameters({ minWorkers: 1000, maxWorkers: 2 }))).number)
     t.ok((await failure(t, () => server!.setThreadPoolParameters({ nWorkers: 4 }))).number, 'what can only be read')
     t.ok((await failure(t, () => admin.lookupServer('nobody'))).number)
