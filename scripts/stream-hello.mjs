@@ -33,7 +33,7 @@ const here = () => {
 }
 await stream.ready
 console.log(`${seconds()}: the guest starts; ${here()}`)
-const guest = await QemuGuest.start(nbd, manifest.imageSize, {
+const guest = await QemuGuest.start(nbd, manifest, {
   accelerator: 'tcg',
   memory: '256MiB',
   kernel,

@@ -106,7 +106,7 @@ export async function start(image, { source, options, trace }, { seconds, proces
     const gateMs = since()
     const port = image.port === undefined ? undefined : await freePort()
     const forward = port === undefined ? '' : `,hostfwd=tcp:127.0.0.1:${port}-:${image.port}`
-    const guest = await QemuGuest.start(server, stream.manifest.imageSize, {
+    const guest = await QemuGuest.start(server, stream.manifest, {
       accelerator: 'tcg',
       memory: image.memory,
       kernel: image.kernel,

@@ -3,6 +3,7 @@ import process from 'node:process'
 import { openArbiter } from '../arbiter/index.js'
 import { backup as listen, statusServer, type HaEvent, type HaServer, type Standby } from '../ha/index.js'
 import { sentence } from '../ha/events.js'
+import { backupSettings } from '../ha/options.js'
 import type { Machine } from '../machine/index.js'
 import { CliError, Exit, interruption, toJson, Ui } from './common.js'
 import { diskSentence, trouble, type RunEnd } from './guest.js'
@@ -29,8 +30,7 @@ export async function backup(options: BackupCommandOptions): Promise<number> {
   const signal = interruption()
   const arbiter = openArbiter(options.arbiter)
   const tls = tlsFiles(options)
-  await checkKvm(options.kvmDevice)
-  const standby = await listen({
+  const wanted = {
     listen: options.listen,
     arbiter,
     ...(tls && { tls }),
@@ -42,7 +42,10 @@ export async function backup(options: BackupCommandOptions): Promise<number> {
     announce: options.announce,
     device: options.kvmDevice,
     ...(options.name !== undefined && { name: options.name })
-  })
+  }
+  backupSettings(wanted)
+  await checkKvm(options.kvmDevice)
+  const standby = await listen(wanted)
   let server: HaServer | undefined
   try {
     if (options.status !== undefined)

@@ -23,6 +23,7 @@ import {
 import { Cache } from '../stream/cache.js'
 import { MANIFEST_FILE, MAX_MANIFEST_BYTES } from '../stream/manifest.js'
 import { openSource } from '../stream/source.js'
+import { manifestIn } from '../stream/stream.js'
 import { bytes, count, Exit, interruption, Ui, usage } from './common.js'
 
 export interface PackOptions {
@@ -135,6 +136,13 @@ class Turn {
     }
   }
 
+  /** The manifest of what another process streams, once that is served: it is the one that was asked for. */
+  async others(): Promise<Manifest> {
+    const manifest = await manifestIn(this.cache, this.options.digest)
+    if (!manifest) throw new StreamError(`${this.cache} is no cache any more`, { code: 'BAD_CACHE' })
+    return manifest
+  }
+
   /** Until it is this process's turn. */
   async wait(): Promise<void> {
     do await ImageStream.released(this.cache, this.#signal)
@@ -216,6 +224,7 @@ export async function serve(source: string, options: ServeOptions): Promise<numb
       ...(options.trace !== undefined && { trace: options.trace }),
       ...(options.writable && { writable: true })
     })
+    if (!ours) await turn.others()
     ui.say(`The image is at ${server.uri}`)
     ui.result({ event: 'serving', uri: server.uri, pid: server.pid, streams: ours, page: turn.page ?? null })
     if (!ours) {
@@ -293,11 +302,10 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
         failed = error
         stop()
       })
-    const manifest = turn.stream?.manifest ?? (await Cache.manifestIn(options.cache))
-    const size = manifest?.imageSize ?? 0
+    const manifest = turn.stream?.manifest ?? (await turn.others())
     const before = turn.stream?.progress()
     if (before) ui.say(`Starting after ${(before.elapsedMs / 1000).toFixed(1)} s: ${line(before)}`)
-    guest = await QemuGuest.start(server, size, {
+    guest = await QemuGuest.start(server, manifest, {
       memory: options.memory,
       cpus: options.cpus,
       ...(options.accel && { accelerator: options.accel }),

@@ -42,6 +42,8 @@ export class Cache {
   readonly #image: FileHandle
   readonly #mapFile: FileHandle
   readonly #map: Buffer
+  /** Something of it may not have reached the disk. */
+  #doubtful = false
   #closing: Promise<void> | undefined
 
   private constructor(folder: string, manifest: Manifest, image: FileHandle, mapFile: FileHandle, map: Buffer, lost: number) {
@@ -120,6 +122,8 @@ export class Cache {
         await write(mapFile, map.chunks, HEAD)
       }
       await write(mapFile, head(manifest, boot), 0)
+      // That it is open must outlast a power failure before anything is stored.
+      await mapFile.datasync()
       return new Cache(folder, manifest, image, mapFile, map.chunks, lost)
     } catch (error) {
       for (const handle of opened) await handle.close()
@@ -135,11 +139,13 @@ export class Cache {
   /**
    * Puts a verified chunk in each place that it has.
    *
+   * @param signal - ends it between two of them, without an error
    * @throws StreamError `CACHE_FULL`; some of the places may have it then
    */
-  async store(blob: number, contents: Uint8Array): Promise<void> {
+  async store(blob: number, contents: Uint8Array, signal: AbortSignal): Promise<void> {
     const { manifest } = this
     for (const chunk of manifest.chunksOf(blob)) {
+      if (signal.aborted) return
       if (this.has(chunk)) continue
       try {
         await write(this.#image, contents.subarray(0, manifest.sizeOf(chunk)), chunk * manifest.chunkSize)
@@ -164,8 +170,15 @@ export class Cache {
 
   /** All that is there outlasts a power failure from now on. */
   async sync(): Promise<void> {
-    await this.#image.datasync()
-    await this.#mapFile.datasync()
+    try {
+      await this.#image.datasync()
+      await this.#mapFile.datasync()
+    } catch (error) {
+      // The kernel tells of what it could not write once, and may forget it: nothing counts from now on until it is verified.
+      this.#doubtful = true
+      await write(this.#mapFile, Buffer.alloc(BOOT_LENGTH), BOOT_AT).catch(() => undefined)
+      throw failed(`writing the cache ${this.folder} to its disk`, error)
+    }
   }
 
   /** For people, and for a picture: a byte for each chunk, 0 where it is missing. */
@@ -181,7 +194,7 @@ export class Cache {
   async #close(): Promise<void> {
     try {
       await this.sync()
-      await write(this.#mapFile, Uint8Array.of(1), CLEAN_AT)
+      if (!this.#doubtful) await write(this.#mapFile, Uint8Array.of(1), CLEAN_AT)
     } finally {
       await this.#image.close()
       await this.#mapFile.close()

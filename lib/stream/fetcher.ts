@@ -7,6 +7,7 @@
 //                        -> not stored (no room): whoever waits gets it all the same; the rest waits for room
 //   an answer fails: all of it that has not come is missing again; after a pause that grows one request tries
 import { setMaxListeners } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { ExponentialBackoff } from 'cockatiel'
 import { decodeChunk } from './codec.js'
 import type { Cache } from './cache.js'
@@ -41,6 +42,10 @@ const sourceDelays = new ExponentialBackoff({ initialDelay: 200, maxDelay: 5_000
 const roomDelays = new ExponentialBackoff({ initialDelay: 5_000, maxDelay: 120_000 })
 /** At most that often the source is asked whether it still publishes the same image. */
 const LOOK_MS = 5_000
+/** What fails once more after that, at a source that publishes another image by now, will not come. */
+const CONFIRM_MS = 500
+/** A chunk with more places in the image is given to whoever waits before all of them have it. */
+const MANY_PLACES = 8
 
 /** What happened, in numbers. @internal */
 export interface FetchCounts {
@@ -91,6 +96,8 @@ export class Fetcher {
   readonly #cache: Cache
   readonly #waiters = new Map<number, Waiter[]>()
   readonly #tries = new Map<number, number>()
+  /** Chunks with many places that are being put there. */
+  readonly #spreading = new Map<number, Buffer>()
   readonly #timers = new Set<NodeJS.Timeout>()
   readonly #stop = new AbortController()
   readonly #flying = new Set<Promise<void>>()
@@ -130,10 +137,12 @@ export class Fetcher {
   /**
    * Waits for a chunk.
    *
-   * @returns its contents when the cache has no room for it; undefined when it is in the cache
+   * @returns its contents when the cache has no room for it, or not all of its places have it; undefined when it is in the cache
    */
   async need(blob: number): Promise<Buffer | undefined> {
     if (this.order.isHere(blob)) return undefined
+    const spread = this.#spreading.get(blob)
+    if (spread) return spread
     if (this.fatal) throw this.fatal
     return new Promise((resolve, reject) => {
       const waiter = { resolve, reject, since: performance.now() }
@@ -171,7 +180,7 @@ export class Fetcher {
     this.#end(new StreamError('the stream is closed', { code: 'CLOSED' }))
     this.#stop.abort(this.fatal)
     for (const timer of this.#timers) clearTimeout(timer)
-    await Promise.all(this.#flying)
+    await Promise.all([...this.#flying, this.#looking])
     while (this.#work > 0) await this.#oneDone()
   }
 
@@ -239,7 +248,7 @@ export class Fetcher {
         while (this.#work > MAX_WORK) await this.#oneDone()
       }
     } catch (error) {
-      if (!this.#stop.signal.aborted) this.#failed(error)
+      if (!this.#stop.signal.aborted) this.#failed(error, Math.min(blob, last))
     } finally {
       this.#underWay -= to - at
       for (; blob <= last; blob++) this.#missed(blob)
@@ -254,7 +263,12 @@ export class Fetcher {
       if (!contents) return this.#damaged(blob)
       this.#tries.delete(blob)
       try {
-        await this.#cache.store(blob, contents)
+        if (this.#hasManyPlaces(blob)) {
+          this.#spreading.set(blob, contents)
+          this.#answer(blob, waiter => waiter.resolve(contents))
+        }
+        await this.#cache.store(blob, contents, this.#stop.signal)
+        if (this.#stop.signal.aborted) return
       } catch (error) {
         this.#noRoom(error as StreamError)
         this.#answer(blob, waiter => waiter.resolve(contents))
@@ -270,10 +284,18 @@ export class Fetcher {
       this.came.at[blob] = performance.now()
       this.#answer(blob, waiter => waiter.resolve(undefined))
     } finally {
+      this.#spreading.delete(blob)
       this.#work--
       for (const done of this.#workDone.splice(0)) done()
       this.onChange()
     }
+  }
+
+  #hasManyPlaces(blob: number): boolean {
+    const places = this.#manifest.chunksOf(blob)
+    let count = 0
+    while (count <= MANY_PLACES && places.next().done !== true) count++
+    return count > MANY_PLACES
   }
 
   #oneDone(): Promise<void> {
@@ -305,7 +327,7 @@ export class Fetcher {
     this.order.rest(blob)
     const chunk = this.#manifest.chunkOf(blob)
     // Once it may have been the way; then the data may be another image's.
-    if (tries > 1) this.#look()
+    if (tries > 1) this.#look(blob)
     if (tries < MAX_TRIES) return this.#later(50 * 4 ** (tries - 1), () => this.#missed(blob))
     this.#tries.delete(blob)
     this.trouble = new StreamError(
@@ -324,8 +346,8 @@ export class Fetcher {
     this.#roomDelay = this.#roomDelay.next(undefined)
   }
 
-  /** A request failed. */
-  #failed(error: unknown): void {
+  /** A request failed, at this chunk. */
+  #failed(error: unknown, blob: number): void {
     this.counts.failures++
     const known = error instanceof StreamError
     if (known && (error.code === 'SOURCE_NO_RANGES' || error.code === 'TOOL_MISSING')) return this.#end(error)
@@ -333,7 +355,7 @@ export class Fetcher {
       ? error
       : new StreamError(`${this.#source.where}: ${(error as Error).message}`, { code: 'SOURCE_UNREACHABLE', cause: error })
     // A file that is gone may have been replaced.
-    if (known && error.code === 'SOURCE_REFUSED') this.#look()
+    if (known && error.code === 'SOURCE_REFUSED') this.#look(blob)
     if (this.#paused === 'no' && this.#lucky) this.#lucky = false
     else if (this.#paused !== 'waiting') {
       this.#paused = 'waiting'
@@ -352,25 +374,41 @@ export class Fetcher {
     if (this.trouble?.code === 'SOURCE_UNREACHABLE' || this.trouble?.code === 'SOURCE_REFUSED') this.trouble = undefined
   }
 
-  /** Whether the source still publishes the image that the cache is of. */
-  #look(): void {
+  /** Whether the source publishes another image by now and this chunk of the old one, which failed, is not to be had any more. */
+  #look(blob: number): void {
     const now = performance.now()
     if (this.#looking || now < this.#lookedAt + LOOK_MS) return
     this.#lookedAt = now
-    this.#looking = this.#source
-      .file(MANIFEST_FILE, MAX_MANIFEST_BYTES, this.#stop.signal)
-      .then(bytes => {
-        if (bytes.equals(this.#manifest.bytes)) return
-        this.#end(
-          new StreamError(
-            `${this.#source.where} publishes another image now: what is in the cache ${this.#cache.folder} stays, and the rest of ` +
-              'the old image cannot be had there any more. Stream the new one into another folder',
-            { code: 'SOURCE_CHANGED' }
-          )
+    const looked = async (): Promise<void> => {
+      const { signal } = this.#stop
+      if ((await this.#source.file(MANIFEST_FILE, MAX_MANIFEST_BYTES, signal)).equals(this.#manifest.bytes)) return
+      // The old data may be there still, and what failed have been of the moment.
+      await sleep(CONFIRM_MS, undefined, { signal })
+      if (this.order.isHere(blob) || !(await this.#isGone(blob))) return
+      this.#end(
+        new StreamError(
+          `${this.#source.where} publishes another image now: what is in the cache ${this.#cache.folder} stays, and the rest of ` +
+            'the old image cannot be had there any more. Stream the new one into another folder',
+          { code: 'SOURCE_CHANGED' }
         )
-      })
+      )
+    }
+    this.#looking = looked()
       .catch(() => undefined)
       .finally(() => (this.#looking = undefined))
+  }
+
+  /** The source refuses a chunk, or has something else in its place. */
+  async #isGone(blob: number): Promise<boolean> {
+    const { offsets, dataName } = this.#layout
+    try {
+      const pieces: Buffer[] = []
+      for await (const piece of await this.#source.range(dataName, offsets[blob] as number, offsets[blob + 1] as number, this.#stop.signal, true))
+        pieces.push(piece)
+      return !(await decodeChunk(Buffer.concat(pieces), this.#manifest.chunkSize, this.#manifest.digestOf(blob)))
+    } catch (error) {
+      return error instanceof StreamError && error.code === 'SOURCE_REFUSED'
+    }
   }
 
   #end(error: StreamError): void {

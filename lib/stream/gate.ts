@@ -2,7 +2,8 @@
 
 /**
  * When {@link ImageStream.ready} is settled.
- * - `'forecast'`: when all that the profile has would come before it is needed, at what the link carries for long
+ * - `'forecast'`: when all that the profile has would come before it is needed, at what the link carries for long; but
+ *   for what few of its traces have, or has changed since
  * - `'profile'`: when all that the profile has is there
  * - `'all'`: when the local copy is whole
  * - `'none'`: at once
@@ -33,10 +34,13 @@ export function forecast(
   const { bytes, atMs } = wanted
   let ahead = 0
   let wait = 0
+  // What comes behind others that are needed later was put back, as few starts need it: none waits for it.
+  let latest = 0
   for (let i = 0; i < bytes.length; i++) {
+    latest = Math.max(latest, atMs[i] as number)
     if (isHere(i)) continue
     ahead += bytes[i] as number
-    wait = Math.max(wait, (1000 * ahead) / (TRUST * bytesPerSecond) - (atMs[i] as number))
+    wait = Math.max(wait, (1000 * ahead) / (TRUST * bytesPerSecond) - latest)
   }
   return wait
 }

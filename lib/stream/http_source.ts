@@ -16,6 +16,7 @@ export class HttpSource implements Source {
   readonly #agents: { 'http:': http.Agent; 'https:': https.Agent }
   readonly #silenceMs: number
   readonly #headers: Readonly<Record<string, string>>
+  #knowsRanges = false
 
   constructor(location: string, options: SourceOptions) {
     let base: URL
@@ -65,6 +66,8 @@ export class HttpSource implements Source {
     )
     if (response.statusCode === 200) {
       response.destroy()
+      // Something on the way may answer in the place of a server that is known to know them.
+      if (this.#knowsRanges) throw this.#broken(name, 'a whole file came where a range was asked for')
       throw new StreamError(`${this.where} gives whole files only: the server must know byte ranges`, { code: 'SOURCE_NO_RANGES' })
     }
     if (response.statusCode !== 206) throw this.#refused(name, response)
@@ -73,6 +76,7 @@ export class HttpSource implements Source {
       response.destroy()
       throw this.#broken(name, `bytes ${from}-${to - 1} were asked for and ${response.headers['content-range'] ?? 'others'} came`)
     }
+    this.#knowsRanges = true
     return this.#exactly(name, response, to - from)
   }
 

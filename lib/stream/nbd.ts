@@ -34,6 +34,8 @@ export interface NbdOptions {
 }
 
 const MAX_SOCKET = 107
+/** Reads of a client that may wait at once, so that those of what is here go on: as many as a disk of ours has under way. */
+const THREADS = 64
 /** For a server that listens already, and has yet to write who it is, in ms. */
 const INTRODUCTION = 1_000
 
@@ -104,7 +106,7 @@ export class NbdServer implements AsyncDisposable {
     const uri = socket === undefined ? `nbd://${listen}` : `nbd+unix:///?socket=${encodeURI(socket)}`
     const filters = [...(exitWithLastClient ? ['exitlast'] : []), ...(writable ? ['cow'] : [])]
     const args = [
-      '--foreground', '--exit-with-parent', '--log=stderr', '--pidfile', pidFile, ...filters.map(name => `--filter=${name}`),
+      '--foreground', '--exit-with-parent', '--threads', String(THREADS), '--log=stderr', '--pidfile', pidFile, ...filters.map(name => `--filter=${name}`),
       ...(socket === undefined ? ['--ipaddr', (address?.[1] ?? '').replace(/^\[|\]$/g, ''), '--port', address?.[2] ?? ''] : ['--unix', socket]),
       ...(writable ? [] : ['--readonly']),
       plugin, `cache=${path.resolve(cache)}`, `wait=${waitSeconds}`, 'outlive=true',

@@ -11,6 +11,10 @@ const VERSION = 1
 const DIGITS = 16
 /** @internal */
 export const MAX_PROFILE_BYTES = 64 << 20
+/** Of its text: all but the chunks, and a chunk. @internal */
+export const MAX_PROFILE_HEAD = 4096
+/** @internal */
+export const MAX_PROFILE_LINE = 64
 const MAX_MS = 1e9
 
 /**

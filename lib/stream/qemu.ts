@@ -1,11 +1,12 @@
 // A QEMU whose first disk is an NBD server's, with an overlay for what the guest writes.
 import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
 import { constants } from 'node:fs'
-import { access, mkdtemp, rm, stat } from 'node:fs/promises'
+import { access, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { bytesOf, noSize, type Size } from '../size.js'
 import { failed, invalid, StreamError } from './errors.js'
+import type { Manifest } from './manifest.js'
 import type { NbdServer } from './nbd.js'
 import { runTool, startError } from './tool.js'
 
@@ -28,8 +29,8 @@ export interface QemuOptions {
   /** See kernel. */
   append?: string
   /**
-   * The qcow2 file that keeps what the guest writes; made where it is missing, and good for this image alone. Default:
-   * one that goes with the guest.
+   * The qcow2 file that keeps what the guest writes; made where it is missing, and good for this image alone, which the
+   * file with `.digest` behind its name says. Default: one that goes with the guest.
    */
   overlay?: string
   /** More of QEMU's arguments. */
@@ -37,6 +38,9 @@ export interface QemuOptions {
   /** QEMU's standard streams; the guest's serial port is on them. Default: ignored. */
   stdio?: StdioOptions
 }
+
+/** Disks have whole ones. */
+const SECTOR = 512
 
 /** What QEMU's values may consist of, so that a comma in a path is no option. */
 const quoted = (value: string): string => value.replaceAll(',', ',,')
@@ -66,10 +70,10 @@ export class QemuGuest implements AsyncDisposable {
    * Starts QEMU on what a server with a UNIX socket serves.
    *
    * @param server - read-only is enough
-   * @param size - of the image, in bytes
+   * @param image - what it is: its manifest has that
    * @throws StreamError `EINVAL`, `TOOL_MISSING`, `TOOL_FAILED`
    */
-  static async start(server: NbdServer, size: number, options: QemuOptions = {}): Promise<QemuGuest> {
+  static async start(server: NbdServer, image: Pick<Manifest, 'imageSize' | 'digest'>, options: QemuOptions = {}): Promise<QemuGuest> {
     const { cpus = 1, kernel, initrd, append, args = [], stdio = 'ignore' } = options
     const memory = bytesOf(options.memory ?? '1GiB')
     if (memory === undefined) throw invalid(noSize(options.memory))
@@ -80,7 +84,7 @@ export class QemuGuest implements AsyncDisposable {
     const folder = await mkdtemp(path.join(tmpdir(), 'hypertwin-qemu-'))
     try {
       const overlay = path.resolve(options.overlay ?? path.join(folder, 'overlay.qcow2'))
-      await makeOverlay(overlay, size)
+      await makeOverlay(overlay, image)
       const child = spawn(
         'qemu-system-x86_64',
         [
@@ -133,16 +137,21 @@ async function mayOpen(file: string): Promise<boolean> {
 }
 
 /** Without a name of what is below it: that server has another name each time. */
-async function makeOverlay(overlay: string, size: number): Promise<void> {
+async function makeOverlay(overlay: string, { imageSize, digest }: Pick<Manifest, 'imageSize' | 'digest'>): Promise<void> {
+  const size = Math.ceil(imageSize / SECTOR) * SECTOR
+  const of = `${overlay}.digest`
   if (await stat(overlay).catch(() => undefined)) {
     const info = JSON.parse(await runTool(['qemu-img', 'info', '-f', 'qcow2', '--output=json', '--', overlay])) as Record<string, unknown>
-    if (info['virtual-size'] !== rounded(size) || info['backing-filename'] !== undefined)
-      throw new StreamError(`${overlay} is no overlay of this image: give another file, or remove it`, { code: 'EINVAL' })
+    const made = await readFile(of, 'utf8').catch(() => '')
+    if (info['virtual-size'] !== size || info['backing-filename'] !== undefined || made.trim() !== digest)
+      throw new StreamError(
+        `${overlay} is no overlay of this image${made === '' ? `, or ${of} is missing` : ''}: what it holds was written on top of other contents. Give another file, or remove it`,
+        { code: 'EINVAL' }
+      )
     return
   }
-  await runTool(['qemu-img', 'create', '-q', '-f', 'qcow2', '--', overlay, String(rounded(size))])
+  await writeFile(of, `${digest}\n`)
+  await runTool(['qemu-img', 'create', '-q', '-f', 'qcow2', '--', overlay, String(size)])
 }
 
-/** Disks have whole sectors. */
-const rounded = (size: number): number => Math.ceil(size / 512) * 512
 

@@ -14,7 +14,7 @@ import { forecast, gates, type Gate } from './gate.js'
 import { FolderLock } from './lock.js'
 import { Manifest, MANIFEST_FILE, MAX_MANIFEST_BYTES, PROFILE_FILE, ZERO } from './manifest.js'
 import { fetchClasses, type FetchClass } from './order.js'
-import { MAX_PROFILE_BYTES, Profile, type ProfileMatch } from './profile.js'
+import { MAX_PROFILE_BYTES, MAX_PROFILE_HEAD, MAX_PROFILE_LINE, Profile, type ProfileMatch } from './profile.js'
 import type { StreamProgress } from './progress.js'
 import { settleLater, type Settle } from './settle.js'
 import { openSource, type Source, type SourceOptions } from './source.js'
@@ -142,7 +142,11 @@ export class ImageStream implements AsyncDisposable {
     if (profile !== undefined && profile !== false && !(profile instanceof Profile)) throw invalid('profile must be a Profile, or false')
     const folder = path.resolve(options.cache)
     const files = openSource(source, options)
-    const inUse = (): StreamError => new StreamError(`Another process streams into ${folder} already`, { code: 'IN_USE' })
+    const inUse = async (): Promise<StreamError> => {
+      // What that one streams must be what was asked for.
+      await manifestIn(folder, digest)
+      return new StreamError(`Another process streams into ${folder} already`, { code: 'IN_USE' })
+    }
     let lock: FolderLock | undefined
     let cache: Cache | undefined
     try {
@@ -150,16 +154,17 @@ export class ImageStream implements AsyncDisposable {
       const other = await knock(folder)
       if (other) {
         other.destroy()
-        throw inUse()
+        throw await inUse()
       }
-      const [manifest, found] = await Promise.all([
+      const [manifest, published] = await Promise.all([
         manifestOf(files, folder, digest, signal),
-        profile === undefined ? profileOf(files, signal) : profile || undefined
+        profile === undefined ? profileIn(files, signal) : undefined
       ])
+      const found = profile === undefined ? profileOf(published, manifest) : profile || undefined
       // Others may not look into it.
       await mkdir(folder, { recursive: true, mode: 0o700 })
       lock = await FolderLock.take(folder)
-      if (!lock) throw inUse()
+      if (!lock) throw await inUse()
       cache = await Cache.open(folder, manifest)
       const stream = new ImageStream(files, cache, lock, found, gate, fill)
       stream.#door = await Door.open(folder, {
@@ -172,7 +177,7 @@ export class ImageStream implements AsyncDisposable {
       return stream
     } catch (error) {
       files.close()
-      await cache?.close()
+      await cache?.close().catch(() => undefined)
       await lock?.release()
       throw failed(`streaming ${files.where}`, error)
     }
@@ -317,14 +322,15 @@ export class ImageStream implements AsyncDisposable {
     try {
       await this.#fetcher.close()
       this.#source.close()
+      await this.#cache.close()
     } finally {
-      // Who waits for its turn sees the door close: then the cache is whole on disk.
-      await this.#cache.close().finally(() => this.#door?.close())
-      await this.#lock.release()
       this.#settle.ready.reject(closed)
       this.#settle.complete.reject(closed)
       this.#streams.push(this.progress())
       this.#streams.end()
+      // Who waits for its turn sees the door close: by then the cache is whole on disk.
+      await this.#door?.close()
+      await this.#lock.release()
     }
   }
 
@@ -377,16 +383,26 @@ export class ImageStream implements AsyncDisposable {
   }
 }
 
-/** The cache's own where there is one: then the source need not answer. */
-async function manifestOf(source: Source, folder: string, digest: string | undefined, signal: AbortSignal | undefined): Promise<Manifest> {
+/**
+ * The manifest that a cache is of; undefined where there is no cache.
+ *
+ * @throws StreamError `BAD_DIGEST` when it is not the one with this digest
+ * @internal
+ */
+export async function manifestIn(folder: string, digest: string | undefined): Promise<Manifest | undefined> {
   const cached = await Cache.manifestIn(folder)
-  if (cached) {
-    if (digest === undefined || cached.digest === digest) return cached
+  if (cached && digest !== undefined && cached.digest !== digest)
     throw new StreamError(
       `${folder} is the copy of another image: its manifest's digest is ${cached.digest}. Give another folder, or remove this one`,
       { code: 'BAD_DIGEST' }
     )
-  }
+  return cached
+}
+
+/** The cache's own where there is one: then the source need not answer. */
+async function manifestOf(source: Source, folder: string, digest: string | undefined, signal: AbortSignal | undefined): Promise<Manifest> {
+  const cached = await manifestIn(folder, digest)
+  if (cached) return cached
   const bytes = await source.file(MANIFEST_FILE, MAX_MANIFEST_BYTES, signal)
   const given = digestOf(bytes).toString('hex')
   if (digest !== undefined && given !== digest)
@@ -396,12 +412,22 @@ async function manifestOf(source: Source, folder: string, digest: string | undef
   return new Manifest(bytes)
 }
 
-/** The pack's; a stream goes on without. */
-async function profileOf(source: Source, signal: AbortSignal | undefined): Promise<Profile | undefined> {
+/** What is there in the place of a pack's profile. */
+async function profileIn(source: Source, signal: AbortSignal | undefined): Promise<Buffer | undefined> {
   try {
-    return Profile.parse((await source.file(PROFILE_FILE, MAX_PROFILE_BYTES, signal)).toString('utf8'))
+    return await source.file(PROFILE_FILE, MAX_PROFILE_BYTES, signal)
   } catch {
     check(signal)
+    return undefined
+  }
+}
+
+/** The pack's; a stream goes on without. What is too long for its image is not parsed: it would fill the memory. */
+function profileOf(published: Buffer | undefined, manifest: Manifest): Profile | undefined {
+  if (!published || published.length > MAX_PROFILE_HEAD + MAX_PROFILE_LINE * manifest.chunks) return undefined
+  try {
+    return Profile.parse(published.toString('utf8'))
+  } catch {
     return undefined
   }
 }

@@ -142,10 +142,9 @@ t.test('the same seed draws the same', async t => {
   const draw = async (seed: number) => {
     const { client, room } = await connect(t)
     await run(client, 200, { users: 1, seed })
-    return room.seen
-      .filter(frame => frame.readUInt16BE(12) === 0x0800)
-      .slice(0, 200)
-      .map(frame => frame.toString('hex'))
+    const frames = room.seen.filter(frame => frame.readUInt16BE(12) === 0x0800).map(frame => frame.toString('hex'))
+    // On a busy host some are sent once more.
+    return [...new Set(frames)].slice(0, 200)
   }
   t.same(await draw(7), await draw(7))
   t.notSame(await draw(7), await draw(8))

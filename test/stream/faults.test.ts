@@ -172,6 +172,16 @@ t.test('what servers say', async t => {
   await t.rejects(whole.complete, code('SOURCE_NO_RANGES'))
   await t.rejects(whole.read(0, 1), code('SOURCE_NO_RANGES'))
   t.equal(whole.progress().state, 'failed')
+  const answered = server.ranges().length
+  server.trouble = ({ name }, response) => {
+    if (!name.endsWith('.chunks') || server.ranges().length !== answered + 2) return false
+    response.writeHead(200).end('Please sign in')
+    return true
+  }
+  const between = await open(t, server.url, { fill: false, gate: 'none' })
+  await between.read(0, CHUNK)
+  t.ok((await between.read(5 * CHUNK, CHUNK)).equals(bytes.subarray(5 * CHUNK, 6 * CHUNK)), 'of a server that knows ranges it passes')
+  t.equal(server.ranges().length, answered + 3)
   server.trouble = ({ name, to }, response) => {
     if (!name.endsWith('.chunks')) return false
     response.writeHead(206, { 'content-range': `bytes 0-${to - 1}/${30 * CHUNK}` }).end(Buffer.alloc(10))
@@ -232,15 +242,25 @@ t.test('the publisher replaces the image', async t => {
   }
   t.ok((await stream.read(11 * CHUNK, CHUNK)).equals(bytes.subarray(11 * CHUNK, 12 * CHUNK)), 'a chunk that comes damaged once is had from it')
   t.ok(damaged > 1)
+  let refused = 0
+  server.trouble = ({ name }, response) => {
+    if (!name.endsWith('.chunks') || refused++ > 0) return false
+    response.writeHead(404).end('not at the moment')
+    return true
+  }
+  t.ok((await stream.read(12 * CHUNK, CHUNK)).equals(bytes.subarray(12 * CHUNK, 13 * CHUNK)), 'and one that is refused once')
+  await until(() => server.asked.filter(({ name }) => name === 'manifest').length >= 2)
+  await new Promise(resolve => setTimeout(resolve, 1000))
+  t.equal(stream.progress().state, 'rest', 'it is not given up')
   rmSync(path.join(folder, manifest.dataName))
   await t.rejects(stream.read(20 * CHUNK, CHUNK), { code: 'SOURCE_CHANGED', message: /another image/ })
-  t.ok((await stream.read(0, 12 * CHUNK)).equals(bytes.subarray(0, 12 * CHUNK)), 'what is here stays')
+  t.ok((await stream.read(0, 13 * CHUNK)).equals(bytes.subarray(0, 13 * CHUNK)), 'what is here stays')
   t.equal(stream.progress().state, 'failed')
   await stream.close()
   const fresh = await open(t, server.url)
   await fresh.complete
   t.ok(copyOf(fresh).equals(next))
-  t.equal(await checkCache(cache, bytes), 12)
+  t.equal(await checkCache(cache, bytes), 13)
 })
 
 t.test('the publisher writes over the data file in its place', async t => {

@@ -3,11 +3,12 @@
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
+import { rmSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import t, { type Test } from 'tap'
 import { guestImage } from '../../scripts/hosts/index.mjs'
-import { ImageStream, NbdServer, QemuGuest, whyNoNbd, type QemuOptions } from '../../lib/stream/index.js'
+import { ImageStream, NbdServer, QemuGuest, whyNoNbd, type Manifest, type QemuOptions } from '../../lib/stream/index.js'
 import { limit } from '../patience.js'
 import { checkCache, CHUNK, code, noEmulation, noise, packed, scratch, until, WebServer } from './support.js'
 
@@ -25,9 +26,9 @@ class Shell {
     guest.process.stdout?.setEncoding('utf8').on('data', (text: string) => (this.said += text))
   }
 
-  static async start(t: Test, server: NbdServer, size: number, options: QemuOptions = {}): Promise<Shell> {
+  static async start(t: Test, server: NbdServer, image: Manifest, options: QemuOptions = {}): Promise<Shell> {
     const { kernel, initrd } = await guestImage('cloud')
-    const guest = await QemuGuest.start(server, size, {
+    const guest = await QemuGuest.start(server, image, {
       accelerator: 'tcg',
       memory: '256MiB',
       kernel,
@@ -73,7 +74,7 @@ t.test('the process that streams is killed and started again under a running gue
   await once(child.stdout as NodeJS.ReadableStream, 'data')
   const nbd = await NbdServer.start(cache)
   t.teardown(() => nbd.close())
-  const shell = await Shell.start(t, nbd, manifest.imageSize)
+  const shell = await Shell.start(t, nbd, manifest)
   child.kill('SIGKILL')
   await once(child, 'exit')
   let here = await checkCache(cache, bytes)
@@ -106,15 +107,19 @@ t.test('an overlay keeps what the guest writes', { skip, timeout: limit(180_000)
   const nbd = await NbdServer.start(stream.cache)
   t.teardown(() => nbd.close())
   const overlay = path.join(scratch(t), 'with, a comma.qcow2')
-  const first = await Shell.start(t, nbd, manifest.imageSize, { overlay })
+  const first = await Shell.start(t, nbd, manifest, { overlay })
   await first.run('echo kept | dd of=/dev/vda bs=512 seek=1000 conv=sync,fsync')
   await first.guest.close()
-  const second = await Shell.start(t, nbd, manifest.imageSize, { overlay })
+  const second = await Shell.start(t, nbd, manifest, { overlay })
   t.match(await second.run('dd if=/dev/vda bs=512 skip=1000 count=1 2>/dev/null | head -c 4'), /kept/)
   await second.guest.close()
   await stream.complete
   t.equal(await checkCache(stream.cache, bytes), 40)
-  await t.rejects(QemuGuest.start(nbd, manifest.imageSize + 512, { overlay }), code('EINVAL'), 'another image')
-  await t.rejects(QemuGuest.start(nbd, 1024, { overlay: path.join(folder, 'manifest') }), code('TOOL_FAILED'), 'no overlay')
-  for (const options of [{ memory: 'much' }, { cpus: 0 }, { append: 'x' }]) await t.rejects(QemuGuest.start(nbd, 1024, options), code('EINVAL'))
+  const { imageSize, digest } = manifest
+  for (const other of [{ imageSize: imageSize + 512, digest }, { imageSize, digest: digest.replace(/./g, '0') }])
+    await t.rejects(QemuGuest.start(nbd, other, { overlay }), { code: 'EINVAL', message: /no overlay of this image: / })
+  await t.rejects(QemuGuest.start(nbd, manifest, { overlay: path.join(folder, 'manifest') }), code('TOOL_FAILED'), 'no overlay')
+  rmSync(`${overlay}.digest`)
+  await t.rejects(QemuGuest.start(nbd, manifest, { overlay }), { code: 'EINVAL', message: /digest is missing/ })
+  for (const options of [{ memory: 'much' }, { cpus: 0 }, { append: 'x' }]) await t.rejects(QemuGuest.start(nbd, manifest, options), code('EINVAL'))
 })

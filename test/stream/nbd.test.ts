@@ -7,6 +7,7 @@ import path from 'node:path'
 import process from 'node:process'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
+import { native } from '../../lib/native.js'
 import { ImageStream, NbdServer, Profile, readTrace, whyNoNbd, type NbdOptions } from '../../lib/stream/index.js'
 import { DOOR_FILE, request } from '../../lib/stream/door.js'
 import { checkCache, CHUNK, code, imageBytes, noise, packed, scratch, until, WebServer } from './support.js'
@@ -134,6 +135,22 @@ t.test('a read that nobody answers ends after its time, and others go on', { ski
   const again = await open(t, folder, { cache: stream.cache, fill: false, gate: 'none' })
   await qemuIo(nbd.uri, `read ${10 * CHUNK} 4096`)
   t.ok((await again.read(10 * CHUNK, 10)).equals(bytes.subarray(10 * CHUNK, 10 * CHUNK + 10)))
+})
+
+t.test('as many reads as a disk of ours makes wait, and what is here is served', { skip }, async t => {
+  const { folder, bytes } = await packed(t, noise(100 * CHUNK, 'many wait'))
+  const server = await WebServer.start(t, folder)
+  const stream = await open(t, server.url, { fill: false, gate: 'none' })
+  await stream.read(90 * CHUNK, CHUNK)
+  await server.stop()
+  const exported = await served(t, stream.cache)
+  const { nbd } = native as { nbd: { open(uri: string): Promise<[{ read(offset: number, size: number): Promise<Buffer>; close(): Promise<void> }, number]> } }
+  const [disk] = await nbd.open(exported.uri)
+  const waiting = Promise.all(Array.from({ length: 63 }, (_, i) => disk.read(i * CHUNK, 512)))
+  t.ok((await disk.read(90 * CHUNK, 512)).equals(bytes.subarray(90 * CHUNK, 90 * CHUNK + 512)))
+  await server.listen()
+  await waiting
+  await disk.close()
 })
 
 /** A process that streams, to be killed. */

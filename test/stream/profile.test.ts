@@ -171,7 +171,8 @@ t.test('the forecast: no later than needed, no earlier than possible', async t =
   t.equal(forecast({ bytes, atMs: Float64Array.of(0, 1000, 2000) }, none, 100_000), 1000, 'the first one decides')
   t.equal(forecast({ bytes, atMs: Float64Array.of(5000, 5000, 5000) }, none, 100_000), 0)
   t.equal(forecast({ bytes, atMs: Float64Array.of(0, 1000, 2000) }, i => i === 0, 100_000), 0, 'what is here need not come')
-  t.equal(forecast({ bytes, atMs: Float64Array.of(0, 1000, 500) }, i => i === 0, 100_000), 1500)
+  t.equal(forecast({ bytes, atMs: Float64Array.of(0, 500, 1000) }, i => i === 0, 100_000), 1000)
+  t.equal(forecast({ bytes, atMs: Float64Array.of(0, 4000, 0) }, i => i === 0, 100_000), 0, 'what was put back is not waited for')
 })
 
 t.test('what a link carries for long: bursts and pauses are not in it', async t => {

@@ -1,5 +1,6 @@
 // Streams: what is read is right from the first moment on, urgent reads overtake, and the copy ends up whole.
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { open, type FileHandle } from 'node:fs/promises'
 import path from 'node:path'
 import t from 'tap'
 import { ImageStream, Profile, type StreamProgress } from '../../lib/stream/index.js'
@@ -204,6 +205,34 @@ t.test('two packs do not share a cache', async t => {
   await (await ImageStream.open(a.folder, { cache })).close()
   await t.rejects(ImageStream.open(a.folder, { cache, digest: b.manifest.digest }), code('BAD_DIGEST'))
   await t.rejects(ImageStream.open(b.folder, { cache: scratch(t), digest: a.manifest.digest }), code('BAD_DIGEST'))
+  await using other = await ImageStream.open(a.folder, { cache })
+  await t.rejects(ImageStream.open(b.folder, { cache, digest: b.manifest.digest }), code('BAD_DIGEST'), 'nor when another process streams there')
+  await t.rejects(ImageStream.open(a.folder, { cache, digest: other.manifest.digest }), code('IN_USE'))
+})
+
+t.test('a profile that is too long for its image is left alone', async t => {
+  const { folder, manifest } = await packed(t, imageBytes(20))
+  const text = Profile.fromTrace(manifest, [{ chunk: 4, atMs: 0, waitedMs: 0 }]).toString()
+  const file = path.join(folder, 'profile.json')
+  for (const [spaces, wanted] of [[2000, 1], [20 * 64 + 4096, undefined]] as const) {
+    writeFileSync(file, text + ' '.repeat(spaces))
+    await using stream = await ImageStream.open(folder, { cache: scratch(t) })
+    t.equal(stream.profile?.entries.length, wanted)
+  }
+})
+
+t.test('a chunk with many places is given out before all of them have it', async t => {
+  const { folder, bytes, manifest } = await packed(t, Buffer.alloc(1000 * CHUNK, 'the same'))
+  t.equal(manifest.blobs, 1)
+  const stream = await ImageStream.open(folder, { cache: scratch(t), fill: false, gate: 'none' })
+  t.ok((await stream.read(700 * CHUNK, CHUNK)).equals(bytes.subarray(0, CHUNK)))
+  t.ok((await stream.read(300 * CHUNK, CHUNK)).equals(bytes.subarray(0, CHUNK)))
+  t.ok(stream.progress().presentBytes < bytes.length / 2, 'most are yet to have it')
+  await stream.close()
+  t.ok((await checkCache(stream.cache, bytes)) < 500, 'and closing does not wait for them')
+  await using again = await ImageStream.open(folder, { cache: stream.cache })
+  await again.complete
+  t.ok(copyOf(again).equals(bytes))
 })
 
 t.test('a cache whose files are not what they were', async t => {
@@ -265,6 +294,37 @@ t.test('after a power failure every chunk is verified', async t => {
   const length = [4, 5].reduce((sum, chunk) => sum + manifest.lengthOf(manifest.blobOf[chunk] as number), 0)
   t.equal(Object.values(three.progress().fetched).reduce((a, b) => a + b), length)
   await three.close()
+})
+
+t.test('what did not reach the disk is doubted, and the stream ends all the same', async t => {
+  const { folder, bytes } = await packed(t, imageBytes(40))
+  const cache = scratch(t)
+  const stream = await ImageStream.open(folder, { cache })
+  await stream.complete
+  const all: StreamProgress[] = []
+  const told = (async () => {
+    for await (const progress of stream) all.push(progress)
+  })()
+  const handle = await open(path.join(cache, 'image'))
+  const { datasync } = Object.getPrototypeOf(handle) as FileHandle
+  await handle.close()
+  // As the kernel does, it tells of its failure once.
+  let failures = 1
+  const prototype = Object.getPrototypeOf(handle) as FileHandle
+  prototype.datasync = async function () {
+    if (failures-- > 0) throw Object.assign(new Error('EIO: i/o error, fdatasync'), { code: 'EIO' })
+    return datasync.call(this)
+  }
+  t.teardown(() => (prototype.datasync = datasync))
+  await t.rejects(stream.close(), code('EIO'))
+  await told
+  t.equal(all.at(-1)?.state, 'closed')
+  const image = readFileSync(path.join(cache, 'image'))
+  image.fill(0, 4 * CHUNK, 5 * CHUNK)
+  writeFileSync(path.join(cache, 'image'), image)
+  await using again = await ImageStream.open(folder, { cache })
+  await again.complete
+  t.ok(copyOf(again).equals(bytes), 'each chunk was verified')
 })
 
 t.test('progress is told until the end', async t => {
