@@ -80,11 +80,11 @@ export function collect(text: string, before: string[] = []): string[] {
 export function resolveGuest(guest: string): string {
   if (guest.includes('/') || existsSync(guest)) {
     if (existsSync(guest)) return guest
-    throw usage(`There is no file ${guest}: give the path of an ELF file with a PVH entry, or one of ${guestNames()}`)
+    throw usage(`There is no file ${guest}: give the path of a Linux kernel (bzImage) or of an ELF file with a PVH entry, or one of ${guestNames()}`)
   }
   const file = path.join(guestsFolder, `${guest}.elf`)
   if (existsSync(file)) return file
-  throw usage(`There is no guest "${guest}": give the path of an ELF file with a PVH entry, or one of ${guestNames()}`)
+  throw usage(`There is no guest "${guest}": give the path of a Linux kernel (bzImage) or of an ELF file with a PVH entry, or one of ${guestNames()}`)
 }
 
 const guestsFolder = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../dist/guests')
@@ -210,6 +210,7 @@ export function interruption(): AbortSignal {
   }
   process.on('SIGINT', handler)
   process.on('SIGTERM', handler)
+  brokenPipe.end = handler
   return controller.signal
 }
 
@@ -230,4 +231,16 @@ export function sleep(ms: number, signal: AbortSignal): Promise<boolean> {
 }
 
 /** Standard output that nobody reads any more ends the command as SIGPIPE would, with this exit code. */
-export const brokenPipe = { exitCode: 141 }
+export const brokenPipe = { exitCode: 141, happened: false, end: undefined as (() => void) | undefined }
+
+/** How long a command whose output nobody reads may take to put things in order, in milliseconds. */
+const UNREAD_MS = 10_000
+
+/** Nobody reads standard output any more: a command that can be interrupted ends as if it were, any other one at once. */
+export function endUnread(): void {
+  if (brokenPipe.happened) return
+  brokenPipe.happened = true
+  if (!brokenPipe.end) process.exit(brokenPipe.exitCode)
+  brokenPipe.end()
+  setTimeout(() => process.exit(brokenPipe.exitCode), UNREAD_MS).unref()
+}

@@ -11,7 +11,7 @@ import {
   type DomainDirtyRateMode,
   type DomainMigration
 } from '../libvirt/index.js'
-import { bytes, count, Exit, interruption, toJson, Ui, usage } from './common.js'
+import { bytes, count, Exit, interruption, sleep, toJson, Ui, usage } from './common.js'
 import { roundsTable } from './rounds.js'
 
 interface HostOptions {
@@ -195,14 +195,20 @@ export async function dirty(
   const signal = interruption()
   const connect = await Connect.open(options.connect)
   const all: { time: string; domains: Record<string, number | null> }[] = []
+  /** Domains that were shown last. */
+  let before = -1
   try {
     for (let number = 0; options.count === undefined || number < options.count; number++) {
+      const next = performance.now() + 1000 * options.seconds
       const rates = await dirtyRates(connect, names, options.mode, options.seconds, signal)
-      const rows = rates.map(({ name, rate }) => [name, rate === undefined ? '-' : `${bytes(rate)}/s`])
-      const text = table([['domain', 'written'], ...rows])
-      ui.picture(text, number === 0)
+      const rows = rates.map(({ name, rate, why }) => [name, rate === undefined ? (why ?? '-') : `${bytes(rate)}/s`])
+      if (rows.length > 0) ui.picture(table([['domain', 'written'], ...rows]), rows.length !== before)
+      else if (before !== 0) ui.say('No domain runs.')
+      before = rows.length
       if (options.count !== undefined)
         all.push({ time: new Date().toISOString(), domains: Object.fromEntries(rates.map(({ name, rate }) => [name, rate ?? null])) })
+      // What cannot be measured takes no time.
+      if (number + 1 !== options.count && !(await sleep(Math.max(0, next - performance.now()), signal))) throw signal.reason
     }
     ui.result({ mode: options.mode, seconds: options.seconds, samples: all })
     return Exit.ok
@@ -214,14 +220,14 @@ export async function dirty(
   }
 }
 
-/** Bytes a second, the busiest first; undefined where the hypervisor cannot say. */
+/** Bytes a second, the busiest first; undefined, and why, where the hypervisor cannot say. */
 export async function dirtyRates(
   connect: Connect,
   names: readonly string[],
   mode: DomainDirtyRateMode,
   seconds: number,
   signal: AbortSignal
-): Promise<{ name: string; rate: number | undefined }[]> {
+): Promise<{ name: string; rate: number | undefined; why?: string }[]> {
   const domains =
     names.length > 0
       ? await Promise.all(names.map(name => findDomain(connect, name)))
@@ -235,7 +241,7 @@ export async function dirtyRates(
       } catch (error) {
         signal.throwIfAborted()
         if (names.length > 0) throw error
-        return { name, rate: undefined }
+        return { name, rate: undefined, why: (error as Error).message }
       } finally {
         await domain.close()
       }

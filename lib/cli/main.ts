@@ -5,11 +5,11 @@ import { readFileSync } from 'node:fs'
 import process from 'node:process'
 import { Command, CommanderError, Option } from 'commander'
 import * as args from './common.js'
-import { brokenPipe, CliError, Exit, toJson } from './common.js'
+import { brokenPipe, CliError, endUnread, Exit, toJson } from './common.js'
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(brokenPipe.exitCode)
-  throw error
+  if (error.code !== 'EPIPE' && !brokenPipe.happened) throw error
+  endUnread()
 })
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
@@ -43,8 +43,9 @@ function run<A extends unknown[]>(
     try {
       process.exitCode = (await (await load())(...given)) ?? Exit.ok
     } catch (error) {
-      process.exitCode = await report(error, options?.json === true)
+      if (!brokenPipe.happened) process.exitCode = await report(error, options?.json === true)
     }
+    if (brokenPipe.happened) process.exitCode = brokenPipe.exitCode
   }
 }
 

@@ -54,7 +54,7 @@ function net(text: string): NonNullable<MachineOptions['nets']>[number] {
   const [tap = '', ...more] = text.split(',')
   const vhost = more.find(word => /^vhost=(on|off)$/.test(word))
   const [mac, ...rest] = more.filter(word => word !== vhost)
-  if (rest.length > 0 || (tap === '-' && vhost !== undefined))
+  if (rest.length > 0 || (tap === '-' && vhost !== undefined) || (mac !== undefined && !/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/i.test(mac)))
     throw usage(`--net ${text}: give a tap interface, perhaps a MAC address, and perhaps vhost=on or vhost=off: tap0,52:54:00:12:34:56`)
   return {
     ...(tap === '-' ? {} : { backend: { tap, ...(vhost === undefined ? {} : { vhost: vhost === 'vhost=on' }) } }),
@@ -181,11 +181,14 @@ class Keyboard {
 
 export async function run(options: RunOptions): Promise<number> {
   if ((options.kernel === undefined) === (options.restore === undefined))
-    throw usage('Give what to run: --kernel <file>, or --restore <snapshot>')
+    throw usage(`Give ${options.kernel === undefined ? 'what to run' : 'one of the two'}: --kernel <file>, or --restore <snapshot>`)
   if (options.cache === undefined ? (options.digest ?? options.learn) !== undefined : options.restore === undefined)
     throw usage('--restore <URL> and --cache <folder> go together, and --digest and --learn with them')
   if (options.paused === true && options.gdb === undefined) throw usage('--paused waits for gdb: give --gdb <address>, too')
   if (options.kernel !== undefined) resolveGuest(options.kernel)
+  if (options.gdb !== undefined) gdbAddress(options.gdb)
+  options.net?.forEach(net)
+  options.disk?.forEach(disk)
   const signal = interruption()
   await checkKvm(options.kvmDevice)
   try {

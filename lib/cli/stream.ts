@@ -165,8 +165,11 @@ class Turn {
     await this.#opening
     await this.#page?.close()
     const { picture } = this.shown
-    if (picture !== undefined && this.stream) await writeFile(picture, blocksPicture(this.stream.blocks(), this.stream.source))
-    await this.stream?.close()
+    try {
+      if (picture !== undefined && this.stream) await writeFile(picture, blocksPicture(this.stream.blocks(), this.stream.source))
+    } finally {
+      await this.stream?.close()
+    }
   }
 }
 

@@ -9,7 +9,7 @@
 // is verified before it counts, unless the cache had been closed. Who reads the files while they grow (the nbdkit
 // plugin) looks at the byte first.
 import { constants } from 'node:fs'
-import { open, readFile, rename, type FileHandle } from 'node:fs/promises'
+import { access, open, readFile, rename, type FileHandle } from 'node:fs/promises'
 import path from 'node:path'
 import process from 'node:process'
 import { digestOf } from './codec.js'
@@ -80,7 +80,7 @@ export class Cache {
   /** What is there of a cache, as it is now: for each chunk 0 missing, 1 there, 2 all zeros. */
   static async mapIn(folder: string, manifest: Manifest): Promise<Uint8Array> {
     const map = await readMap(path.join(folder, MAP_FILE), manifest)
-    if (!map) throw foreign(folder, 'it has no map')
+    if (!map) throw foreign(folder, (await isPack(folder, manifest)) ? 'it is a pack, no local copy' : 'it has no map')
     return map.chunks
   }
 
@@ -95,6 +95,7 @@ export class Cache {
     const before = await this.manifestIn(folder)
     if (before && before.digest !== manifest.digest)
       throw foreign(folder, `it is the copy of the image whose manifest's digest is ${before.digest}`)
+    if (await isPack(folder, manifest)) throw new StreamError(`${folder} is a pack: give another folder for the local copy`, { code: 'BAD_CACHE' })
     const opened: FileHandle[] = []
     const at = (name: string): string => path.join(folder, name)
     try {
@@ -203,8 +204,14 @@ export class Cache {
 }
 
 function foreign(folder: string, why: string): StreamError {
-  return new StreamError(`${folder} cannot be this image's cache: ${why}. Give another folder, or remove this one`, { code: 'BAD_CACHE' })
+  return new StreamError(`${folder} cannot be this image's cache: ${why}. Give another folder`, { code: 'BAD_CACHE' })
 }
+
+const isPack = (folder: string, manifest: Manifest): Promise<boolean> =>
+  access(path.join(folder, manifest.dataName)).then(
+    () => true,
+    () => false
+  )
 
 const isFull = (error: unknown): boolean => ['ENOSPC', 'EDQUOT', 'EFBIG'].includes((error as NodeJS.ErrnoException).code ?? '')
 

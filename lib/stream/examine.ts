@@ -2,9 +2,10 @@
 // and all that these need (shared libraries, interpreters, configuration, data), and puts the chunks where that lies into
 // the order in which a start will want them. Partition tables, file systems and ELF files are read by sfdisk, debugfs and
 // readelf; what only hints at something (unit files, scripts) is read here, and at worst misleads.
+import { open, stat } from 'node:fs/promises'
 import { ExtFileSystem, isFile, isProgram, type Node } from './ext.js'
 import { failed, invalid, StreamError } from './errors.js'
-import type { Manifest } from './manifest.js'
+import { Manifest } from './manifest.js'
 import { commandsIn, nodeRequires, objectsIn, pathsIn, perlUses, pythonImports } from './hints.js'
 import { Profile } from './profile.js'
 import { runTool } from './tool.js'
@@ -107,18 +108,25 @@ const notLoaded = /^\.(?:text|rodata|eh_frame|gcc_except_table|debug|symtab|strt
  *
  * @param image - the image itself, raw, as it was packed
  * @param manifest - the pack's
- * @throws StreamError `BAD_IMAGE` when there is no ext file system in it, `TOOL_MISSING`, `TOOL_FAILED`, `EINVAL`
+ * @throws StreamError `BAD_IMAGE` when there is no ext file system with a system in it, `ENOENT`, `EACCES`, `EISDIR`, `TOOL_MISSING`, `TOOL_FAILED`, `EINVAL`
  * @since 0.1.0
  */
 export async function examine(image: string, manifest: Manifest, options: ExamineOptions = {}): Promise<Examination> {
+  if (typeof image !== 'string' || image === '') throw invalid('image must be the path of a disk image')
+  if (!(manifest instanceof Manifest)) throw invalid("manifest must be the pack's Manifest")
   const { applications = [], signal } = options
   for (const name of applications) if (typeof name !== 'string' || !name.startsWith('/')) throw invalid(`${String(name)} must be a path in the image, from / on`)
   try {
+    // What the tools say of a file that cannot be read is not always that.
+    await (await open(image, 'r')).close()
+    if ((await stat(image)).isDirectory()) throw new StreamError(`${image} is a folder: give the image itself`, { code: 'EISDIR' })
     const partitions = await partitionsOf(image, signal)
     const missed: string[] = []
     let best: Examiner | undefined
+    let found = 0
     for (const { offset, name } of partitions ?? [{ offset: 0, name: 'the image' }]) {
       const system = await ExtFileSystem.open(image, offset, signal)
+      if (system) found++
       if (!system) missed.push(name)
       else if (best) await system[Symbol.asyncDispose]()
       else if (await system.find('/etc/passwd')) best = new Examiner(system, manifest, partitions !== undefined)
@@ -126,7 +134,8 @@ export async function examine(image: string, manifest: Manifest, options: Examin
     }
     if (!best)
       throw new StreamError(
-        `${image} has no ext2, ext3 or ext4 file system with a system in it. Streams need none: a trace of a start tells as much`,
+        `${image} has ${found > 0 ? 'no system in its ext file systems, for /etc/passwd is missing' : 'no ext2, ext3 or ext4 file system'}. ` +
+          'Streams need none: a trace of a start tells as much',
         { code: 'BAD_IMAGE' }
       )
     await using examiner = best

@@ -374,6 +374,23 @@ export class Fetcher {
     if (this.trouble?.code === 'SOURCE_UNREACHABLE' || this.trouble?.code === 'SOURCE_REFUSED') this.trouble = undefined
   }
 
+  /** Tells when the source publishes another image than the cache's by now; what is to be had of that comes all the same. */
+  compare(): void {
+    this.#looking = this.#source
+      .file(MANIFEST_FILE, MAX_MANIFEST_BYTES, this.#stop.signal)
+      .then(bytes => {
+        if (this.fatal || bytes.equals(this.#manifest.bytes)) return
+        this.trouble = new StreamError(
+          `The cache ${this.#cache.folder} is of another image than ${this.#source.where} publishes now: it goes on with that one. Stream the ` +
+            "new one into another folder, or give this one's digest if it is meant",
+          { code: 'SOURCE_CHANGED' }
+        )
+        this.onChange()
+      })
+      .catch(() => undefined)
+      .finally(() => (this.#looking = undefined))
+  }
+
   /** Whether the source publishes another image by now and this chunk of the old one, which failed, is not to be had any more. */
   #look(blob: number): void {
     const now = performance.now()

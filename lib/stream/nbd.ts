@@ -1,8 +1,8 @@
 // Serves a local copy over NBD, by nbdkit and its plugin of ours (native/nbdkit). That process is one of its own: it goes
 // on when the one that streams is killed, and its reads wait until another one takes its place.
 import { spawn, type ChildProcess } from 'node:child_process'
-import { closeSync, existsSync, openSync, readFileSync } from 'node:fs'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { closeSync, existsSync, openSync, readFileSync, type Stats } from 'node:fs'
+import { lstat, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -91,6 +91,7 @@ export class NbdServer implements AsyncDisposable {
    * @throws StreamError `EINVAL`, `EADDRINUSE`, `TOOL_MISSING`, `TOOL_FAILED`
    */
   static async start(cache: string, options: NbdOptions = {}): Promise<NbdServer> {
+    if (typeof cache !== 'string' || cache === '') throw invalid('cache must be the path of a folder')
     const { listen, writable = false, waitSeconds = 0, exitWithLastClient = false, startSeconds = 30 } = options
     if (options.socket !== undefined && listen !== undefined) throw invalid('give a socket or an address to listen at, not both')
     if (!Number.isInteger(waitSeconds) || waitSeconds < 0 || waitSeconds > 1e6) throw invalid('waitSeconds must be a whole number of seconds')
@@ -122,6 +123,7 @@ export class NbdServer implements AsyncDisposable {
           : await inTurn(socket, async () => {
               const owner = await ownerOf(socket, pidFile, path.resolve(cache))
               if (owner) return owner
+              await checkLeft(socket, pidFile)
               for (const file of [socket, pidFile]) await rm(file, { force: true })
               return begin()
             })
@@ -271,6 +273,15 @@ async function ownerOf(socket: string, pidFile: string, cache: string): Promise<
   throw new StreamError(`The socket ${socket} belongs to another server${owner ? `, process ${owner.pid}` : ''}: end that one, or choose another socket`, {
     code: 'EADDRINUSE'
   })
+}
+
+/** What is there in a server's place is what an earlier one has left, and no file of somebody's. */
+async function checkLeft(socket: string, pidFile: string): Promise<void> {
+  const at = async (file: string): Promise<Stats | undefined> => lstat(file).catch(() => undefined)
+  const [there, pid] = [await at(socket), await at(pidFile)]
+  const foreign = there && !there.isSocket() ? socket : pid && !(pid.isFile() && (pid.size === 0 || (await pidIn(pidFile)) !== undefined)) ? pidFile : undefined
+  if (foreign !== undefined)
+    throw new StreamError(`${foreign} is a file that no server has left there: choose another socket, or remove it`, { code: 'EADDRINUSE' })
 }
 
 /** When a process began, in the kernel's ticks; undefined once it is gone, or only waits to be buried. */

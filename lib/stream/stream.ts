@@ -135,8 +135,8 @@ export class ImageStream implements AsyncDisposable {
    *   this cache, `SOURCE_UNREACHABLE`, `SOURCE_REFUSED`, `CACHE_FULL`
    */
   static async open(source: string, options: StreamOptions): Promise<ImageStream> {
-    const { gate = 'forecast', fill = true, profile, digest, signal } = options
-    if (typeof options.cache !== 'string' || options.cache === '') throw invalid('cache must be the path of a folder')
+    const { gate = 'forecast', fill = true, profile, digest, signal } = (options ?? {}) as Partial<StreamOptions>
+    if (typeof options?.cache !== 'string' || options.cache === '') throw invalid('cache must be the path of a folder')
     if (!gates.includes(gate)) throw invalid(`${String(gate)} is no gate: ${gates.join(', ')}`)
     if (digest !== undefined && !/^[0-9a-f]{64}$/.test(digest)) throw invalid('digest must be 64 hexadecimal digits')
     if (profile !== undefined && profile !== false && !(profile instanceof Profile)) throw invalid('profile must be a Profile, or false')
@@ -156,8 +156,10 @@ export class ImageStream implements AsyncDisposable {
         other.destroy()
         throw await inUse()
       }
+      const kept = await manifestIn(folder, digest)
       const [manifest, published] = await Promise.all([
-        manifestOf(files, folder, digest, signal),
+        // Where there is a copy, the source need not answer.
+        kept ?? manifestAt(files, digest, signal),
         profile === undefined ? profileIn(files, signal) : undefined
       ])
       const found = profile === undefined ? profileOf(published, manifest) : profile || undefined
@@ -174,6 +176,7 @@ export class ImageStream implements AsyncDisposable {
       })
       stream.#fetcher.pump()
       stream.#check()
+      if (kept && digest === undefined) stream.#fetcher.compare()
       return stream
     } catch (error) {
       files.close()
@@ -269,6 +272,7 @@ export class ImageStream implements AsyncDisposable {
     const { chunkSize, imageSize } = this.manifest
     if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(size) || offset < 0 || size < 0)
       throw invalid('offset and size must be whole numbers of bytes')
+    if (this.#closing) throw new StreamError('the stream is closed', { code: 'CLOSED' })
     const end = Math.min(imageSize, offset + size)
     if (offset >= end) return Buffer.alloc(0)
     const first = Math.floor(offset / chunkSize)
@@ -399,10 +403,7 @@ export async function manifestIn(folder: string, digest: string | undefined): Pr
   return cached
 }
 
-/** The cache's own where there is one: then the source need not answer. */
-async function manifestOf(source: Source, folder: string, digest: string | undefined, signal: AbortSignal | undefined): Promise<Manifest> {
-  const cached = await manifestIn(folder, digest)
-  if (cached) return cached
+async function manifestAt(source: Source, digest: string | undefined, signal: AbortSignal | undefined): Promise<Manifest> {
   const bytes = await source.file(MANIFEST_FILE, MAX_MANIFEST_BYTES, signal)
   const given = digestOf(bytes).toString('hex')
   if (digest !== undefined && given !== digest)

@@ -64,12 +64,14 @@ function execute(words) {
 }
 
 async function main([action, ...words]) {
+  if (['up', 'down', 'exec'].includes(action) && process.getuid() !== 0) throw new ToolError('Hosts belong to root: run it as root, or by sudo.')
   switch (action) {
+    case '--help':
+      return console.log(usage)
     case 'up':
       return print(await locked(checkoutId, () => up(words)))
     case 'down':
       await locked(checkoutId, async () => {
-        if (process.getuid() !== 0) throw new ToolError('Hosts belong to root: run it as root, or by sudo.')
         await state.end(checkoutId)
         await state.removeAbandoned()
       })

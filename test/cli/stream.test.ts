@@ -159,6 +159,30 @@ t.test('killed and started again at its socket, under a client', { skip: noNbd, 
   t.notOk(existsSync(at('s')))
 })
 
+t.test('nobody reads what it says: it ends, and nbdkit with it', { skip: noNbd, timeout: limit(120_000) }, async t => {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  writeFileSync(at('image'), noise(4 * CHUNK, 'unread'))
+  stream('pack', at('image'), at('pack'))
+  const line = `"${process.execPath}" "${command}" stream serve "${at('pack')}" --cache "${at('cache')}" --socket "${at('s')}" | head -1; echo "\${PIPESTATUS[0]}"`
+  const { stdout } = spawnSync('bash', ['-c', line], { encoding: 'utf8', timeout: limit(60_000) })
+  t.match(stdout, /\n141\n$/)
+  t.notOk(existsSync(at('s')))
+})
+
+t.test('a picture that cannot be written fails it, once all is closed', { skip: noNbd, timeout: limit(120_000) }, async t => {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  writeFileSync(at('image'), noise(4 * CHUNK, 'picture'))
+  stream('pack', at('image'), at('pack'))
+  const one = running(t, 'serve', at('pack'), '--cache', at('cache'), '--socket', at('s'), '--picture', at('no/x.svg'))
+  await one.event('serving')
+  one.child.kill('SIGINT')
+  const [status] = (await once(one.child, 'exit')) as [number]
+  t.equal(status, 1)
+  t.notOk(existsSync(at('s')))
+})
+
 t.test('one that waits for its turn ends with its server', { skip: noNbd, timeout: limit(120_000) }, async t => {
   const folder = scratch(t)
   const at = (name: string): string => path.join(folder, name)

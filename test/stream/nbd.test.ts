@@ -2,7 +2,7 @@
 import { execFile, spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readFileSync, renameSync, truncateSync, writeFileSync } from 'node:fs'
-import { connect } from 'node:net'
+import { connect, createServer } from 'node:net'
 import path from 'node:path'
 import process from 'node:process'
 import { promisify } from 'node:util'
@@ -90,7 +90,10 @@ t.test('over TCP, and at a socket of somebody’s choice', { skip }, async t => 
   const { folder, bytes } = await packed(t, imageBytes(8))
   const stream = await open(t, folder)
   const socket = path.join(scratch(t), 's')
-  writeFileSync(socket, 'left behind')
+  const dead = createServer().listen(`${socket}.dead`)
+  await once(dead, 'listening')
+  renameSync(`${socket}.dead`, socket)
+  dead.close()
   const nbd = await served(t, stream.cache, { socket })
   t.equal(nbd.socket, socket)
   t.ok((await copied(t, nbd.uri)).subarray(0, bytes.length).equals(bytes))
@@ -114,6 +117,14 @@ t.test('what cannot be served', { skip }, async t => {
   await t.rejects(NbdServer.start(empty, { listen: '127.0.0.1:1', socket: 'x' }), code('EINVAL'))
   await t.rejects(NbdServer.start(empty, { waitSeconds: -1 }), code('EINVAL'))
   await t.rejects(NbdServer.start(empty, { socket: `/${'x'.repeat(120)}` }), code('EINVAL'))
+  await t.rejects(NbdServer.start(undefined as unknown as string), code('EINVAL'))
+  for (const name of ['s', 's.pid']) {
+    const socket = path.join(scratch(t), 's')
+    const file = path.join(path.dirname(socket), name)
+    writeFileSync(file, "somebody's")
+    await t.rejects(NbdServer.start(empty, { socket }), { code: 'EADDRINUSE', message: /no server has left/ })
+    t.equal(readFileSync(file, 'utf8'), "somebody's")
+  }
   const { folder } = await packed(t, imageBytes(8))
   const stream = await open(t, folder)
   await stream.complete

@@ -1,5 +1,5 @@
 // Streams: what is read is right from the first moment on, urgent reads overtake, and the copy ends up whole.
-import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import path from 'node:path'
 import t from 'tap'
@@ -342,9 +342,30 @@ t.test('progress is told until the end', async t => {
   for await (const { state } of stream) t.equal(state, 'closed')
 })
 
+t.test('a copy of another image than the source publishes goes on as such, and says so', async t => {
+  const a = await packed(t, imageBytes(20))
+  const b = await packed(t, imageBytes(20, 'b'))
+  const cache = scratch(t)
+  for (const digest of [undefined, undefined, a.manifest.digest]) {
+    await using stream = await ImageStream.open(a.folder, { cache, ...(digest && { digest }) })
+    await stream.complete
+    t.equal(stream.progress().trouble, undefined)
+  }
+  await using stream = await ImageStream.open(b.folder, { cache })
+  await until(() => stream.progress().trouble?.code === 'SOURCE_CHANGED')
+  t.match(stream.progress(), { state: 'complete', trouble: { message: /is of another image than/ } })
+  t.ok((await stream.read(0, CHUNK)).equals(a.bytes.subarray(0, CHUNK)))
+})
+
 t.test('what cannot be streamed', async t => {
   const { folder } = await packed(t, imageBytes(4))
   const cache = scratch(t)
+  await t.rejects(ImageStream.open(folder, undefined as unknown as { cache: string }), code('EINVAL'))
+  await t.rejects(ImageStream.open(folder, { cache: folder }), { code: 'BAD_CACHE', message: /is a pack/ })
+  t.notOk(existsSync(path.join(folder, 'image')))
+  const closed = await ImageStream.open(folder, { cache: scratch(t) })
+  await closed.close()
+  await t.rejects(closed.read(0, 1), code('CLOSED'))
   await t.rejects(ImageStream.open('', { cache }), code('EINVAL'))
   await t.rejects(ImageStream.open('ftp://x/y', { cache }), code('EINVAL'))
   await t.rejects(ImageStream.open('http://', { cache }), code('EINVAL'))
