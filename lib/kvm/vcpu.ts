@@ -128,7 +128,13 @@ export class Vcpu implements AsyncDisposable {
    */
   async *exits(options: { signal?: AbortSignal } = {}): AsyncGenerator<Exit, void, void> {
     while (!this.closed) {
-      const exit = await this.run(options)
+      let exit
+      try {
+        exit = await this.run(options)
+      } catch (error) {
+        if (this.closed && error instanceof KvmError && error.code === 'CLOSED') return
+        throw error
+      }
       if (exit.reason === 'interrupted') return
       yield exit
       if (exit.reason === 'shutdown' || exit.reason === 'fail-entry' || exit.reason === 'internal-error') return

@@ -287,8 +287,7 @@ export class Vm implements AsyncDisposable {
    */
   addExitHandler(options: ExitHandlerOptions): ExitHandler {
     return kvmErrors(() => {
-      this.#checkStill('addExitHandler')
-      const native = this.native.addHandler(
+      const native = this.#still('addExitHandler').addHandler(
         options.space === 'mmio',
         options.address,
         options.length ?? 1,
@@ -302,17 +301,19 @@ export class Vm implements AsyncDisposable {
   /** Takes a handler away. @throws KvmError `VCPU_RUNNING`, `CLOSED` */
   removeExitHandler(handler: ExitHandler): void {
     kvmErrors(() => {
-      this.#checkStill('removeExitHandler')
-      this.native.removeHandler(handler.native)
+      this.#still('removeExitHandler').removeHandler(handler.native)
     })
   }
 
-  #checkStill(what: string): void {
-    for (const vcpu of this.vcpus)
+  /** While no vCPU runs, also none that is being closed: its thread looks into the table of handlers. */
+  #still(what: string): NativeVm {
+    const { native } = this
+    for (const vcpu of this.#vcpus)
       if (vcpu.running)
         throw new KvmError(`vCPU ${vcpu.id} is running, so ${what} must wait: kick() it and await the run first`, {
           code: 'VCPU_RUNNING'
         })
+    return native
   }
 
   /**

@@ -55,6 +55,28 @@ t.test('native handlers answer, and only what they cannot comes to JavaScript', 
   t.match(await g.vcpu.run(), { reason: 'io', port: 0x21 })
 })
 
+t.test('handlers stay as they are while a vCPU that is being closed still runs', opts, async t => {
+  await using g = await guest([0xe6, 0x10, 0xeb, 0xfc]) // out 0x10, al; jmp back
+  const sink = g.vm.addExitHandler({ space: 'port', address: 0x10, action: 'sink' })
+  const run = failure(() => g.vcpu.run())
+  const closed = g.vcpu.close()
+  const running = { name: 'KvmError', code: 'VCPU_RUNNING' }
+  t.throws(() => g.vm.addExitHandler({ space: 'port', address: 0, action: 'sink' }), running)
+  t.throws(() => g.vm.removeExitHandler(sink), running)
+  t.equal((await run).code, 'CLOSED')
+  await closed
+  g.vm.removeExitHandler(sink)
+})
+
+t.test('exits() ends when its vCPU or its VM is closed', opts, async t => {
+  for (const what of ['vcpu', 'vm'] as const) {
+    await using g = await guest(spin)
+    const next = g.vcpu.exits().next()
+    await g[what].close()
+    t.strictSame(await next, { done: true, value: undefined }, what)
+  }
+})
+
 t.test('exits() yields until the kick', opts, async t => {
   await using g = await guest([0xe6, 0x10, 0xeb, 0xfc]) // out 0x10, al; jmp back
   let seen = 0
