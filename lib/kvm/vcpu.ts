@@ -156,7 +156,7 @@ export class Vcpu implements AsyncDisposable {
 
   async #respond(value: Uint8Array | number | bigint, size: number): Promise<void> {
     if (value instanceof Uint8Array) return this.respond(value)
-    const number = BigInt(value)
+    const number = typeof value === 'bigint' || Number.isInteger(value) ? BigInt(value) : -1n
     if (size > 8 || BigInt.asUintN(8 * size, number) !== number)
       throw new KvmError(`${value} does not fit the ${size} bytes that the exit takes`, { code: 'ERANGE' })
     const bytes = new Uint8Array(8)

@@ -3,7 +3,7 @@ import type { NativeExitHandler, NativeVm } from './addon.js'
 import { closedError, KvmError, kvmErrors } from './errors.js'
 import type { EventFd } from './event.js'
 import { GuestMemory } from './memory.js'
-import { toBytes, type Size } from './size.js'
+import { room, toBytes, type Size } from './size.js'
 import { decodeStats, type Stats } from './stats.js'
 import * as s from './structs.js'
 import { Vcpu } from './vcpu.js'
@@ -49,6 +49,9 @@ export interface ExitHandlerOptions {
   value?: bigint
 }
 
+/** What a `'ram'` handler keeps at most, in bytes. */
+const maxRam = 1n << 20n
+
 const actions = ['sink', 'constant', 'counter', 'ram'] as const
 
 /**
@@ -70,9 +73,9 @@ export class ExitHandler {
     return this.native.hits()
   }
 
-  /** Copies bytes of a `'ram'` handler out. @throws KvmError `ERANGE` */
+  /** Copies bytes of a `'ram'` handler out. @throws KvmError `ERANGE`, `EINVAL` */
   read(offset: number, length: number): Uint8Array {
-    return kvmErrors(() => this.native.read(offset, new Uint8Array(length)))
+    return kvmErrors(() => this.native.read(offset, room(length, maxRam)))
   }
 
   /** Copies bytes into a `'ram'` handler. @throws KvmError `ERANGE` */

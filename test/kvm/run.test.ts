@@ -13,7 +13,7 @@ t.test('port I/O out and in, then HLT', opts, async t => {
   t.match(input, { reason: 'io', direction: 'in', port: 0x11 })
   if (input.reason !== 'io') return
   t.equal((await failure(() => input.respond(Uint8Array.of(1, 2)))).code, 'ERANGE')
-  t.equal((await failure(() => input.respond(256))).code, 'ERANGE')
+  for (const wrong of [256, -1, 0.5, NaN]) t.equal((await failure(() => input.respond(wrong))).code, 'ERANGE')
   await input.respond(7)
   t.equal(await g.vcpu.completeIo(), true)
   const regs = await g.vcpu.getRegs()
@@ -48,6 +48,8 @@ t.test('native handlers answer, and only what they cannot comes to JavaScript', 
   await g.vcpu.setHltPolicy('resume')
   t.match(await g.vcpu.run(), { reason: 'io', direction: 'out', port: 0x30, data: Uint8Array.of(0x77) })
   t.strictSame(ram.read(0, 1), Uint8Array.of(0x77))
+  for (const length of [-1, NaN, 0.5]) t.equal((await failure(() => ram.read(0, length))).code, 'EINVAL')
+  for (const length of [2, 1e15]) t.equal((await failure(() => ram.read(0, length))).code, 'ERANGE')
   t.equal(counter.hits, 1n)
   t.equal(g.vcpu.handledExits, 5n)
   g.vm.removeExitHandler(ram)
