@@ -104,8 +104,12 @@ export interface RecordingResult {
   stats: RecordingStats
 }
 
+/** Each as long as its machine: a machine that runs is not collected, and must not go on unrecorded. */
+const recordings = new WeakMap<Recordable, Recording>()
+
 /**
- * A machine's recording. It begins with a snapshot of the machine, so it may begin at any time.
+ * A machine's recording. It begins with a snapshot of the machine, so it may begin at any time. Until stop() or close()
+ * it lives as long as its machine, also when nobody refers to it.
  *
  * @example
  * ```ts
@@ -125,23 +129,17 @@ export class Recording implements AsyncDisposable {
   /** Instructions near the guest's code that no log can hold; a guest that executes one cannot be replayed. */
   readonly suspects: readonly Suspect[]
   readonly #native: NativeRecording
-  readonly #listeners: Set<(error: EventLogError) => void>
+  readonly #listeners = new Set<(error: EventLogError) => void>()
   #stopped = false
   #closing: Promise<void> | undefined
 
   /** What is recorded; it stays until then. @internal */
   readonly machine: Recordable
 
-  private constructor(
-    machine: Recordable,
-    directory: string,
-    native: NativeRecording,
-    listeners: Set<(error: EventLogError) => void>
-  ) {
+  private constructor(machine: Recordable, directory: string, native: NativeRecording) {
     this.machine = machine
     this.directory = directory
     this.#native = native
-    this.#listeners = listeners
     this.firstBoundary = native.firstBoundary()
     this.suspects = native.suspects()
   }
@@ -158,16 +156,28 @@ export class Recording implements AsyncDisposable {
     const handle = (machine as Recordable | undefined)?.[nativeHandle]
     if (handle === undefined) throw invalid('what is recorded must be a Machine')
     const settings = nativeOptions(options)
-    const found: { native?: WeakRef<NativeRecording> } = {}
-    const listeners = new Set<(error: EventLogError) => void>()
-    const native = await logErrors(() =>
-      nativeEventLog.record(handle, directory, settings, () => {
-        const error = failureOf(found.native?.deref())
-        if (error) for (const listener of listeners) listener(toLayerError(error, EventLogError) as EventLogError)
-      })
-    )
-    found.native = new WeakRef(native)
-    return new Recording(machine, directory, native, listeners)
+    return logErrors(async () => {
+      // The addon keeps `notify`, and that neither the recording nor its machine.
+      const found: { recording?: WeakRef<Recording> } = {}
+      const notify = Recording.#notifier(found)
+      const recording = new Recording(machine, directory, await nativeEventLog.record(handle, directory, settings, notify))
+      found.recording = new WeakRef(recording)
+      recordings.set(machine, recording)
+      return recording
+    })
+  }
+
+  // Made where nothing else is in scope: what lies there would be kept with it.
+  static #notifier(found: { recording?: WeakRef<Recording> }): () => void {
+    return () => {
+      const here = found.recording?.deref()
+      if (here) here.#failed()
+    }
+  }
+
+  #failed(): void {
+    const error = failureOf(this.#native)
+    if (error) for (const listener of this.#listeners) listener(toLayerError(error, EventLogError) as EventLogError)
   }
 
   /**
@@ -178,6 +188,7 @@ export class Recording implements AsyncDisposable {
   async stop(): Promise<RecordingResult> {
     const result = await logErrors(() => this.#native.stop())
     this.#stopped = true
+    this.#forget()
     return { directory: this.directory, ...result }
   }
 
@@ -234,6 +245,7 @@ export class Recording implements AsyncDisposable {
         // Closing the machine ends its recordings too.
         if (!(error instanceof EventLogError && error.code === 'CLOSED')) throw error
       } finally {
+        this.#forget()
         await logErrors(() => this.#native.close())
       }
     })()
@@ -243,6 +255,10 @@ export class Recording implements AsyncDisposable {
   /** As {@link close}. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
+  }
+
+  #forget(): void {
+    if (recordings.get(this.machine) === this) recordings.delete(this.machine)
   }
 }
 
@@ -277,9 +293,9 @@ function nativeOptions(options: RecordingOptions): NativeRecordingOptions {
 }
 
 /** Of one that has been closed meanwhile there is none to tell. */
-function failureOf(native: NativeRecording | undefined): unknown {
+function failureOf(native: NativeRecording): unknown {
   try {
-    return native?.failure()
+    return native.failure()
   } catch {
     return undefined
   }

@@ -1,4 +1,5 @@
 // eventfd(2): what irqfd and ioeventfd are bound to.
+import { Turns } from '../turns.js'
 import { nativeKvm, type NativeEvent } from './addon.js'
 import { closedError, kvmErrors } from './errors.js'
 
@@ -11,7 +12,8 @@ import { closedError, kvmErrors } from './errors.js'
 export class EventFd implements AsyncDisposable {
   readonly #native: NativeEvent
   #closing: Promise<void> | undefined
-  #turn: Promise<void> = Promise.resolve()
+  /** One waits natively, whom cancel() ends. */
+  readonly #turns = new Turns()
 
   /** @throws KvmError `EMFILE` when the process has no descriptor left */
   constructor() {
@@ -51,34 +53,21 @@ export class EventFd implements AsyncDisposable {
    */
   async wait(options: { signal?: AbortSignal } = {}): Promise<bigint> {
     const { signal } = options
-    signal?.throwIfAborted()
-    // One waits natively, whom cancel() ends; the others in their order.
-    const before = this.#turn
-    let leave: () => void = () => undefined
-    const own = new Promise<void>(resolve => (leave = resolve))
-    this.#turn = before.then(() => own)
-    let isNext = false
-    let stop: (reason: unknown) => void = () => undefined
-    const aborted = new Promise<never>((_, reject) => (stop = reject))
-    aborted.catch(() => undefined)
-    const cancel = (): void => {
-      stop(signal?.reason)
-      if (isNext && !this.#closing) this.#native.cancel()
-    }
-    signal?.addEventListener('abort', cancel, { once: true })
-    try {
-      await Promise.race([before, aborted])
-      signal?.throwIfAborted()
-      isNext = true
-      for (;;) {
-        const count = await kvmErrors(() => this.#open.wait())
-        if (count > 0n) return count
-        signal?.throwIfAborted()
+    return this.#turns.take(signal, async () => {
+      const cancel = (): void => {
+        if (!this.#closing) this.#native.cancel()
       }
-    } finally {
-      signal?.removeEventListener('abort', cancel)
-      leave()
-    }
+      signal?.addEventListener('abort', cancel, { once: true })
+      try {
+        for (;;) {
+          const count = await kvmErrors(() => this.#open.wait())
+          if (count > 0n) return count
+          signal?.throwIfAborted()
+        }
+      } finally {
+        signal?.removeEventListener('abort', cancel)
+      }
+    })
   }
 
   /** Closes the descriptor and ends waits; twice is fine. */

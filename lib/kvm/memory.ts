@@ -1,7 +1,7 @@
 // Guest memory: allocation, copies in and out, windows.
 import { nativeKvm, type NativeMemory } from './addon.js'
 import { closedError, kvmErrors } from './errors.js'
-import { toBytes, type Size } from './size.js'
+import { room, toBytes, type Size } from './size.js'
 
 /**
  * How guest memory is backed.
@@ -92,15 +92,11 @@ export class GuestMemory implements AsyncDisposable {
    * Copies bytes out.
    *
    * @param offset - from the memory's start, not a guest address
-   * @throws KvmError `ERANGE`, `CLOSED`
+   * @throws KvmError `ERANGE`, `EINVAL`, `CLOSED`
    * @since 0.1.0
    */
   read(offset: bigint | number, length: number): Uint8Array {
-    return kvmErrors(() => {
-      const into = BigInt(length) <= this.size ? new Uint8Array(length) : undefined
-      if (into) return this.native.read(offset, into)
-      return this.native.read(this.size, new Uint8Array(1)) // throws ERANGE
-    })
+    return kvmErrors(() => this.native.read(offset, room(length, this.size)))
   }
 
   /**

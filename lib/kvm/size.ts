@@ -10,3 +10,12 @@ export function toBytes(size: Size): bigint {
   if (bytes === undefined) throw new KvmError(noSize(size), { code: 'EINVAL' })
   return bytes
 }
+
+/** Room for `length` bytes of something that has no more than `most`. @internal */
+export function room(length: number, most: bigint): Uint8Array {
+  if (!Number.isSafeInteger(length) || length < 0)
+    throw new KvmError(`a length must be a number of bytes, not ${String(length)}`, { code: 'EINVAL' })
+  if (length > most)
+    throw new KvmError(`${length} bytes cannot be read where there are at most ${most}`, { code: 'ERANGE' })
+  return new Uint8Array(length)
+}

@@ -128,7 +128,13 @@ export class Vcpu implements AsyncDisposable {
    */
   async *exits(options: { signal?: AbortSignal } = {}): AsyncGenerator<Exit, void, void> {
     while (!this.closed) {
-      const exit = await this.run(options)
+      let exit
+      try {
+        exit = await this.run(options)
+      } catch (error) {
+        if (this.closed && error instanceof KvmError && error.code === 'CLOSED') return
+        throw error
+      }
       if (exit.reason === 'interrupted') return
       yield exit
       if (exit.reason === 'shutdown' || exit.reason === 'fail-entry' || exit.reason === 'internal-error') return
@@ -150,7 +156,7 @@ export class Vcpu implements AsyncDisposable {
 
   async #respond(value: Uint8Array | number | bigint, size: number): Promise<void> {
     if (value instanceof Uint8Array) return this.respond(value)
-    const number = BigInt(value)
+    const number = typeof value === 'bigint' || Number.isInteger(value) ? BigInt(value) : -1n
     if (size > 8 || BigInt.asUintN(8 * size, number) !== number)
       throw new KvmError(`${value} does not fit the ${size} bytes that the exit takes`, { code: 'ERANGE' })
     const bytes = new Uint8Array(8)

@@ -3,7 +3,7 @@ import type { NativeExitHandler, NativeVm } from './addon.js'
 import { closedError, KvmError, kvmErrors } from './errors.js'
 import type { EventFd } from './event.js'
 import { GuestMemory } from './memory.js'
-import { toBytes, type Size } from './size.js'
+import { room, toBytes, type Size } from './size.js'
 import { decodeStats, type Stats } from './stats.js'
 import * as s from './structs.js'
 import { Vcpu } from './vcpu.js'
@@ -49,6 +49,9 @@ export interface ExitHandlerOptions {
   value?: bigint
 }
 
+/** What a `'ram'` handler keeps at most, in bytes. */
+const maxRam = 1n << 20n
+
 const actions = ['sink', 'constant', 'counter', 'ram'] as const
 
 /**
@@ -70,9 +73,9 @@ export class ExitHandler {
     return this.native.hits()
   }
 
-  /** Copies bytes of a `'ram'` handler out. @throws KvmError `ERANGE` */
+  /** Copies bytes of a `'ram'` handler out. @throws KvmError `ERANGE`, `EINVAL` */
   read(offset: number, length: number): Uint8Array {
-    return kvmErrors(() => this.native.read(offset, new Uint8Array(length)))
+    return kvmErrors(() => this.native.read(offset, room(length, maxRam)))
   }
 
   /** Copies bytes into a `'ram'` handler. @throws KvmError `ERANGE` */
@@ -287,8 +290,7 @@ export class Vm implements AsyncDisposable {
    */
   addExitHandler(options: ExitHandlerOptions): ExitHandler {
     return kvmErrors(() => {
-      this.#checkStill('addExitHandler')
-      const native = this.native.addHandler(
+      const native = this.#still('addExitHandler').addHandler(
         options.space === 'mmio',
         options.address,
         options.length ?? 1,
@@ -302,17 +304,19 @@ export class Vm implements AsyncDisposable {
   /** Takes a handler away. @throws KvmError `VCPU_RUNNING`, `CLOSED` */
   removeExitHandler(handler: ExitHandler): void {
     kvmErrors(() => {
-      this.#checkStill('removeExitHandler')
-      this.native.removeHandler(handler.native)
+      this.#still('removeExitHandler').removeHandler(handler.native)
     })
   }
 
-  #checkStill(what: string): void {
-    for (const vcpu of this.vcpus)
+  /** While no vCPU runs, also none that is being closed: its thread looks into the table of handlers. */
+  #still(what: string): NativeVm {
+    const { native } = this
+    for (const vcpu of this.#vcpus)
       if (vcpu.running)
         throw new KvmError(`vCPU ${vcpu.id} is running, so ${what} must wait: kick() it and await the run first`, {
           code: 'VCPU_RUNNING'
         })
+    return native
   }
 
   /**

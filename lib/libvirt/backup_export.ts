@@ -174,12 +174,13 @@ export async function exportBackup(domain: Domain, options: ExportBackupOptions)
     await events.ready
     await domain.backupBegin(xml, point)
     const begun = watchEnd(domain, connect, events, targets[0] ?? '')
-    const described = await domain.backupGetXMLDesc().catch(async (error: unknown) => {
-      await domain.abortJob().catch(() => undefined)
-      await begun.catch(() => undefined)
+    begun.catch(() => undefined)
+    try {
+      exported = new BackupExport(domain, exportedDisks(parseXml(await domain.backupGetXMLDesc())), begun, signal)
+    } catch (error) {
+      await domain.abortJob().then(() => begun).catch(() => undefined)
       throw error
-    })
-    exported = new BackupExport(domain, exportedDisks(parseXml(described)), begun, signal)
+    }
   } finally {
     if (!exported) {
       await events.return()

@@ -2,6 +2,7 @@
 import type { Duplex } from 'node:stream'
 import type { Domain } from './domain.js'
 import { DomainConsoleFlags, StreamFlags } from './generated/enums.js'
+import type { Stream } from './stream.js'
 
 /**
  * Which console, and whose it is.
@@ -21,15 +22,25 @@ export interface ConsoleOptions {
 
 /** @internal */
 export async function openConsole(domain: Domain, options: ConsoleOptions): Promise<Duplex> {
-  const { device, force, safe, signal } = options
+  const { signal } = options
   signal?.throwIfAborted()
+  const stream = await open(domain, options)
+  // Nobody could hear yet of an error of Node's stream.
+  if (signal?.aborted) {
+    await stream.close()
+    throw signal.reason
+  }
+  return stream.duplex({ ...(signal && { signal }) })
+}
+
+async function open(domain: Domain, { device, force, safe }: ConsoleOptions): Promise<Stream> {
   await using connect = await domain.getConnect()
   const stream = await connect.streamNew(StreamFlags.NONBLOCK)
   try {
     await domain.openConsole(device, stream, (force ? DomainConsoleFlags.FORCE : 0) | (safe ? DomainConsoleFlags.SAFE : 0))
+    return stream
   } catch (error) {
     await stream.close()
     throw error
   }
-  return stream.duplex({ ...(signal && { signal }) })
 }

@@ -1,5 +1,5 @@
 // virStream: bytes to and from a hypervisor (consoles, volumes, screenshots), as Node's streams too.
-import { Duplex } from 'node:stream'
+import { addAbortSignal, Duplex } from 'node:stream'
 import { addon } from './addon.js'
 import { libvirtErrors } from './errors.js'
 import { StreamApi } from './generated/stream.js'
@@ -53,14 +53,15 @@ class StreamDuplex extends Duplex {
       readable: direction !== 'write',
       writable: direction !== 'read',
       readableObjectMode: sparse,
-      writableObjectMode: sparse,
-      ...(signal ? { signal } : {})
+      writableObjectMode: sparse
     }
     super(node)
     this.#stream = stream
     this.#sparse = sparse
     this.#chunkSize = chunkSize
     this.#directions = direction === 'both' ? 2 : 1
+    // Not before: one that is aborted already destroys at once.
+    if (signal) addAbortSignal(signal, this)
   }
 
   override _read(): void {

@@ -2,6 +2,7 @@
 import { Machine } from '../machine/machine.js'
 import type { MigrationRound } from '../migration_round.js'
 import type { StateDigest } from '../state.js'
+import { Turns, unlessAborted } from '../turns.js'
 import { nativeMigrations, type NativeIncoming, type NativeListener, type NativeReceiveResult } from './addon.js'
 import { migrateErrors, MigrateError } from './errors.js'
 import { nativeListenOptions, nativeReceiveOptions, type ListenOptions, type ReceiveOptions } from './options.js'
@@ -122,7 +123,7 @@ export class MigrationListener implements AsyncIterable<IncomingMigration>, Asyn
   readonly #ear: Ear
   /** One asks the addon at a time; who gives up leaves what comes to the next one. */
   #next: Promise<NativeIncoming | undefined> | undefined
-  #turn: Promise<unknown> = Promise.resolve()
+  readonly #turns = new Turns()
   #closing: Promise<void> | undefined
 
   /** @internal */
@@ -149,38 +150,21 @@ export class MigrationListener implements AsyncIterable<IncomingMigration>, Asyn
     const { signal, ...others } = options
     const settings = { ...this.#options, ...others }
     nativeReceiveOptions(settings)
-    signal?.throwIfAborted()
-    const mine = this.#turn.then(() => this.#wait(signal))
-    this.#turn = mine.catch(() => undefined)
-    const native = await mine
+    const native = await this.#turns.take(signal, () => this.#wait(signal))
     if (!native) throw new MigrateError('the listener is closed', { code: 'CLOSED' })
     return new IncomingMigration(native, settings, signal)
   }
 
   async #wait(signal: AbortSignal | undefined): Promise<NativeIncoming | undefined> {
-    signal?.throwIfAborted()
     if (this.closed) return undefined
     this.#next ??= migrateErrors(() => this.#native.accept())
-    const next = this.#next
-    let abort: (() => void) | undefined
     try {
-      const native = await (signal
-        ? Promise.race([
-            next,
-            new Promise<never>((_resolve, reject) => {
-              // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- the signal's reason as it is
-              abort = () => reject(signal.reason)
-              signal.addEventListener('abort', abort, { once: true })
-            })
-          ])
-        : next)
+      const native = await unlessAborted(this.#next, signal)
       this.#next = undefined
       return native
     } catch (error) {
       if (!signal?.aborted) this.#next = undefined
       throw error
-    } finally {
-      if (abort) signal?.removeEventListener('abort', abort)
     }
   }
 

@@ -16,6 +16,15 @@
 
 namespace hypertwin::addon {
 
+// A typed array's bytes, in place: valid only until the JavaScript function returns. Its own data pointer,
+// for that of a SharedArrayBuffer is not to be had.
+inline std::span<uint8_t> bytes_of(const Napi::TypedArray& array) {
+  void* data = nullptr;
+  if (napi_get_typedarray_info(array.Env(), array, nullptr, nullptr, &data, nullptr, nullptr) != napi_ok)
+    throw Napi::Error::New(array.Env());
+  return {static_cast<uint8_t*>(data), array.ByteLength()};
+}
+
 class Args {
  public:
   // Arguments from index `first` on count as 0, 1, ...
@@ -56,13 +65,11 @@ class Args {
     if (!value(index).IsString()) throw Error("EINVAL", name(index) + " must be a string");
     return value(index).As<Napi::String>().Utf8Value();
   }
-  // The bytes of a typed array, in place: valid only until the JavaScript function returns.
+  // As bytes_of().
   std::span<uint8_t> view(size_t index) const {
     Napi::Value given = value(index);
     if (!given.IsTypedArray()) throw Error("EINVAL", name(index) + " must be a Uint8Array");
-    auto array = given.As<Napi::TypedArray>();
-    if (array.ByteLength() == 0) return {};
-    return {static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset(), array.ByteLength()};
+    return bytes_of(given.As<Napi::TypedArray>());
   }
   std::vector<uint8_t> bytes(size_t index) const {
     auto seen = view(index);

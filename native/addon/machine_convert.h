@@ -120,9 +120,7 @@ inline Napi::Array array_of(const Napi::Object& options, const char* name) {
 
 inline std::span<const uint8_t> bytes_of(const Napi::Value& value, const char* name) {
   if (!value.IsTypedArray()) throw Error("EINVAL", std::string(name) + " must be a Uint8Array");
-  auto array = value.As<Napi::TypedArray>();
-  if (array.ByteLength() == 0) return {};
-  return {static_cast<const uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset(), array.ByteLength()};
+  return bytes_of(value.As<Napi::TypedArray>());
 }
 
 }  // namespace hypertwin::addon

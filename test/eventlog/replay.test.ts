@@ -3,6 +3,7 @@ import { EventEmitter, once } from 'node:events'
 import {
   appendFileSync,
   copyFileSync,
+  existsSync,
   mkdirSync,
   readFileSync,
   readdirSync,
@@ -325,6 +326,18 @@ t.test('a machine that is closed while it is recorded', { skip }, async t => {
   await recording.close()
   t.match(await replayed(directory), { stop: 'log-end', complete: false, divergence: undefined })
   await t.rejects(Recording.start(machine, path.join(directory, 'x')), code('CLOSED'))
+})
+
+t.test('a machine that is closed while its recording begins', { skip }, async t => {
+  const directory = path.join(scratch(t), 'log')
+  const machine = await guest(t, 'hello')
+  const starting = Recording.start(machine, directory)
+  // Both go on without JavaScript, which hears of them only then.
+  while (!existsSync(path.join(directory, '00000001.htlog')));
+  const closing = machine.close()
+  while (machine.state !== 'stopped');
+  await t.rejects(starting, { name: 'EventLogError', code: 'CLOSED' })
+  await closing
 })
 
 t.test('wrong arguments', { skip }, async t => {

@@ -48,6 +48,13 @@ t.test('guest memory', async t => {
   await using same = await GuestMemory.fromFd(memory.fd, '4KiB', { offset: 4096 })
   same.write(0, Uint8Array.of(1, 2, 3))
   t.strictSame(memory.read(4096n, 3), Uint8Array.of(1, 2, 3))
+  for (const length of [-1, NaN, 0.5]) t.equal((await failure(() => memory.read(0, length))).code, 'EINVAL')
+  const shared = new Uint8Array(new SharedArrayBuffer(8), 2, 3)
+  t.equal(same.readInto(0, shared), shared)
+  t.strictSame([...shared], [1, 2, 3])
+  shared.set([4, 5, 6])
+  same.write(8, shared)
+  t.strictSame(memory.read(4104, 3), Uint8Array.of(4, 5, 6))
   const window = memory.window(4096, 3)
   window[1] = 9
   t.strictSame(same.read(0, 3), Uint8Array.of(1, 9, 3))

@@ -13,7 +13,7 @@ t.test('port I/O out and in, then HLT', opts, async t => {
   t.match(input, { reason: 'io', direction: 'in', port: 0x11 })
   if (input.reason !== 'io') return
   t.equal((await failure(() => input.respond(Uint8Array.of(1, 2)))).code, 'ERANGE')
-  t.equal((await failure(() => input.respond(256))).code, 'ERANGE')
+  for (const wrong of [256, -1, 0.5, NaN]) t.equal((await failure(() => input.respond(wrong))).code, 'ERANGE')
   await input.respond(7)
   t.equal(await g.vcpu.completeIo(), true)
   const regs = await g.vcpu.getRegs()
@@ -48,11 +48,35 @@ t.test('native handlers answer, and only what they cannot comes to JavaScript', 
   await g.vcpu.setHltPolicy('resume')
   t.match(await g.vcpu.run(), { reason: 'io', direction: 'out', port: 0x30, data: Uint8Array.of(0x77) })
   t.strictSame(ram.read(0, 1), Uint8Array.of(0x77))
+  for (const length of [-1, NaN, 0.5]) t.equal((await failure(() => ram.read(0, length))).code, 'EINVAL')
+  for (const length of [2, 1e15]) t.equal((await failure(() => ram.read(0, length))).code, 'ERANGE')
   t.equal(counter.hits, 1n)
   t.equal(g.vcpu.handledExits, 5n)
   g.vm.removeExitHandler(ram)
   await g.vcpu.setRegs({ ...(await g.vcpu.getRegs()), rip: 0x1002n })
   t.match(await g.vcpu.run(), { reason: 'io', port: 0x21 })
+})
+
+t.test('handlers stay as they are while a vCPU that is being closed still runs', opts, async t => {
+  await using g = await guest([0xe6, 0x10, 0xeb, 0xfc]) // out 0x10, al; jmp back
+  const sink = g.vm.addExitHandler({ space: 'port', address: 0x10, action: 'sink' })
+  const run = failure(() => g.vcpu.run())
+  const closed = g.vcpu.close()
+  const running = { name: 'KvmError', code: 'VCPU_RUNNING' }
+  t.throws(() => g.vm.addExitHandler({ space: 'port', address: 0, action: 'sink' }), running)
+  t.throws(() => g.vm.removeExitHandler(sink), running)
+  t.equal((await run).code, 'CLOSED')
+  await closed
+  g.vm.removeExitHandler(sink)
+})
+
+t.test('exits() ends when its vCPU or its VM is closed', opts, async t => {
+  for (const what of ['vcpu', 'vm'] as const) {
+    await using g = await guest(spin)
+    const next = g.vcpu.exits().next()
+    await g[what].close()
+    t.strictSame(await next, { done: true, value: undefined }, what)
+  }
 })
 
 t.test('exits() yields until the kick', opts, async t => {

@@ -75,6 +75,30 @@ t.test('destroy aborts and closes; so does an error of who reads', { skip }, asy
   await t.rejects(third.toArray(), { name: 'AbortError' })
 })
 
+t.test('aborted before it becomes one of Node’s', { skip }, async t => {
+  await using connect = await testHost()
+  const stream = await screenshot(connect)
+  const duplex = stream.duplex({ signal: AbortSignal.abort() })
+  const closed = new Promise(resolve => duplex.once('close', resolve))
+  t.match(await once(duplex, 'error'), [{ name: 'AbortError' }])
+  await closed
+  t.equal(stream.closed, true)
+  while (openFiles('self') > 0) await new Promise(resolve => setImmediate(resolve))
+})
+
+t.test('a console whose signal is aborted while it is opened is given back', { skip }, async t => {
+  await using connect = await testHost()
+  const domain = await connect.domainLookupByName('test')
+  const control = new AbortController()
+  // The test driver has no consoles.
+  domain.openConsole = async (_device, stream) => {
+    await domain.screenshot(stream, 0)
+    control.abort()
+  }
+  await t.rejects(domain.console({ signal: control.signal }), { name: 'AbortError' })
+  while (openFiles('self') > 0) await new Promise(resolve => setImmediate(resolve))
+})
+
 /** How many descriptors of the test driver's picture, or of another file, a process holds. */
 function openFiles(process: number | string, file = 'test-screenshot'): number {
   const links = readdirSync(`/proc/${process}/fd`).map(fd => {

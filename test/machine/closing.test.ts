@@ -76,6 +76,30 @@ t.test('the garbage collector closes what was dropped', { skip }, async t => {
   }
 })
 
+t.test('a recording lasts as long as its machine, whoever refers to it', { skip }, async t => {
+  const folder = scratch(t)
+  const start = async () => {
+    const machine = await create()
+    const recording = new WeakRef(await Recording.start(machine, path.join(folder, 'log')))
+    await machine.start()
+    return { machine, recording, dropped: new WeakRef({}) }
+  }
+  const collected = async (what: WeakRef<object>): Promise<void> => {
+    do {
+      await new Promise(resolve => setImmediate(resolve))
+      gc()
+    } while (what.deref())
+  }
+  const { machine, recording, dropped } = await start()
+  await collected(dropped)
+  t.ok(recording.deref(), 'the machine goes on, and so does its recording')
+  await t.rejects(Recording.start(machine, path.join(folder, 'other')), { code: 'BAD_STATE' })
+  t.ok((await recording.deref()?.stop())?.state)
+  await collected(recording)
+  t.pass('but not once it is stopped')
+  await machine.close()
+})
+
 t.test('a worker that ends at any step gives everything back', { skip }, async t => {
   const folder = scratch(t)
   const source = import.meta.url.endsWith('.ts') ? './closing-worker.ts' : './closing-worker.js'

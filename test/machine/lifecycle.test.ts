@@ -174,6 +174,15 @@ t.test('what a machine is, and is not, built from', { skip }, async t => {
   await t.rejects(Machine.create(undefined as never), code('EINVAL'))
 })
 
+t.test('bytes in shared memory', { skip }, async t => {
+  const machine = await guest(t, 'hello', '', { nets: [{}] })
+  const shared = new Uint8Array(new SharedArrayBuffer(80), 8, 64).fill(7)
+  machine.memory.write(0x100000n, shared)
+  t.ok(machine.memory.read(0x100000n, 64).every(byte => byte === 7))
+  t.equal(machine.console.write(shared), true)
+  t.equal(machine.net(0).send(shared), 1)
+})
+
 t.test('wrong arguments', { skip }, async t => {
   const machine = await guest(t, 'hello', '', { nets: [{}] })
   t.throws(() => machine.net(1), { code: 'ERANGE', message: /has 1/ })

@@ -158,6 +158,23 @@ t.test('an address that is taken, a device that is not there', { skip }, async t
   for await (const _ of first) t.fail('nothing comes any more')
 })
 
+t.test('who gives up waiting leaves at once, and what comes to the next', { skip }, async t => {
+  const to = await listener(t)
+  const [one, two] = [new AbortController(), new AbortController()]
+  const first = to.accept({ signal: one.signal })
+  const second = to.accept({ signal: two.signal })
+  const third = to.accept()
+  const reason = new Error('enough')
+  two.abort(reason)
+  await t.rejects(second, reason)
+  one.abort(reason)
+  await t.rejects(first, reason)
+  const migration = migrate(await running(t), to.address)
+  const { machine: there } = await (await third).done
+  t.teardown(() => there.close())
+  await migration.done
+})
+
 t.test('TLS that does not fit', { skip: skip || noOpenssl }, async t => {
   const folder = scratch(t)
   const mine = { ...tlsIn(folder, 'mine'), servername: 'localhost' }
