@@ -4,7 +4,7 @@ import { HypertwinError, withLayerErrors, type HypertwinErrorDetails } from '../
 /**
  * What hypertwin/eventlog throws and rejects with. `code` is errno's name when a system call failed, or one of
  * - `'LOG_NOT_FOUND'`: no such folder, or no log in it
- * - `'LOG_EXISTS'`: the folder holds a log already
+ * - `'LOG_EXISTS'`: the folder holds a log already, or somebody begins one there at this moment
  * - `'LOG_VERSION'`, `'LOG_UNKNOWN_KIND'`: written by a later version
  * - `'LOG_HEADER_DAMAGED'`: no segment has a whole header
  * - `'LOG_MISMATCH'`: it cannot be replayed on this host; the message lists what differs

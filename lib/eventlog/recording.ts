@@ -148,8 +148,8 @@ export class Recording implements AsyncDisposable {
    * Snapshots the machine into `directory` and records from there on. The machine may run meanwhile.
    *
    * @param directory - created; it must hold no log
-   * @throws EventLogError `LOG_EXISTS`, `BAD_STATE` (it is recorded already), `CLOSED`, `EINVAL`, or the errno of
-   *   what failed
+   * @throws EventLogError `LOG_EXISTS`, `BAD_STATE` (it is recorded or debugged already), `CLOSED`, `EINVAL`,
+   *   or the errno of what failed
    */
   static async start(machine: Recordable, directory: string, options: RecordingOptions = {}): Promise<Recording> {
     folder(directory)

@@ -3,7 +3,7 @@ import { HypertwinError, withLayerErrors, type HypertwinErrorDetails } from '../
 
 /**
  * What hypertwin/ha throws and rejects with. `code` is errno's name when a system call failed, or one of
- * - `'BAD_STATE'`: not possible now: the machine is protected or recorded already, has ended, or is not protected
+ * - `'BAD_STATE'`: not possible now: the machine is protected, recorded or debugged already, has ended, or is not protected
  * - `'BAD_BOARD'`: a machine of the standard board: give it the deterministic one to protect it
  * - `'BAD_ADDRESS'`: no `tcp://host:port` or `unix:/path`
  * - `'BAD_CONFIG'`: disks or taps that the primary's machine does not have

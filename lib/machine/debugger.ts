@@ -30,7 +30,8 @@ export interface DebugStop {
  * while there are breakpoints {@link Debugger.run} executes the guest instruction by instruction, its vCPUs in turns:
  * ten thousands of instructions a second, and without interrupts.
  *
- * A machine that is recorded cannot be debugged. Other users of the machine may pause and resume it meanwhile.
+ * A machine that is recorded or protected cannot be debugged; and one that is debugged cannot be recorded, protected,
+ * migrated, snapshotted or debugged by another. Other users of the machine may pause and resume it meanwhile.
  *
  * @example
  * ```ts
@@ -47,10 +48,13 @@ export class Debugger implements AsyncDisposable {
   /** Breakpoints are found by single steps here. */
   readonly stepping: boolean
   readonly #native: NativeMachine
-  readonly #breakpoints = new Map<bigint, { physical: bigint; byte: number }>()
+  /** Where their linear addresses lie. */
+  readonly #breakpoints = new Map<bigint, bigint>()
+  /** What was in memory where an int3 is now, by the physical address: several linear ones may be the same. */
+  readonly #before = new Map<bigint, number>()
   /** The vCPU that was told last. */
   #told = 0
-  #closed = false
+  #closing: Promise<void> | undefined
 
   private constructor(machine: Machine, native: NativeMachine, stepping: boolean) {
     this.machine = machine
@@ -61,20 +65,20 @@ export class Debugger implements AsyncDisposable {
   /**
    * Attaches to a machine, and pauses it when it runs.
    *
-   * @throws MachineError `BAD_STATE` (it is recorded, or has ended), `CLOSED`
+   * @throws MachineError `BAD_STATE` (it is recorded, protected or debugged already, or has ended), `CLOSED`
    */
   static async attach(machine: Machine): Promise<Debugger> {
     const native = machine[nativeHandle] as NativeMachine
-    const ran = machine.state === 'running'
-    if (ran) await machine.pause()
+    const stepping = !(await machineErrors(() => native.breakpointsExit()))
+    // It is ours before it is paused: another debugger of it notices nothing.
+    await machineErrors(() => native.setDebugging(true))
     try {
+      if (machine.state === 'running') await machine.pause()
       if (machine.state !== 'paused' && machine.state !== 'created')
         throw new MachineError(`a machine that is ${machine.state} cannot be debugged`, { code: 'BAD_STATE' })
-      const stepping = !(await machineErrors(() => native.breakpointsExit()))
-      await machineErrors(() => native.setDebugging(true))
       return new Debugger(machine, native, stepping)
     } catch (error) {
-      if (ran) await machine.resume().catch(() => undefined)
+      await machineErrors(() => native.setDebugging(false)).catch(() => undefined)
       throw error
     }
   }
@@ -95,17 +99,17 @@ export class Debugger implements AsyncDisposable {
     if (this.#breakpoints.has(address)) return
     const physical = await this.#translate(address, options.vcpu ?? 0)
     await this.machine.bring(physical, 1)
-    const [byte = 0] = this.machine.memory.read(physical, 1)
-    this.#breakpoints.set(address, { physical, byte })
-    this.#put(physical, int3)
+    this.#atRest()
+    this.#arm(physical)
+    this.#breakpoints.set(address, physical)
   }
 
   /** Takes a breakpoint away; false when there is none. */
   clearBreakpoint(address: bigint): boolean {
     this.#atRest()
-    const found = this.#breakpoints.get(address)
-    if (!found) return false
-    this.#put(found.physical, found.byte)
+    const physical = this.#breakpoints.get(address)
+    if (physical === undefined) return false
+    if (![...this.#breakpoints].some(([other, where]) => other !== address && where === physical)) this.#disarm(physical)
     return this.#breakpoints.delete(address)
   }
 
@@ -134,11 +138,10 @@ export class Debugger implements AsyncDisposable {
   async read(address: bigint, length: number, vcpu = 0): Promise<Buffer> {
     whole(length, 0, 1 << 30, 'length')
     const into = Buffer.alloc(length)
-    for (const { at, physical, size } of await this.#pieces(address, length, vcpu))
-      this.machine.memory.read(physical, size).copy(into, at)
-    for (const [where, { byte }] of this.#breakpoints) {
-      const at = where - address
-      if (at >= 0n && at < BigInt(length)) into[Number(at)] = byte
+    for (const { at, physical, size } of await this.#pieces(address, length, vcpu)) {
+      const bytes = this.machine.memory.read(physical, size)
+      for (const [where, byte] of this.#armedIn(physical, bytes)) bytes[where] = byte
+      bytes.copy(into, at)
     }
     return into
   }
@@ -152,14 +155,13 @@ export class Debugger implements AsyncDisposable {
     this.#atRest()
     const bytes = Buffer.from(data)
     const pieces = await this.#pieces(address, bytes.length, vcpu)
+    this.#atRest()
     // Throws, before anything is written, where there is no RAM.
-    for (const { physical, size } of pieces) this.machine.memory.read(physical, size)
-    for (const [where, breakpoint] of this.#breakpoints) {
-      const at = where - address
-      if (at < 0n || at >= BigInt(bytes.length)) continue
-      breakpoint.byte = bytes[Number(at)] ?? 0
-      if (!this.stepping) bytes[Number(at)] = int3
-    }
+    for (const piece of pieces.map(it => ({ ...it, there: this.machine.memory.read(it.physical, it.size) })))
+      for (const [where] of this.#armedIn(piece.physical, piece.there)) {
+        this.#before.set(piece.physical + BigInt(where), bytes[piece.at + where] ?? 0)
+        bytes[piece.at + where] = int3
+      }
     for (const { at, physical, size } of pieces) this.machine.memory.write(physical, bytes.subarray(at, at + size))
   }
 
@@ -171,13 +173,15 @@ export class Debugger implements AsyncDisposable {
   async step(vcpu = 0): Promise<DebugStop> {
     this.#atRest()
     const { regs } = await this.machine.registers(vcpu)
-    const here = this.#breakpoints.get(regs.rip)
+    // By whatever address the vCPU came to it.
+    const here = this.#before.size > 0 ? await this.#translate(regs.rip, vcpu).catch(() => undefined) : undefined
+    this.#atRest()
     this.#told = vcpu
-    if (here) this.#put(here.physical, here.byte)
+    const armed = here !== undefined && this.#disarm(here)
     try {
       await machineErrors(() => this.#native.step(vcpu, 1, new BigUint64Array()))
     } finally {
-      if (here && this.#breakpoints.has(regs.rip)) this.#put(here.physical, int3)
+      if (armed && [...this.#breakpoints.values()].includes(here)) this.#arm(here)
     }
     return { why: this.machine.state === 'paused' || this.machine.state === 'created' ? 'step' : 'ended', vcpu }
   }
@@ -221,16 +225,22 @@ export class Debugger implements AsyncDisposable {
     }
   }
 
-  /** Takes all breakpoints away and lets go of the machine, which stays paused. Twice is fine. */
-  async close(): Promise<void> {
-    if (this.#closed) return
-    this.#closed = true
+  /**
+   * Takes all breakpoints away and lets go of the machine, which stays paused. Twice is fine; and when it rejects, it can
+   * be tried again.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#letGo().catch((error: unknown) => {
+      this.#closing = undefined
+      throw error
+    })
+    return this.#closing
+  }
+
+  async #letGo(): Promise<void> {
     if (this.machine.closed) return
     if (this.machine.state === 'running') await this.machine.pause().catch(() => undefined)
-    for (const address of this.breakpoints) {
-      const found = this.#breakpoints.get(address)
-      if (found) this.#put(found.physical, found.byte)
-    }
+    for (const physical of [...this.#before.keys()]) this.#disarm(physical)
     this.#breakpoints.clear()
     await machineErrors(() => this.#native.setDebugging(false))
   }
@@ -275,12 +285,33 @@ export class Debugger implements AsyncDisposable {
     }
   }
 
-  #put(physical: bigint, byte: number): void {
-    if (!this.stepping) this.machine.memory.write(physical, Uint8Array.of(byte))
+  #arm(physical: bigint): void {
+    if (this.stepping) return
+    const [byte = 0] = this.machine.memory.read(physical, 1)
+    if (byte === int3 && this.#before.has(physical)) return
+    this.machine.memory.write(physical, Uint8Array.of(int3))
+    this.#before.set(physical, byte)
+  }
+
+  /** False where it was none of ours any more: what the guest has put there since stays. */
+  #disarm(physical: bigint): boolean {
+    const byte = this.#before.get(physical)
+    if (byte === undefined) return false
+    const armed = this.machine.memory.read(physical, 1)[0] === int3
+    if (armed) this.machine.memory.write(physical, Uint8Array.of(byte))
+    this.#before.delete(physical)
+    return armed
+  }
+
+  /** The places in these bytes of memory where an int3 of ours is, and what was there before. */
+  #armedIn(physical: bigint, bytes: Uint8Array): [number, number][] {
+    return [...this.#before]
+      .map(([where, byte]): [number, number] => [Number(where - physical), byte])
+      .filter(([at]) => bytes[at] === int3)
   }
 
   #atRest(): void {
-    if (this.#closed) throw new MachineError('the debugger is closed', { code: 'CLOSED' })
+    if (this.#closing) throw new MachineError('the debugger is closed', { code: 'CLOSED' })
     if (this.machine.state !== 'paused' && this.machine.state !== 'created')
       throw new MachineError(`the machine is ${this.machine.state}: a debugger works on one that is paused`, {
         code: 'BAD_STATE'

@@ -12,6 +12,9 @@ import { HypertwinError, withLayerErrors, type HypertwinErrorDetails } from '../
  * - `'BAD_KERNEL'`: no ELF file that can be started by PVH
  * - `'NO_MEMORY'`: kernel, initial RAM disk and start-up tables do not fit into the memory
  * - `'NO_BOUNDARY'`: the guest reached no boundary in time
+ * - `'BUSY'`: a snapshot is being written to that path by somebody else
+ * - `'SNAPSHOT_LIMIT'`: a snapshot that could not be restored, since it would add to too many others or its list of pages
+ *   would be too long, is not written: take a full one
  * - `'DIRTY_BUSY'`: somebody tracks the machine's dirty pages already
  * - `'BAD_CERTIFICATE'`: of a disk's NBD server, or for it: files that are missing or cannot be used
  * - `'LIBNBD_MISSING'`: a disk on an NBD server, and libnbd is not installed here

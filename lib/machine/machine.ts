@@ -473,8 +473,9 @@ export class Machine implements AsyncDisposable {
    * machine waits meanwhile. Disks are not in it.
    *
    * @param path - replaced when it exists
-   * @throws MachineError with the errno of what failed; `BAD_STATE` (incremental, without a base), `EINVAL` (in place
-   *   of one that it adds to), `DIRTY_BUSY` (`track` beside a DirtyTracker), `CLOSED`
+   * @throws MachineError with the errno of what failed; `BAD_STATE` (incremental, without a base; or the machine is
+   *   debugged), `EINVAL` (in place of one that it adds to), `SNAPSHOT_LIMIT` (it would add to too many), `BUSY` (another
+   *   is being written to that path), `DIRTY_BUSY` (`track` beside a DirtyTracker), `CLOSED`
    */
   async snapshot(path: string, options: SnapshotOptions = {}): Promise<SnapshotInfo> {
     const { incremental, track } = object(options, 'the options')

@@ -19,7 +19,7 @@ import { HypertwinError, withLayerErrors, type HypertwinErrorDetails } from '../
  * - `'MIGRATION_DIGEST'`: at the destination: what arrived is not what was sent
  * - `'ABORTED'`, `'NOT_OURS'`: at the destination: the source gave up; the machine goes on there
  * - `'BAD_BOARD'`: a machine of the standard board: give it the deterministic one to migrate it
- * - `'BAD_STATE'`: the machine neither runs nor is paused, or is recorded or protected
+ * - `'BAD_STATE'`: the machine neither runs nor is paused, or is recorded, protected or debugged
  * - `'BAD_CONFIG'`: disks or network devices that the machine does not have
  * - `'BAD_ADDRESS'`, `'EINVAL'`: an argument of the wrong type or value
  * - `'CLOSED'`: the machine, listener or connection is closed

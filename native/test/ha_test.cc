@@ -559,6 +559,9 @@ TEST(Ha, RefusesWhatCannotBeProtected) {
   ProtectOptions hasty = pair.protect;
   hasty.heartbeats = {2000us, 1000us, 1000us};
   EXPECT_EQ(code(hasty), "BAD_CONFIG");
+  pair.machine->set_debugging(true);
+  EXPECT_EQ(code(pair.protect), "BAD_STATE");
+  pair.machine->set_debugging(false);
   ASSERT_TRUE(pair.protect_it());
   EXPECT_EQ(code(pair.protect), "BAD_STATE");
   pair.machine->stop();

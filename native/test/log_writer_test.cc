@@ -219,6 +219,21 @@ TEST(LogWriter, DoesNotMixTwoLogs) {
   EXPECT_EQ(code_of([&] { Writer::create(directory.path() / "no" / "where", sample_header()); }), "ENOENT");
 }
 
+// Both found no log there.
+TEST(LogWriter, TakesNoOtherLogsPlace) {
+  TemporaryDirectory directory;
+  FileSink first(directory.path()), second(directory.path());
+  const std::vector<uint8_t> header{1, 2, 3}, other{4, 5, 6, 7}, more{8, 9};
+  first.begin_segment(1, header);
+  EXPECT_EQ(code_of([&] { second.begin_segment(1, other); }), "LOG_EXISTS");
+  first.write(header.size(), more);
+  first.sync();
+  std::ifstream in(directory.path() / segment_name(1), std::ios::binary);
+  const std::vector<uint8_t> written{std::istreambuf_iterator<char>(in), {}};
+  EXPECT_EQ(written, (std::vector<uint8_t>{1, 2, 3, 8, 9}));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory.path()), {}), 1);
+}
+
 TEST(LogWriter, AFullBufferWaitsOrFails) {
   std::vector<uint8_t> bytes(1u << 20);
   for (auto policy : {FullPolicy::kWait, FullPolicy::kFail}) {

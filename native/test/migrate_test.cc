@@ -296,8 +296,23 @@ TEST_F(Moves, OnlyMachinesThatAreAlive) {
   auto recording = replay::Recording::start(machine_, dir.file("log"));
   EXPECT_EQ(refused(machine_), "BAD_STATE");
   recording->stop();
+  machine_->set_debugging(true);
+  EXPECT_EQ(refused(machine_), "BAD_STATE");
+  machine_->set_debugging(false);
   machine_->stop();
   EXPECT_EQ(refused(machine_), "BAD_STATE");
+}
+
+TEST_F(Moves, GoNowhereWithADebuggersBreakpoints) {
+  MigrateOptions send;
+  send.on_step = [&](Step step) {
+    if (step == Step::kAccepted) machine_->set_debugging(true);
+  };
+  auto moved = move(send);
+  EXPECT_EQ(moved.source_code, "BAD_STATE") << moved.source_text;
+  EXPECT_EQ(machine_->state(), State::kRunning);
+  machine_->set_debugging(false);
+  EXPECT_TRUE(goes_on(*here_));
 }
 
 TEST_F(Moves, ASkippedPageIsNoticed) {

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <thread>
 
+#include "code_of.h"
 #include "dirty/tracker.h"
 #include "log/source.h"
 #include "log_fixtures.h"
@@ -467,6 +468,69 @@ TEST(Recording, RefusesWhatNoLogHolds) {
   recording->stop();
   EXPECT_THROW(recording->checkpoint(), Error);
   room->machine->write_memory(0x100000, byte);
+}
+
+TEST(Recording, NothingIsWrittenBetweenItsSnapshotAndItsLog) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::boot(system_, dir, false);
+  // Refused from some moment on, and then for good.
+  std::atomic<bool> writes{false};
+  std::thread writer([&] {
+    const uint64_t where = room->machine->config().memory_size - sizeof(uint64_t);
+    std::vector<uint8_t> bytes(sizeof(uint64_t));
+    for (uint64_t i = 0; !room->machine->recorded(); ++i) {
+      std::memcpy(bytes.data(), &i, sizeof(i));
+      code_of([&] { room->machine->write_memory(where, bytes); });
+      writes.store(true);
+    }
+  });
+  while (!writes.load()) std::this_thread::yield();
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  writer.join();
+  recording->stop();
+  auto replayed = replay_all(system_, dir.file("log"));
+  EXPECT_TRUE(replayed.complete) << replayed.message;
+}
+
+TEST(Recording, OfADebuggedMachineIsRefused) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::boot(system_, dir, false);
+  room->machine->set_debugging(true);
+  EXPECT_EQ(code_of([&] { Recording::start(room->machine, dir.file("log")); }), "BAD_STATE");
+  room->machine->set_debugging(false);
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  EXPECT_EQ(code_of([&] { room->machine->set_debugging(true); }), "BAD_STATE");
+  recording->stop();
+}
+
+// Two that both found the folder empty: one has it, the other touches nothing there.
+TEST(Recording, AFolderIsOneRecordings) {
+  NEED_KVM();
+  TempDir dir;
+  TempDir disks[2];
+  for (int round = 0; round < 5; ++round) {
+    const std::string folder = dir.file("log" + std::to_string(round));
+    std::unique_ptr<Recording> recordings[2];
+    std::vector<std::thread> starters;
+    std::shared_ptr<Mailroom> rooms[2];
+    for (int i : {0, 1}) {
+      rooms[i] = Mailroom::boot(system_, disks[i], false);
+      const auto bytes = std::vector<uint8_t>(8, static_cast<uint8_t>(i + 1));
+      rooms[i]->machine->write_memory(16u << 20, bytes);
+    }
+    for (int i : {0, 1})
+      starters.emplace_back([&, i] {
+        const std::string code =
+            code_of([&] { recordings[i] = Recording::start(rooms[i]->machine, folder); });
+        EXPECT_EQ(code, recordings[i] ? "none" : "LOG_EXISTS");
+      });
+    for (auto& starter : starters) starter.join();
+    ASSERT_NE(recordings[0] != nullptr, recordings[1] != nullptr) << round;
+    (recordings[0] ? recordings[0] : recordings[1])->stop();
+    EXPECT_TRUE(replay_all(system_, folder).complete);
+  }
 }
 
 TEST(Recording, AStartThatFailsLeavesNothingBehind) {

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstring>
 #include <future>
@@ -188,6 +189,44 @@ TEST_P(Snapshot, WhatIsWrittenOverIsNotAddedTo) {
   EXPECT_EQ(restored->state_digest(), digest);
   EXPECT_EQ(code_of([&] { restored->snapshot(dir_.file("d"), {.incremental = true}); }), "BAD_STATE");
   EXPECT_EQ(restore(dir_.file("a"))->state_digest(), digest);
+}
+
+TEST_P(Snapshot, IsTakenOfNoDebuggedMachine) {
+  auto machine = create();
+  run(*machine, *listener_);
+  machine->set_debugging(true);
+  EXPECT_EQ(code_of([&] { machine->set_debugging(true); }), "BAD_STATE") << "one debugger at a time";
+  EXPECT_EQ(code_of([&] { machine->snapshot(dir_.file("s")); }), "BAD_STATE");
+  EXPECT_FALSE(std::filesystem::exists(dir_.file("s")));
+  EXPECT_EQ(machine->state(), State::kPaused);
+  machine->set_debugging(false);
+  machine->snapshot(dir_.file("s"));
+  EXPECT_EQ(restore(dir_.file("s"))->state_digest(), machine->state_digest());
+}
+
+TEST_P(Snapshot, HasOneWriterAtATime) {
+  auto machine = create(), other = create();
+  run(*machine, *listener_);
+  {
+    NewFile busy(AT_FDCWD, dir_.file("s"), ".partial");
+    EXPECT_EQ(code_of([&] { machine->snapshot(dir_.file("s")); }), "BUSY");
+    EXPECT_FALSE(std::filesystem::exists(dir_.file("s")));
+  }
+  std::vector<std::thread> writers;
+  std::atomic<int> written{0};
+  for (auto* each : {machine.get(), other.get()})
+    writers.emplace_back([&, each] {
+      for (int i = 0; i < 5; ++i) {
+        const std::string code = code_of([&] { each->snapshot(dir_.file("s")); });
+        EXPECT_TRUE(code == "none" || code == "BUSY") << code;
+        if (code == "none") ++written;
+      }
+    });
+  for (auto& writer : writers) writer.join();
+  EXPECT_GT(written.load(), 0);
+  const auto digest = restore(dir_.file("s"))->state_digest();
+  EXPECT_TRUE(digest == machine->state_digest() || digest == other->state_digest());
+  EXPECT_FALSE(std::filesystem::exists(dir_.file("s.partial")));
 }
 
 TEST_P(Snapshot, TrackingIsOneAtATime) {
@@ -462,6 +501,38 @@ TEST(MachineMemory, MappedPagesThatAreDiscardedAreZero) {
 }
 
 // Each machine that goes on from a snapshot has another generation; one that is not resumed has the old one.
+TEST(SnapshotLimits, NothingIsWrittenThatCannotBeRestored) {
+  NEED_KVM();
+  TempDir dir;
+  MachineConfig config;
+  config.memory_size = 16u << 20;
+  auto machine = Machine::create(system_, config, guest_image("hello"), nullptr);
+  auto name = [&](size_t i) { return dir.file("s" + std::to_string(i)); };
+  machine->snapshot(name(1), {.track = true});
+  for (size_t i = 2; i <= kMaxSnapshotChain; ++i)
+    machine->snapshot(name(i), {.incremental = true, .track = true});
+  EXPECT_EQ(open_snapshot(name(kMaxSnapshotChain)).size(), kMaxSnapshotChain);
+  const size_t next = kMaxSnapshotChain + 1;
+  EXPECT_EQ(code_of([&] { machine->snapshot(name(next), {.incremental = true}); }), "SNAPSHOT_LIMIT");
+  EXPECT_FALSE(std::filesystem::exists(name(next)));
+  machine->snapshot(name(next), {.track = true});
+  machine->snapshot(name(next + 1), {.incremental = true});
+  EXPECT_EQ(open_snapshot(name(next + 1)).size(), 2u);
+}
+
+TEST(SnapshotLimits, StateIsBounded) {
+  TempDir dir;
+  const MachineMemory memory(kPage);
+  const std::vector<uint8_t> state(256u << 20);
+  EXPECT_EQ(code_of([&] { write_snapshot_file(dir.file("s"), state, memory); }), "SNAPSHOT_LIMIT");
+  const auto fits = std::span(state).first(state.size() - 3 * kPage);
+  write_snapshot_file(dir.file("s"), fits, memory);
+  EXPECT_EQ(SnapshotFile(dir.file("s")).state().size(), fits.size());
+  EXPECT_EQ(
+      code_of([&] { write_snapshot_file(dir.file("s"), {}, memory, nullptr, {}, NewFile::Over::kNone); }),
+      "EEXIST");
+}
+
 TEST(Generation, IsNewForEachThatGoesOn) {
   NEED_KVM();
   TempDir dir;

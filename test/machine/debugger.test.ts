@@ -61,13 +61,64 @@ for (const board of ['deterministic', 'standard'] as const) {
   })
 }
 
-t.test('what is recorded cannot be debugged', { skip }, async t => {
+t.test('what is recorded cannot be debugged, and the reverse', { skip }, async t => {
+  const folder = scratch(t)
   const machine = await guest(t, 'hello', 'ticks=1000000')
-  await using recording = await Recording.start(machine, path.join(scratch(t), 'log'))
+  {
+    await using recording = await Recording.start(machine, path.join(folder, 'log'))
+    await machine.start()
+    await t.rejects(Debugger.attach(machine), code('BAD_STATE'))
+    t.equal(machine.state, 'running', 'and goes on')
+    await recording.stop()
+  }
+  const debug = await Debugger.attach(machine)
+  await t.rejects(Recording.start(machine, path.join(folder, 'second')), code('BAD_STATE'))
+  await t.rejects(machine.snapshot(path.join(folder, 'snapshot')), code('BAD_STATE'))
+  const running = debug.run({ signal: AbortSignal.timeout(50) })
+  await t.rejects(Debugger.attach(machine), code('BAD_STATE'), 'by another')
+  t.match(await running, { why: 'paused' }, 'whom the first does not notice')
+  await debug.close()
+  await machine.snapshot(path.join(folder, 'snapshot'))
+})
+
+t.test('what is taken away is what was put there', { skip }, async t => {
+  const machine = await guest(t, 'hello', 'ticks=1000000')
   await machine.start()
-  await t.rejects(Debugger.attach(machine), code('BAD_STATE'))
-  t.equal(machine.state, 'running', 'and goes on')
-  await recording.stop()
+  await machine.console.waitFor('hello from hypertwin\n')
+  const debug = await Debugger.attach(machine)
+  // The same memory a second time, in the address space's next 512 GiB.
+  const tables = (await debug.registers()).sregs.cr3 & ~0xfffn
+  machine.memory.write(tables + 8n, machine.memory.read(tables, 8))
+  const [here, there] = [0xf0_0000n, 0x80_00f0_0000n]
+  const before = Buffer.from('90919293', 'hex')
+  machine.memory.write(here, before)
+  const armed = debug.stepping ? before[0] : 0xcc
+
+  await debug.setBreakpoint(here)
+  await debug.setBreakpoint(there)
+  t.strictSame(await debug.read(here, 4), before)
+  t.strictSame(await debug.read(there, 4), before)
+  t.equal(debug.clearBreakpoint(here), true)
+  t.equal(machine.memory.read(here, 1)[0], armed, 'it is a breakpoint by its other address')
+  await debug.write(here, Buffer.of(0x94))
+  t.equal(machine.memory.read(here, 1)[0], debug.stepping ? 0x94 : 0xcc)
+  await debug.setBreakpoint(here)
+  await debug.setBreakpoint(here + 1n)
+  // The guest uses the page for something else.
+  machine.memory.write(here + 1n, Buffer.of(0x77))
+  t.strictSame(await debug.read(there, 4), Buffer.from('94779293', 'hex'))
+
+  // Once it fails; it is tried again.
+  const memory = { ...machine.memory }
+  machine.memory.write = () => {
+    throw new Error('not now')
+  }
+  if (!debug.stepping) await t.rejects(debug.close(), { message: 'not now' })
+  Object.assign(machine.memory, memory)
+  await debug.close()
+  t.strictSame(machine.memory.read(here, 4), Buffer.from('94779293', 'hex'))
+  await (await Debugger.attach(machine)).close()
+  await t.rejects(debug.setBreakpoint(here), code('CLOSED'))
 })
 
 /** The other end of gdb's protocol. */

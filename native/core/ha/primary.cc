@@ -23,6 +23,7 @@
 #include "ha/output_gate.h"
 #include "ha/primary_source.h"
 #include "ha/status.h"
+#include "machine/guest_debug.h"
 #include "replay/recorder.h"
 
 namespace hypertwin::ha {
@@ -161,6 +162,7 @@ void PrimarySession::sync() {
   sender_->precopy();
   status_.step("copied");
   auto finish = [this] {
+    machine::refuse_debugged(machine_->debugged(), "protect");
     const auto frozen = machine_->freeze_memory();
     begin_log(sender_->finish());
   };
@@ -560,6 +562,7 @@ std::unique_ptr<Primary> Primary::protect(std::shared_ptr<Machine> machine,
   if (machine->recorded()) throw Error("BAD_STATE", "the machine is being recorded or protected already");
   if (machine->state() >= machine::State::kStopped)
     throw Error("BAD_STATE", "the machine has ended: there is nothing to protect");
+  machine::refuse_debugged(machine->debugged(), "protect");
   return std::make_unique<PrimarySession>(std::move(machine), std::move(channel), std::move(options));
 }
 

@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "base/error.h"
+#include "base/new_file.h"
 #include "log/format.h"
 
 namespace hypertwin::log {
@@ -21,6 +22,11 @@ int sync_file(const FileCalls& calls, int fd) {
     rc = calls.fdatasync(fd);
   } while (rc != 0 && errno == EINTR);
   return rc;
+}
+
+[[noreturn]] void there_is_one(const std::filesystem::path& directory) {
+  throw Error("LOG_EXISTS",
+              "There is a log in " + directory.string() + " already: choose another directory or remove it");
 }
 
 }  // namespace
@@ -37,10 +43,7 @@ FileSink::FileSink(std::filesystem::path directory, FileCalls calls)
   std::error_code failure;
   for (std::filesystem::directory_iterator it(directory_, failure), end; !failure && it != end;
        it.increment(failure)) {
-    if (segment_number(it->path().filename().string()) != 0) {
-      throw Error("LOG_EXISTS", "There is a log in " + directory_.string() +
-                                    " already: choose another directory or remove it");
-    }
+    if (segment_number(it->path().filename().string()) != 0) there_is_one(directory_);
   }
   if (failure) throw Error::system(failure.value(), "readdir", "looking into " + directory_.string());
 }
@@ -59,20 +62,17 @@ void FileSink::write_all(int fd, uint64_t offset, std::span<const uint8_t> bytes
 }
 
 void FileSink::begin_segment(uint32_t number, std::span<const uint8_t> header) {
-  std::string name = segment_name(number);
-  std::string temporary = name + ".new";
-  Fd file(::openat(directory_fd_.get(), temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  if (!file) throw_errno("openat", "creating the log segment " + name);
+  const std::string name = segment_name(number);
   try {
-    write_all(file.get(), 0, header);
-    if (::renameat(directory_fd_.get(), temporary.c_str(), directory_fd_.get(), name.c_str()) != 0) {
-      throw_errno("renameat", "naming the log segment " + name);
-    }
-  } catch (...) {
-    ::unlinkat(directory_fd_.get(), temporary.c_str(), 0);
+    NewFile file(directory_fd_.get(), name, ".new");
+    write_all(file.fd(), 0, header);
+    file.give_name(NewFile::Over::kNone);
+    file_ = file.take();
+  } catch (const Error& error) {
+    // Another sink's, which found the directory empty too.
+    if (error.code() == "EEXIST" || error.code() == "BUSY") there_is_one(directory_);
     throw;
   }
-  file_ = std::move(file);
   path_ = directory_ / name;
   directory_dirty_ = true;
 }

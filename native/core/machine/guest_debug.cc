@@ -1,5 +1,6 @@
 #include "machine/guest_debug.h"
 
+#include "base/error.h"
 #include "base/hex.h"
 
 namespace hypertwin::machine {
@@ -13,6 +14,14 @@ void set_debugged(kvm::Vcpu& vcpu, bool on) {
   kvm_guest_debug debug{};
   if (on) debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
   vcpu.set_guest_debug(debug);
+}
+
+void refuse_debugged(bool debugged, const char* verb) {
+  if (debugged)
+    throw Error("BAD_STATE",
+                std::string("cannot ") + verb +
+                    " a machine that is debugged, for its breakpoints are in the guest's memory: "
+                    "close the debugger first");
 }
 
 std::string describe_stop(const kvm::Vcpu& vcpu) {

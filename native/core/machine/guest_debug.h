@@ -16,6 +16,9 @@ namespace hypertwin::machine {
 
 // Whether the guest's int3 comes out as KVM_EXIT_DEBUG, where KVM can do that (quirks.h).
 void set_debugged(kvm::Vcpu& vcpu, bool on);
+// Throws Error("BAD_STATE") while a machine is debugged: breakpoints are in its memory, and what is taken of
+// it has no debugger.
+void refuse_debugged(bool debugged, const char* verb);
 inline bool contains(std::span<const uint64_t> addresses, uint64_t address) {
   return std::find(addresses.begin(), addresses.end(), address) != addresses.end();
 }

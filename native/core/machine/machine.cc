@@ -740,10 +740,9 @@ bool Machine::send_console(std::span<const uint8_t> bytes) {
   return live_.push(std::move(input));
 }
 
-void Machine::write_memory(uint64_t address, std::span<const uint8_t> from) {
+void Machine::check_writable() const {
   if (recorded())
     throw Error("BAD_STATE", "no log holds what is written from outside: not while the machine is recorded");
-  VirtualMachine::write_memory(address, from);
 }
 
 void Machine::refuse_recorded() const {
@@ -764,6 +763,7 @@ void Machine::at_rest(size_t vcpu, const char* verb, const std::function<void()>
 void Machine::set_debugging(bool on) {
   call(At::kAnywhere, [&] {
     if (on) refuse_recorded();
+    if (on) refuse_debugged(debugged_, "attach another debugger to");
     debugged_ = on;
     set_debugged(*vcpu_, on);
   });
@@ -872,7 +872,7 @@ void Machine::save_state(ByteWriter& out) {
 }
 
 StateDigest Machine::write_snapshot(const std::string& path) {
-  save_snapshot(path, {});
+  save_snapshot(path, {.over = NewFile::Over::kNone});
   return digest_here();
 }
 
@@ -883,13 +883,16 @@ SnapshotInfo Machine::save_snapshot(const std::string& path, const SnapshotOptio
   config_.save(config);
   state.blob(config.data());
   save_state(state);
-  const auto frozen = freeze_memory();
   return snapshots_->write(path, state.data(), options);
 }
 
 SnapshotInfo Machine::snapshot(const std::string& path, const SnapshotOptions& options) {
   SnapshotInfo info;
-  call(At::kAnywhere, [&] { info = save_snapshot(path, options); });
+  call(At::kAnywhere, [&] {
+    refuse_debugged(debugged_, "snapshot");
+    const auto frozen = freeze_memory();
+    info = save_snapshot(path, options);
+  });
   return info;
 }
 

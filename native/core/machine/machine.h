@@ -102,8 +102,6 @@ class Machine final : public VirtualMachine, private devices::Host {
   StateDigest state_digest() override;
   VcpuState vcpu_state(size_t index = 0) override;
   // Also throws Error("BAD_STATE") while another source than live_inputs() is used.
-  void write_memory(uint64_t address, std::span<const uint8_t> from) override;
-  // Also throws Error("BAD_STATE") while another source than live_inputs() is used.
   void set_debugging(bool on) override;
   uint64_t step(size_t vcpu, uint64_t most, std::span<const uint64_t> until) override;
   void set_registers(size_t vcpu, const kvm_regs& regs) override;
@@ -113,6 +111,8 @@ class Machine final : public VirtualMachine, private devices::Host {
   // Of a standby machine: a disk did not take a write that it took at the other side. Any thread.
   std::optional<Error> replica_failure() const;
   bool recorded() const { return recorded_.load(std::memory_order_acquire); }
+  // Any thread; it stays so for a task of call() alone.
+  bool debugged() const { return debugged_.load(std::memory_order_relaxed); }
 
   Counters counters() const override;
   uint64_t boundary() const override { return ordinal_.load(std::memory_order_acquire); }
@@ -149,8 +149,9 @@ class Machine final : public VirtualMachine, private devices::Host {
   void stop_here(Reason reason, std::string message);
   void pause_here(Reason reason = Reason::kRequested, std::string message = {});
   RollingDigest& rolling() { return rolling_; }
-  // As snapshot(), state_digest(), from the vCPU's thread. write_snapshot gives the digest it holds. Without
-  // `memory`, that part is left zero.
+  // As snapshot(), state_digest(), from the vCPU's thread. write_snapshot is for who holds freeze_memory(),
+  // takes no other file's place (Error("EEXIST")), and gives the digest it holds. Without `memory`, that part
+  // is left zero.
   StateDigest write_snapshot(const std::string& path);
   StateDigest digest_here(bool memory = true);
   // As digest_here(), after completing the boundary's access; for a source.
@@ -178,6 +179,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   void run_once();
   bool step_here(Stepper& stepper);
   void on_exit();
+  void check_writable() const override;  // not while another source than live_inputs() is used
   void refuse_recorded() const;
   // On the vCPU's thread, standing still.
   void at_rest(size_t vcpu, const char* verb, const std::function<void()>& task);
@@ -236,7 +238,6 @@ class Machine final : public VirtualMachine, private devices::Host {
   bool halted_ = false;      // the boundary is a HLT
   bool can_inject_ = false;  // as of the boundary's exit
   bool interrupts_on_ = false;
-  bool debugged_ = false;
   bool resubmit_ = false;  // restored: the disks' requests in flight are to be submitted
   uint64_t virtual_now_ = 0;
   uint64_t pause_at_ = ~uint64_t{0};
@@ -251,7 +252,8 @@ class Machine final : public VirtualMachine, private devices::Host {
   std::atomic<State> state_{State::kCreated};
   std::atomic<Reason> reason_{Reason::kNone};
   std::atomic<bool> recorded_{false};  // source_ is not live_
-  std::atomic<bool> open_{true};       // packets from taps are taken
+  std::atomic<bool> debugged_{false};
+  std::atomic<bool> open_{true};  // packets from taps are taken
 
   mutable std::mutex mutex_;  // guards tasks_, message_, replica_failure_
   std::condition_variable wake_;

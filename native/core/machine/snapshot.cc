@@ -11,6 +11,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/new_file.h"
 #include "machine/machine_memory.h"
 
 namespace hypertwin::machine {
@@ -23,7 +24,6 @@ constexpr uint64_t kPage = devices::kPageSize;
 constexpr size_t kHeaderBytes = 64;
 constexpr uint64_t kMaxMeta = 256u << 20;
 constexpr uint64_t kMaxMemory = uint64_t{1} << 46;
-constexpr size_t kMaxChain = 256;
 
 void write_all(int fd, std::span<const uint8_t> bytes, uint64_t offset, const std::string& path) {
   while (!bytes.empty()) {
@@ -48,28 +48,22 @@ bool read_all(int fd, std::span<uint8_t> into, uint64_t offset, const std::strin
   return true;
 }
 
-// Removes a file that was not finished.
-class Unlinker {
- public:
-  explicit Unlinker(std::string path) : path_(std::move(path)) {}
-  ~Unlinker() {
-    if (!path_.empty()) ::unlink(path_.c_str());
-  }
-  void keep() { path_.clear(); }
-
- private:
-  std::string path_;
-};
+// What no reader would take is not written.
+void check_meta(uint64_t size, const std::string& path) {
+  if (size > kMaxMeta)
+    throw Error("SNAPSHOT_LIMIT",
+                "the snapshot " + path +
+                    " would have more than 256 MiB beside its memory, its state and its list "
+                    "of runs of pages, and could not be restored: a full one has fewer runs");
+}
 
 }  // namespace
 
 SnapshotInfo write_snapshot_file(const std::string& path, std::span<const uint8_t> state,
                                  const MachineMemory& memory, const SnapshotParent* parent,
-                                 std::span<const uint64_t> changed) {
-  const std::string partial = path + ".partial";
-  Fd fd(::open(partial.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));
-  if (!fd) throw_errno("open", "creating the snapshot " + partial);
-  Unlinker unlinker(partial);
+                                 std::span<const uint64_t> changed, NewFile::Over over) {
+  check_meta(state.size() + 2 * kPage, path);
+  NewFile file(AT_FDCWD, path, ".partial");
 
   SnapshotInfo info;
   ByteWriter runs;
@@ -81,7 +75,7 @@ SnapshotInfo write_snapshot_file(const std::string& path, std::span<const uint8_
       runs.varint(part << 1 | (zero ? 1 : 0));
       if (!zero) {
         const std::span<const uint8_t> bytes(memory.data() + first * kPage, part * kPage);
-        write_all(fd.get(), bytes, SnapshotFile::kMemoryOffset + first * kPage, partial);
+        write_all(file.fd(), bytes, SnapshotFile::kMemoryOffset + first * kPage, path);
         runs.u64(checksum64(bytes));
         info.pages += part;
       }
@@ -89,6 +83,7 @@ SnapshotInfo write_snapshot_file(const std::string& path, std::span<const uint8_
       pages -= part;
       next = first;
     }
+    check_meta(state.size() + runs.size() + 2 * kPage, path);
   };
   if (parent)
     memory.for_each_run_of(changed, write_run);
@@ -111,7 +106,7 @@ SnapshotInfo write_snapshot_file(const std::string& path, std::span<const uint8_
   meta.varint(count);
   meta.raw(runs.data());
   const uint64_t meta_offset = SnapshotFile::kMemoryOffset + memory.size();
-  write_all(fd.get(), meta.data(), meta_offset, partial);
+  write_all(file.fd(), meta.data(), meta_offset, path);
 
   ByteWriter header;
   header.raw(kMagic);
@@ -123,10 +118,9 @@ SnapshotInfo write_snapshot_file(const std::string& path, std::span<const uint8_
   header.u64(0);
   header.u64(0);
   header.u64(checksum64(header.data()));
-  write_all(fd.get(), header.data(), 0, partial);
-  if (::fsync(fd.get()) != 0) throw_errno("fsync", "writing the snapshot " + partial);
-  if (::rename(partial.c_str(), path.c_str()) != 0) throw_errno("rename", "naming the snapshot " + path);
-  unlinker.keep();
+  write_all(file.fd(), header.data(), 0, path);
+  if (::fsync(file.fd()) != 0) throw_errno("fsync", "writing the snapshot " + path);
+  file.give_name(over);
   // The name must outlast a power failure as the bytes do.
   const size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
@@ -252,9 +246,9 @@ bool SnapshotFile::verify(const std::function<bool()>& go_on) const {
 SnapshotChain open_snapshot(const std::string& path) {
   SnapshotChain chain{std::make_shared<SnapshotFile>(path)};
   while (const auto& parent = chain.back()->parent()) {
-    if (chain.size() == kMaxChain)
-      throw Error("SNAPSHOT_PARENT",
-                  "the snapshot " + path + " adds to more than " + std::to_string(kMaxChain) + " others");
+    if (chain.size() == kMaxSnapshotChain)
+      throw Error("SNAPSHOT_PARENT", "the snapshot " + path + " adds to more than " +
+                                         std::to_string(kMaxSnapshotChain) + " others");
     std::shared_ptr<const SnapshotFile> next;
     try {
       next = std::make_shared<SnapshotFile>(parent->path);

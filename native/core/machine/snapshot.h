@@ -11,6 +11,7 @@
 
 #include "base/digest.h"
 #include "base/fd.h"
+#include "base/new_file.h"
 #include "devices/guest_ram.h"
 
 namespace hypertwin::machine {
@@ -30,11 +31,16 @@ struct SnapshotInfo {
   Digest128 identity;
 };
 
+// The files of a chain: a snapshot and all that it adds to.
+inline constexpr size_t kMaxSnapshotChain = 256;
+
 // `state`: everything but memory, as the machine lays it out. With a parent: only the pages of the bitmap
-// `changed`, one bit a page.
+// `changed`, one bit a page. Throws Error: BUSY, EEXIST (base/new_file.h), SNAPSHOT_LIMIT, or the failed
+// call.
 SnapshotInfo write_snapshot_file(const std::string& path, std::span<const uint8_t> state,
                                  const MachineMemory& memory, const SnapshotParent* parent = nullptr,
-                                 std::span<const uint64_t> changed = {});
+                                 std::span<const uint64_t> changed = {},
+                                 NewFile::Over over = NewFile::Over::kAnother);
 
 class SnapshotFile {
  public:

@@ -50,6 +50,10 @@ SnapshotInfo Snapshots::write(const std::string& path, std::span<const uint8_t> 
     if (std::ranges::any_of(lineage, takes_place_of))
       throw Error("EINVAL", "the snapshot " + path + " would take the place of one that it adds to: give " +
                                 "another path");
+    if (lineage.size() >= kMaxSnapshotChain)
+      throw Error("SNAPSHOT_LIMIT", "the snapshot " + path + " would add to " +
+                                        std::to_string(lineage.size()) +
+                                        " others, and could not be restored: take a full one");
   }
   lineage.insert(lineage.begin(), path);
   const bool replaces_base = std::ranges::any_of(lineage_, takes_place_of);
@@ -67,7 +71,8 @@ SnapshotInfo Snapshots::write(const std::string& path, std::span<const uint8_t> 
   }
   std::vector<uint64_t> changed;
   if (parent) changed = base_ ? dirty_ : memory_.changed();
-  const SnapshotInfo info = write_snapshot_file(path, state, memory_, parent ? &*parent : nullptr, changed);
+  const SnapshotInfo info =
+      write_snapshot_file(path, state, memory_, parent ? &*parent : nullptr, changed, options.over);
   // What is not there any more can be added to no more.
   origin_replaced_ |= replaces_origin;
   if (replaces_base) {

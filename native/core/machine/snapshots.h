@@ -20,6 +20,7 @@ namespace hypertwin::machine {
 struct SnapshotOptions {
   bool incremental = false;  // only what changed since the base
   bool track = false;        // this one is the base of those that come
+  NewFile::Over over = NewFile::Over::kAnother;
 };
 
 class Snapshots {
@@ -29,7 +30,8 @@ class Snapshots {
       : memory_(memory), target_(std::move(target)) {}
 
   // The machine stands still meanwhile. Throws Error: BAD_STATE (incremental without a base), EINVAL (over
-  // one that it adds to), DIRTY_BUSY, or a failed call; then nothing is written, and nothing forgotten.
+  // one that it adds to), SNAPSHOT_LIMIT (it could not be restored), BUSY (another is being written there),
+  // DIRTY_BUSY, or a failed call; then nothing is written, and nothing forgotten.
   SnapshotInfo write(const std::string& path, std::span<const uint8_t> state, const SnapshotOptions& options);
   // Tracks no longer; for who tracks the machine's pages itself.
   void stop_tracking();

@@ -833,6 +833,7 @@ void StandardMachine::with_balloon(const std::function<void(devices::VirtioBallo
 
 void StandardMachine::set_debugging(bool on) {
   standing_still([&] {
+    if (on) refuse_debugged(debugged_, "attach another debugger to");
     debugged_ = on;
     for (auto& cpu : cpus_) set_debugged(*cpu->vcpu, on);
   });
@@ -977,6 +978,7 @@ VcpuState StandardMachine::vcpu_state(size_t index) {
 SnapshotInfo StandardMachine::snapshot(const std::string& path, const SnapshotOptions& options) {
   SnapshotInfo info;
   standing_still([&] {
+    refuse_debugged(debugged_, "snapshot");
     ByteWriter state;
     state.u8(kStateVersion);
     ByteWriter config;

@@ -135,6 +135,7 @@ void VirtualMachine::write_memory(uint64_t address, std::span<const uint8_t> fro
     throw Error("BAD_STATE",
                 "the machine's memory is being copied, for a snapshot or to another host: write when "
                 "that is over");
+  check_writable();
   if (!ram()->write(address, from)) not_ram(address, from.size());
 }
 

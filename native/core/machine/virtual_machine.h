@@ -135,7 +135,8 @@ class VirtualMachine {
   virtual bool send_packet(uint32_t device, std::span<const uint8_t> packet) = 0;
   virtual bool send_console(std::span<const uint8_t> bytes) = 0;
 
-  // Written whole or not at all. The machine waits meanwhile. Throws as Snapshots::write().
+  // Written whole or not at all. The machine waits meanwhile. Throws as Snapshots::write(), and BAD_STATE
+  // while it is debugged.
   virtual SnapshotInfo snapshot(const std::string& path, const SnapshotOptions& options = {}) = 0;
   // Of the machine as it would be in a snapshot, which waits meanwhile.
   virtual StateDigest state_digest() = 0;
@@ -145,7 +146,8 @@ class VirtualMachine {
   virtual uint64_t boundary() const { return 0; }
   // Copies; the machine need not be paused. Throw Error("ERANGE").
   void read_memory(uint64_t address, std::span<uint8_t> into) const;
-  virtual void write_memory(uint64_t address, std::span<const uint8_t> from);
+  // write_memory() also throws Error("BAD_STATE"), where a log would not hold it, and where memory is frozen.
+  void write_memory(uint64_t address, std::span<const uint8_t> from);
   // Until the lock is gone write_memory() throws Error("BAD_STATE"): what is copied stays as it is.
   [[nodiscard]] std::unique_lock<std::shared_mutex> freeze_memory() const {
     return std::unique_lock(frozen_);
@@ -156,7 +158,8 @@ class VirtualMachine {
   void want_memory(uint64_t address, uint64_t size) const;
 
   // ---- Debugging. All but set_debugging() throw Error("BAD_STATE") unless the machine stands still.
-  // While it is on, an int3 of the guest pauses the machine, with kBreakpoint; the guest never sees it.
+  // While it is on, an int3 of the guest pauses the machine, with kBreakpoint; the guest never sees it. One
+  // debugger at a time: Error("BAD_STATE").
   virtual void set_debugging(bool on) = 0;
   // Executes instructions of that vCPU, at most `most`, until it is to execute one at an address of `until`;
   // the others and the time stand still. An instruction that waits for an interrupt is given up after a
@@ -180,6 +183,8 @@ class VirtualMachine {
   virtual Snapshots& snapshots() = 0;
 
  protected:
+  // Throws Error("BAD_STATE") when write_memory() is not to be. Memory is not frozen meanwhile.
+  virtual void check_writable() const {}
   // Throw Error("ERANGE").
   void check_vcpu(size_t index) const;
   void check_packet(uint32_t device, std::span<const uint8_t> packet) const;

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "machine/guest_debug.h"
 #include "migrate/payloads.h"
 #include "migrate/peer.h"
 
@@ -48,6 +49,7 @@ void check_movable(const Machine& machine) {
   if (machine.recorded())
     throw Error("BAD_STATE",
                 "cannot migrate a machine that is recorded, replayed or protected: end that first");
+  machine::refuse_debugged(machine.debugged(), "migrate");
 }
 
 struct Migration::Impl {

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "base/clock.h"
+#include "machine/guest_debug.h"
 #include "machine/quirks.h"
 
 namespace hypertwin::replay {
@@ -194,9 +195,10 @@ std::unique_ptr<Recording> Recording::start(std::shared_ptr<machine::Machine> ma
                                             const std::string& directory, log::WriterOptions options,
                                             PlantedFaults faults) {
   namespace fs = std::filesystem;
-  if (fs::exists(fs::path(directory) / kInitialSnapshot) ||
-      fs::exists(fs::path(directory) / log::segment_name(1)))
-    throw Error("LOG_EXISTS", "there is a log in " + directory + " already: choose another folder");
+  const std::string initial = (fs::path(directory) / kInitialSnapshot).string();
+  const Error there_is_one("LOG_EXISTS",
+                           "there is a log in " + directory + " already: choose another folder");
+  if (fs::exists(initial) || fs::exists(fs::path(directory) / log::segment_name(1))) throw there_is_one;
   std::error_code failed;
   fs::create_directories(directory, failed);
   if (failed) throw Error::system(failed.value(), "mkdir", "creating the log's folder " + directory);
@@ -210,12 +212,22 @@ std::unique_ptr<Recording> Recording::start(std::shared_ptr<machine::Machine> ma
   header.log_id = log::random_log_id();
   machine->call(machine::At::kAnywhere, [&] {
     if (machine->recorded()) throw Error("BAD_STATE", "the machine is being recorded already");
-    auto state = machine->write_snapshot((fs::path(directory) / kInitialSnapshot).string());
+    machine::refuse_debugged(machine->debugged(), "record");
+    // What the log begins with stays as it is until the first record.
+    const auto frozen = machine->freeze_memory();
+    machine::StateDigest state;
+    try {
+      state = machine->write_snapshot(initial);
+    } catch (const Error& error) {
+      // Another recording's: who has written this file has the folder.
+      if (error.code() == "EEXIST" || error.code() == "BUSY") throw there_is_one;
+      throw;
+    }
     header.initial_state = state.combined();
     try {
       recording->writer_ = log::Writer::create(directory, header, std::move(options));
     } catch (...) {
-      fs::remove(fs::path(directory) / kInitialSnapshot, failed);
+      fs::remove(initial, failed);
       throw;
     }
     recording->recorder_ = std::make_unique<Recorder>(machine->live_inputs(), *recording->writer_, faults,
