@@ -562,7 +562,9 @@ void Machine::digest_exit(const kvm_run& run) {
   } else if (run.exit_reason == KVM_EXIT_MMIO) {
     words[0] |= uint64_t{run.mmio.len} << 16 | uint64_t{run.mmio.is_write} << 32;
     words[1] = run.mmio.phys_addr;
-    if (run.mmio.is_write) std::memcpy(&words[2], run.mmio.data, sizeof(words[2]));
+    // Behind the length stands what earlier exits left there.
+    if (run.mmio.is_write)
+      std::memcpy(&words[2], run.mmio.data, std::min<size_t>(run.mmio.len, sizeof(words[2])));
   }
   static_assert(sizeof(kvm_regs) == 18 * sizeof(uint64_t));
   std::memcpy(&words[3], &regs, sizeof(regs));
