@@ -128,7 +128,8 @@ export async function receive(options: ReceiveCommandOptions): Promise<number> {
         continue
       }
       await using here = machine
-      const end = await watch(here, ui, signal)
+      if (signal.aborted) process.stderr.write('hypertwin: the arbiter gave the machine to this side all the same; Ctrl-C again ends it\n')
+      const end = await watch(here, ui, signal.aborted ? new AbortController().signal : signal)
       say({ type: 'ended', ...end }, `The machine is ${end.state} (${end.reason})${end.message === '' ? '' : `: ${end.message}`}`)
       const problem = trouble(end)
       if (problem) process.stderr.write(`hypertwin: ${problem.message}\n`)

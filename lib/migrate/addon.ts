@@ -77,6 +77,7 @@ export interface NativeIncoming {
   peer(): string
   receive(options: NativeReceiveOptions, notify: Notify, notifyMachine: Notify): Promise<NativeReceiveResult>
   take(): NativeNews[]
+  cancel(): void
   close(): Promise<void>
 }
 

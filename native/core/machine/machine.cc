@@ -414,6 +414,11 @@ void Machine::pause_here(Reason reason, std::string message) {
   if (state() == State::kRunning) set_state(State::kPaused, reason, std::move(message));
 }
 
+void Machine::leave_in_doubt(std::string message) {
+  if (state() == State::kRunning || state() == State::kPaused)
+    set_state(State::kPaused, Reason::kInDoubt, std::move(message));
+}
+
 void Machine::stop_here(Reason reason, std::string message) {
   if (state() == State::kStopped || state() == State::kFailed) return;
   set_state(State::kStopped, reason, std::move(message));
