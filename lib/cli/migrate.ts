@@ -83,6 +83,7 @@ export async function showProgress(migration: Migration, ui: Ui): Promise<void> 
 interface ReceiveCommandOptions extends TlsFileOptions {
   listen: string
   disk?: string[]
+  diskFolder?: string[]
   tap?: string[]
   arbiter?: string
   once?: boolean
@@ -104,6 +105,7 @@ export async function receive(options: ReceiveCommandOptions): Promise<number> {
     ...(tls && { tls }),
     ...(arbiter && { arbiter }),
     disks: options.disk ?? [],
+    diskFolders: options.diskFolder ?? [],
     taps: (options.tap ?? []).map(tap => (tap === '-' ? 'queue' : tap)),
     device: options.kvmDevice,
     onRefused: reason => say({ type: 'refused', reason }, `Turned away: ${reason}`)

@@ -57,6 +57,7 @@ export interface NativeMigration {
 /** @internal */
 export interface NativeReceiveOptions {
   disks: (string | undefined)[]
+  diskFolders: string[]
   /** `''`: a queue in this process. */
   taps: (string | undefined)[]
   arbiter: NativeArbiter | undefined
