@@ -37,7 +37,8 @@ async function destination(folder) {
   process.on('disconnect', () => process.exit())
   const listener = await listen('tcp://127.0.0.1:0', {
     tls: tlsIn(folder, 'destination'),
-    arbiter: new FileArbiter(folder)
+    arbiter: new FileArbiter(folder),
+    diskFolders: [folder] // the source says which file: both have the same one
   })
   process.send({ address: listener.address })
   const { machine } = await (await listener.accept()).done

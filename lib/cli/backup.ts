@@ -14,6 +14,7 @@ interface BackupCommandOptions extends TlsFileOptions {
   listen: string
   arbiter: string
   disk?: string[]
+  diskFolder?: string[]
   tap?: string[]
   pool?: string[]
   status?: string
@@ -35,6 +36,7 @@ export async function backup(options: BackupCommandOptions): Promise<number> {
     arbiter,
     ...(tls && { tls }),
     disks: options.disk ?? [],
+    diskFolders: options.diskFolder ?? [],
     // "-": a network device that is connected to nothing.
     taps: (options.tap ?? []).map(tap => (tap === '-' ? null : tap)),
     ...(options.pool && { pool: options.pool }),

@@ -225,6 +225,7 @@ example(
     .requiredOption('--listen <address>', 'tcp://host:port or unix:/path')
     .requiredOption('--arbiter <arbiter>', 'who decides: file:/shared/folder or etcd:http://host:2379')
     .option('--disk <image>', "this side's copy of a disk; may be given several times", args.collect)
+    .option('--disk-folder <folder>', 'where the primary may choose the copies; may be given several times', args.collect)
     .option('--tap <interface>', 'a tap interface of this host, - for none; may be given several times', args.collect)
     .option('--pool <address>', 'once live, a backup to look for; may be given several times', args.collect)
     .addOption(
@@ -261,6 +262,7 @@ example(
     .description('wait for a machine that is moved here, and run it until it ends')
     .requiredOption('--listen <address>', 'tcp://host:port or unix:/path')
     .option('--disk <image>', "a disk's image here; may be given several times", args.collect)
+    .option('--disk-folder <folder>', 'where the source may choose the images; may be given several times', args.collect)
     .option('--tap <interface>', 'a tap interface of this host, - for none; may be given several times', args.collect)
     .option('--arbiter <arbiter>', 'as the source has it: file:/shared/folder or etcd:http://host:2379')
     .option('--once', 'end when a migration fails, in place of waiting for the next one')

@@ -83,6 +83,7 @@ export async function showProgress(migration: Migration, ui: Ui): Promise<void> 
 interface ReceiveCommandOptions extends TlsFileOptions {
   listen: string
   disk?: string[]
+  diskFolder?: string[]
   tap?: string[]
   arbiter?: string
   once?: boolean
@@ -104,6 +105,7 @@ export async function receive(options: ReceiveCommandOptions): Promise<number> {
     ...(tls && { tls }),
     ...(arbiter && { arbiter }),
     disks: options.disk ?? [],
+    diskFolders: options.diskFolder ?? [],
     taps: (options.tap ?? []).map(tap => (tap === '-' ? 'queue' : tap)),
     device: options.kvmDevice,
     onRefused: reason => say({ type: 'refused', reason }, `Turned away: ${reason}`)
@@ -128,7 +130,8 @@ export async function receive(options: ReceiveCommandOptions): Promise<number> {
         continue
       }
       await using here = machine
-      const end = await watch(here, ui, signal)
+      if (signal.aborted) process.stderr.write('hypertwin: the arbiter gave the machine to this side all the same; Ctrl-C again ends it\n')
+      const end = await watch(here, ui, signal.aborted ? new AbortController().signal : signal)
       say({ type: 'ended', ...end }, `The machine is ${end.state} (${end.reason})${end.message === '' ? '' : `: ${end.message}`}`)
       const problem = trouble(end)
       if (problem) process.stderr.write(`hypertwin: ${problem.message}\n`)

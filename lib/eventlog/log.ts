@@ -62,7 +62,7 @@ export interface VerifyReport {
   replayableRecords: bigint
   /** The last boundary that a replay can reach. */
   replayableBoundary: bigint
-  /** Each block follows the one before. */
+  /** Each whole block follows the one before: none is missing between two, and none was put there later. */
   chainOk: boolean
   /** The end record is there. */
   ended: boolean

@@ -53,6 +53,7 @@ export interface NativeFollowOptions extends NativeCommonOptions {
   device: string
   /** Undefined: the path that the primary uses. */
   disks: (string | undefined)[]
+  diskFolders: string[]
   /** A name; '' for a queue in this process; undefined for what the primary has. */
   taps: (string | undefined)[]
   retainedBytes: number

@@ -128,9 +128,14 @@ export interface BackupOptions {
   tls?: HaTlsOptions
   /**
    * Image files of this side's copies, in the order of the devices; those that are not there are created. Undefined:
-   * the primary's path, which must then be another file here.
+   * the primary's path, which must then be another file here, in one of `diskFolders`.
    */
   disks?: (string | undefined)[]
+  /**
+   * Folders in which, and below, the primary may choose: any file there is its guest's to read, write and make. Default:
+   * none, so a machine with a disk that `disks` does not name is refused.
+   */
+  diskFolders?: readonly string[]
   /** Tap interfaces of this host, in the order of the devices; null: a queue in this process; undefined: the primary's name. */
   taps?: (string | null | undefined)[]
   /** See {@link HeartbeatOptions}. */
@@ -301,7 +306,7 @@ export function protectSettings(options: ProtectOptions): ProtectSettings {
 /** @internal */
 export function backupSettings(options: BackupOptions): BackupSettings {
   const given = object(options, 'the options')
-  const list = (name: 'disks' | 'taps'): unknown[] => {
+  const list = (name: 'disks' | 'diskFolders' | 'taps'): unknown[] => {
     const value = given[name] ?? []
     if (!Array.isArray(value)) throw invalid(`${name} must be an array`)
     return value as unknown[]
@@ -314,6 +319,7 @@ export function backupSettings(options: BackupOptions): BackupSettings {
       ...heartbeatOf(given['heartbeat']),
       device: given['device'] === undefined ? '/dev/kvm' : text(given['device'], 'device'),
       disks: list('disks').map((path, i) => (path === undefined ? undefined : text(path, `disks[${i}]`))),
+      diskFolders: list('diskFolders').map((folder, i) => text(folder, `diskFolders[${i}]`)),
       taps: list('taps').map((tap, i) => (tap === null ? '' : tap === undefined ? undefined : text(tap, `taps[${i}]`))),
       retainedBytes: bytes(given['retainedOutputs'], 16 << 20, 'retainedOutputs'),
       announce: boolean(given['announce'], true, 'announce')

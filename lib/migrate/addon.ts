@@ -57,6 +57,7 @@ export interface NativeMigration {
 /** @internal */
 export interface NativeReceiveOptions {
   disks: (string | undefined)[]
+  diskFolders: string[]
   /** `''`: a queue in this process. */
   taps: (string | undefined)[]
   arbiter: NativeArbiter | undefined
@@ -77,6 +78,7 @@ export interface NativeIncoming {
   peer(): string
   receive(options: NativeReceiveOptions, notify: Notify, notifyMachine: Notify): Promise<NativeReceiveResult>
   take(): NativeNews[]
+  cancel(): void
   close(): Promise<void>
 }
 

@@ -69,12 +69,26 @@ export class IncomingMigration implements AsyncIterable<MigrationProgress> {
   }
 
   /**
-   * Turns the machine away, while it is not this side's, also while the arbiter does not answer: the source hears so
-   * and goes on with it, and `done` rejects with `reason`.
+   * Turns the machine away, while it is not this side's: the source hears so and goes on with it at once, and `done`
+   * rejects with `reason`. So it is while an arbiter does not answer, as long as the connection stands. Where the
+   * source can no longer be told, an arbiter that was asked decides, and this side waits for it: `done` resolves when
+   * the machine is this side's all the same. It is then paused, for reason `'in-doubt'`, when the source may have heard
+   * of this and not answered. {@link discard} waits for nobody.
    *
    * @param reason - default: a {@link MigrateError} `CANCELLED`
    */
   cancel(reason: unknown = new MigrateError('the incoming migration was cancelled', { code: 'CANCELLED' })): void {
+    this.#cancelled ??= { reason }
+    this.#native.cancel()
+  }
+
+  /**
+   * As {@link cancel}, but the machine is gone from this side within seconds, whatever the arbiter may still say: for who
+   * knows that it runs at the source, or wants it nowhere. If the arbiter gives it to this side then, it runs nowhere.
+   *
+   * @param reason - default: a {@link MigrateError} `CANCELLED`
+   */
+  discard(reason: unknown = new MigrateError('the incoming migration was discarded', { code: 'CANCELLED' })): void {
     this.#cancelled ??= { reason }
     void this.#native.close()
   }

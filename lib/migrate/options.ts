@@ -78,8 +78,16 @@ export interface MigrateOptions {
  * @since 0.1.0
  */
 export interface ReceiveOptions {
-  /** Image files to use instead of the source's, in the order of the devices; undefined keeps its path. */
+  /**
+   * This side's image files, in the order of the devices: shared ones, or where copies go. Undefined: the source's
+   * path, which must lie in one of `diskFolders`.
+   */
   disks?: readonly (string | undefined)[]
+  /**
+   * Folders in which, and below, the source may choose: any file there is its guest's to read, write and make. Default:
+   * none, so a machine with a disk that `disks` does not name is refused (`BAD_CONFIG`).
+   */
+  diskFolders?: readonly string[]
   /**
    * Tap interfaces to use instead of the source's, in the order of the network devices; `'queue'`: packets go through
    * this process; undefined keeps what the source has.
@@ -101,7 +109,10 @@ export interface ReceiveOptions {
  * @since 0.1.0
  */
 export interface ListenOptions extends ReceiveOptions {
-  /** See {@link MigrateOptions.tls}. Without it, whoever can connect can bring a machine. */
+  /**
+   * See {@link MigrateOptions.tls}. Without it, whoever can connect can bring a machine, which runs here with the files
+   * and taps that these options let it have.
+   */
   tls?: MigrateTls
   /** Told why a peer was turned away before it could say anything: it failed TLS. */
   onRefused?: (reason: string) => void
@@ -219,6 +230,16 @@ export function nativeMigrateOptions(address: string, options: MigrateOptions): 
 }
 
 /** @internal */
+export function foldersOf(value: unknown = []): string[] {
+  if (!Array.isArray(value)) throw invalid('diskFolders must be an array')
+  return Array.from(value as unknown[], (one, i) => {
+    const found = text(one, `diskFolders[${i}]`)
+    if (found === '') throw invalid(`diskFolders[${i}] must not be empty`)
+    return found
+  })
+}
+
+/** @internal */
 export function nativeReceiveOptions(options: ReceiveOptions): NativeReceiveOptions {
   const given = object(options, 'the options')
   const list = (name: string): (string | undefined)[] => {
@@ -233,6 +254,7 @@ export function nativeReceiveOptions(options: ReceiveOptions): NativeReceiveOpti
   functionOf(given['onStep'], 'onStep')
   return {
     disks: list('disks'),
+    diskFolders: foldersOf(given['diskFolders']),
     taps: list('taps').map(tap => (tap === 'queue' ? '' : tap)),
     arbiter: given['arbiter'] === undefined ? undefined : nativeArbiter(given['arbiter'] as Arbiter),
     startPaused: flag(given['startPaused'], false, 'startPaused'),

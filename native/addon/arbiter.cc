@@ -64,9 +64,11 @@ migrate::Arbiter JsArbiter::function() {
 
 migrate::Claim JsArbiter::ask(const std::string& key, const std::string& who) {
   auto question = std::make_shared<Question>(shared_from_this());
+  uint64_t before = 0;
   {
     std::lock_guard lock(mutex_);
     if (over_) return migrate::Claim::kUnreachable;
+    before = interruptions_;
   }
   // What JavaScript holds: its last owner answers, also when it is dropped uncalled.
   struct Asked {
@@ -86,8 +88,14 @@ migrate::Claim JsArbiter::ask(const std::string& key, const std::string& who) {
     found->second.Value().Call({Napi::String::New(env, key), Napi::String::New(env, who), answer});
   });
   std::unique_lock lock(mutex_);
-  answered_.wait_for(lock, kPatience, [&] { return question->answer || over_; });
+  answered_.wait_for(lock, kPatience, [&] { return question->answer || over_ || interruptions_ != before; });
   return question->answer.value_or(migrate::Claim::kUnreachable);
+}
+
+void JsArbiter::interrupt() {
+  std::lock_guard lock(mutex_);
+  ++interruptions_;
+  answered_.notify_all();
 }
 
 void JsArbiter::give_up() {

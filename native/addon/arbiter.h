@@ -27,6 +27,8 @@ class JsArbiter : public std::enable_shared_from_this<JsArbiter> {
 
   // For native code; keeps this. Not to be called on the JavaScript thread.
   migrate::Arbiter function();
+  // Any thread: whoever waits hears kUnreachable.
+  void interrupt();
   // Any thread: whoever waits, and whoever asks from now on, hears kUnreachable.
   void give_up();
 
@@ -38,8 +40,9 @@ class JsArbiter : public std::enable_shared_from_this<JsArbiter> {
   const std::shared_ptr<JsQueue> queue_;
   uint64_t id_ = 0;        // of the function
   uint64_t teardown_ = 0;  // JavaScript thread only
-  std::mutex mutex_;       // guards over_, and questions' answers
+  std::mutex mutex_;       // guards the two below, and questions' answers
   std::condition_variable answered_;
+  uint64_t interruptions_ = 0;
   bool over_ = false;
 };
 

@@ -158,7 +158,8 @@ class IncomingHandle : public MigrateHandle<IncomingHandle, IncomingState> {
     using H = IncomingHandle;
     return DefineClass(env, "NativeIncoming",
                        {InstanceMethod<&H::peer>("peer"), InstanceMethod<&H::receive>("receive"),
-                        InstanceMethod<&H::take>("take"), InstanceMethod("close", &H::close)});
+                        InstanceMethod<&H::take>("take"), InstanceMethod<&H::cancel>("cancel"),
+                        InstanceMethod("close", &H::close)});
   }
 
  private:
@@ -200,6 +201,13 @@ class IncomingHandle : public MigrateHandle<IncomingHandle, IncomingState> {
     return guarded(info.Env(), [&]() -> Napi::Value {
       if (!news_) return Napi::Array::New(info.Env());
       return take_news(info.Env(), *news_);
+    });
+  }
+  // Off this thread: it may wait for the source.
+  Napi::Value cancel(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      env_->closer().post([state = made_.state] { state->cancel(); });
+      return info.Env().Undefined();
     });
   }
 

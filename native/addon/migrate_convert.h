@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "backends/disk.h"
 #include "machine_convert.h"
 #include "migrate/migrate.h"
 #include "wire/stream.h"
@@ -30,8 +31,8 @@ inline std::optional<wire::TlsOptions> read_tls(const Napi::Object& options) {
   return out;
 }
 
-// The properties `disks` (a path or undefined) and `taps` (a name, '' for a queue in this process, or
-// undefined).
+// The properties `disks` (a path or undefined), `diskFolders` and `taps` (a name, '' for a queue in this
+// process, or undefined). The other side names no file here but in those folders.
 inline std::function<void(machine::MachineConfig&)> read_backends(const Napi::Object& options) {
   auto list = [&](const char* name) {
     std::vector<std::optional<std::string>> out;
@@ -42,14 +43,26 @@ inline std::function<void(machine::MachineConfig&)> read_backends(const Napi::Ob
     }
     return out;
   };
-  return [disks = list("disks"), taps = list("taps")](machine::MachineConfig& config) {
+  std::vector<std::string> folders;
+  auto given = array_of(options, "diskFolders");
+  for (uint32_t i = 0; i < given.Length(); ++i) folders.push_back(text_of(given.Get(i), "diskFolders"));
+  return [disks = list("disks"), taps = list("taps"),
+          folders = std::move(folders)](machine::MachineConfig& config) {
     if (disks.size() > config.disks.size() || taps.size() > config.nets.size())
       throw Error("BAD_CONFIG", "the machine has " + std::to_string(config.disks.size()) + " disks and " +
                                     std::to_string(config.nets.size()) +
                                     " network devices: this side was given " + std::to_string(disks.size()) +
                                     " and " + std::to_string(taps.size()));
-    for (size_t i = 0; i < disks.size(); ++i)
-      if (disks[i]) config.disks[i].path = *disks[i];
+    for (size_t i = 0; i < config.disks.size(); ++i) {
+      std::string& path = config.disks[i].path;
+      if (i < disks.size() && disks[i])
+        path = *disks[i];
+      else if (!backends::lies_in(path, folders))
+        throw Error("BAD_CONFIG",
+                    "disk " + std::to_string(i) + " is " + backends::without_secrets(path) +
+                        " on the other side, which may not choose a file of this side: name the image here "
+                        "(disks, --disk), or a folder in which it may choose (diskFolders, --disk-folder)");
+    }
     for (size_t i = 0; i < taps.size(); ++i) {
       if (!taps[i]) continue;
       config.nets[i].backend = taps[i]->empty() ? machine::NetBackend::kQueue : machine::NetBackend::kTap;

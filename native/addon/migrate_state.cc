@@ -116,7 +116,7 @@ void OutgoingState::shutdown() {
 // ---- IncomingState
 
 namespace {
-constexpr std::chrono::seconds kAnswerPatience{3};
+constexpr std::chrono::seconds kAnswerPatience{3}, kSourcePatience{1};
 }  // namespace
 
 IncomingState::IncomingState(std::shared_ptr<kvm::System> system, std::unique_ptr<wire::Stream> stream)
@@ -125,7 +125,7 @@ IncomingState::IncomingState(std::shared_ptr<kvm::System> system, std::unique_pt
       channel_(std::make_unique<wire::Channel>(std::move(stream))) {}
 
 migrate::ReceiveResult IncomingState::receive(migrate::ReceiveOptions options) {
-  if (arbiter_) options.arbiter = arbiter_->function();
+  options.arbiter = claims_.function();
   std::shared_ptr<migrate::Reception> reception;
   {
     std::lock_guard lock(mutex_);
@@ -150,8 +150,7 @@ migrate::ReceiveResult IncomingState::receive(migrate::ReceiveOptions options) {
   return reception->run();
 }
 
-void IncomingState::shutdown() {
-  std::lock_guard once(shutdown_mutex_);
+void IncomingState::cancel() {
   {
     std::lock_guard lock(mutex_);
     closed_ = true;
@@ -163,11 +162,21 @@ void IncomingState::shutdown() {
   }
   // An arbiter that is asked just now may have given the machine to this side already: its answer counts, if
   // it comes before the source takes this side for lost.
+  std::unique_lock lock(mutex_);
+  if (!received_.wait_for(lock, kAnswerPatience, [this] { return reception_ == nullptr; }))
+    claims_.interrupt();
+}
+
+void IncomingState::shutdown() {
+  std::lock_guard once(shutdown_mutex_);
+  cancel();
   {
+    // The source's answer.
     std::unique_lock lock(mutex_);
-    received_.wait_for(lock, kAnswerPatience, [this] { return reception_ == nullptr; });
+    received_.wait_for(lock, kSourcePatience, [this] { return reception_ == nullptr; });
+    if (channel_) channel_->close();
   }
-  if (arbiter_) arbiter_->give_up();
+  claims_.give_up();
   thread_.stop();
   std::lock_guard lock(mutex_);
   channel_ = nullptr;

@@ -52,6 +52,10 @@ class ClaimUntilGivenUp {
   void use(std::shared_ptr<JsArbiter> arbiter) { arbiter_ = std::move(arbiter); }
   // Any thread: who waits for an answer has it now.
   void give_up();
+  // Any thread: who waits hears kUnreachable, and may ask again.
+  void interrupt() {
+    if (arbiter_) arbiter_->interrupt();
+  }
   // Empty without an arbiter.
   migrate::Arbiter function() const;
 
@@ -98,20 +102,22 @@ class IncomingState final : public Closable {
  public:
   IncomingState(std::shared_ptr<kvm::System> system, std::unique_ptr<wire::Stream> stream);
   // Before receive().
-  void use(std::shared_ptr<JsArbiter> arbiter) { arbiter_ = std::move(arbiter); }
+  void use(std::shared_ptr<JsArbiter> arbiter) { claims_.use(std::move(arbiter)); }
   ~IncomingState() override { shutdown(); }
 
   base::Executor& thread() { return thread_; }
   const std::string& peer() const { return peer_; }
   // On thread(), once. Throws as migrate::receive; CLOSED.
   migrate::ReceiveResult receive(migrate::ReceiveOptions options);
+  // As Reception::cancel(). Any thread; may wait for the source, and for the arbiter.
+  void cancel();
   // What is not this side's by now stays at the source.
   void shutdown() override;
 
  private:
   const std::string peer_;
   const std::shared_ptr<kvm::System> system_;
-  std::shared_ptr<JsArbiter> arbiter_;
+  ClaimUntilGivenUp claims_;
   std::mutex shutdown_mutex_;  // makes the second closer wait for the first
   std::mutex mutex_;           // guards all below
   std::unique_ptr<wire::Channel> channel_;

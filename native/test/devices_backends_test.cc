@@ -24,6 +24,33 @@ namespace {
 using devices::BlockOperation;
 using devices::BlockStatus;
 
+TEST(DiskPath, LiesInAFolderOnlyWhenAllLinksSaySo) {
+  namespace fs = std::filesystem;
+  const fs::path top = fs::path(testing::TempDir()) / ("hypertwin-folders-" + std::to_string(getpid()));
+  fs::create_directories(top / "images" / "web");
+  fs::create_directories(top / "imagesx");
+  fs::create_directories(top / "mine");
+  fs::create_directory_symlink(top / "mine", top / "images" / "out");
+  fs::create_directory_symlink(top / "images", top / "in");
+  std::ofstream(top / "mine" / "file") << "x";
+  fs::create_symlink(top / "mine" / "file", top / "images" / "file");
+  const std::vector<std::string> folders{(top / "nowhere").string(), (top / "images").string() + "/"};
+  auto allowed = [&](const std::string& path) { return lies_in(path, folders); };
+  const std::string at = top.string();
+  for (const char* path :
+       {"/images/a.img", "/images/web/a.img", "/images/new/../a.img", "/in/a.img", "/images//./a.img"})
+    EXPECT_TRUE(allowed(at + path)) << path;
+  for (const char* path :
+       {"/mine/a.img", "/imagesx/a.img", "/images", "/images/../mine/a.img", "/images/out/a.img",
+        "/images/new/../../mine/a.img", "/images/file", "/images/out/../a.img"})
+    EXPECT_FALSE(allowed(at + path)) << path;
+  for (const char* path : {"", "a.img", "/etc/passwd", "nbd://host/images"})
+    EXPECT_FALSE(allowed(path)) << path;
+  EXPECT_FALSE(lies_in(at + "/images/a.img", {}));
+  EXPECT_TRUE(lies_in("/etc/passwd", std::vector<std::string>{"/"}));
+  fs::remove_all(top);
+}
+
 class FileDiskTest : public testing::Test {
  protected:
   void SetUp() override {

@@ -106,6 +106,18 @@ TEST(LogReader, TornAtEveryByteItYieldsEveryWholeBlock) {
   }
 }
 
+TEST(LogReader, ATornTailBreaksNoChain) {
+  auto made = make_log(4, 10, true, 2);
+  auto& bytes = made.segments.at(1);
+  bytes.resize(bytes.size() - 1);
+  auto report = verify(memory_source(made.segments));
+  ASSERT_EQ(report.damages.size(), 1u);
+  EXPECT_EQ(report.damages[0].kind, DamageKind::kTornTail);
+  EXPECT_FALSE(report.ok());
+  EXPECT_TRUE(report.chain_ok);
+  EXPECT_EQ(report.replayable_records, 30u);
+}
+
 TEST(LogReader, AFlippedBitNeverGivesAWrongRecord) {
   auto made = make_log(5, 3, true);
   const auto& whole = made.segments.at(1);
@@ -412,6 +424,61 @@ TEST(LogReader, SeeksToTheFirstRecordOfABoundary) {
     }
   }
   EXPECT_TRUE(reader.damages().empty());
+}
+
+// Whose last segment grows while it is looked at: at the `when`th question for its size.
+class GrowingSource final : public Source {
+ public:
+  GrowingSource(Segments segments, uint64_t shown, int when)
+      : whole_(memory_source(std::move(segments))), shown_(shown), when_(when) {}
+  std::vector<uint32_t> segments() override { return whole_->segments(); }
+  uint64_t size(uint32_t segment) override {
+    if (looking && --when_ <= 0) shown_ = UINT64_MAX;
+    return std::min(whole_->size(segment), segment == segments().back() ? shown_ : UINT64_MAX);
+  }
+  size_t read(uint32_t segment, uint64_t offset, std::span<uint8_t> out) override {
+    return whole_->read(segment, offset, out);
+  }
+  void wait(std::chrono::milliseconds timeout) override { whole_->wait(timeout); }
+  void cancel() override { whole_->cancel(); }
+  bool cancelled() const override { return whole_->cancelled(); }
+  bool grown() const { return shown_ == UINT64_MAX; }
+
+  bool looking = false;
+
+ private:
+  const std::unique_ptr<Source> whole_;
+  uint64_t shown_;
+  int when_;
+};
+
+TEST(LogReader, SeeksBehindTheEndOfALogThatGrowsMeanwhile) {
+  for (const int blocks : {2, 3, 5, 9}) {
+    auto made = make_log(blocks, 5, false, 7);
+    ASSERT_EQ(made.segments.size(), 1u);
+    const auto index = Reader(memory_source(made.segments), {}).index();
+    const BlockInfo& last = index.back();
+    bool grew = true;
+    for (int when = 1; grew; ++when) {
+      ASSERT_LT(when, 1000);
+      auto source = std::make_unique<GrowingSource>(made.segments, last.offset, when);
+      GrowingSource& growing = *source;
+      Reader reader(std::move(source), with_extensions());
+      ASSERT_TRUE(reader.next());
+      growing.looking = true;
+      reader.seek(last.header.last_boundary);
+      grew = growing.grown();
+      growing.looking = true;
+      while (!growing.grown()) growing.size(1);
+      auto record = reader.next();
+      ASSERT_TRUE(record) << blocks << " blocks, look " << when;
+      EXPECT_EQ(record->boundary, last.header.last_boundary);
+      while (reader.next()) {
+      }
+      EXPECT_EQ(reader.stop(), Stop::kDataEnds);
+      EXPECT_TRUE(reader.damages().empty()) << blocks << " blocks, look " << when;
+    }
+  }
 }
 
 TEST(LogReader, TheIndexDoesNotDisturbReading) {

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <future>
 #include <thread>
 
 #include "code_of.h"
@@ -18,6 +19,7 @@
 namespace hypertwin::replay {
 namespace {
 
+using namespace std::chrono_literals;
 using machine::guest_image;
 using machine::Machine;
 using machine::MachineConfig;
@@ -371,6 +373,65 @@ TEST(Replay, AFollowerCanBeCancelled) {
   replay->cancel();
   follower.join();
   EXPECT_EQ(replayed.stop, ReplayStop::kCancelled);
+}
+
+// Both the stall's task and the cancel's wait for the vCPU's thread, the latter behind the former.
+TEST(Replay, CancelledWhileAStallIsNoticed) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::serve(system_, dir);
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  room->users(8);
+  ASSERT_TRUE(room->wait_answers(1000));
+  recording->stop();
+  auto replay = Replay::open(system_, dir.file("log"), nullptr, {.stall = 1ms});
+  std::promise<void> held, release;
+  auto running = std::async(std::launch::async, [&] { return replay->run(); });
+  while (replay->machine()->state() != State::kRunning && running.wait_for(0s) != std::future_status::ready)
+    std::this_thread::yield();
+  auto holding = std::async(std::launch::async, [&] {
+    replay->machine()->call(machine::At::kAnywhere, [&] {
+      held.set_value();
+      release.get_future().wait();
+    });
+  });
+  held.get_future().wait();
+  // Nothing depends on these two: they only make it likely that both have begun to wait.
+  std::this_thread::sleep_for(100ms);
+  auto cancelling = std::async(std::launch::async, [&] { replay->cancel(); });
+  std::this_thread::sleep_for(100ms);
+  replay->boundary();
+  release.set_value();
+  holding.get();
+  cancelling.get();
+  EXPECT_NE(running.get().stop, ReplayStop::kFailed);
+}
+
+// What an access of a few bytes leaves beside them in the exit is not the guest's.
+TEST(Replay, OnlyWhatTheGuestWroteIsCompared) {
+  NEED_KVM();
+  TempDir dir;
+  auto room = Mailroom::serve(system_, dir);
+  auto recording = Recording::start(room->machine, dir.file("log"));
+  room->users(2);
+  ASSERT_TRUE(room->wait_answers(20));
+  auto recorded = recording->stop();
+  auto replay = Replay::open(system_, dir.file("log"), nullptr);
+  int changed = 0;
+  for (uint64_t to = recorded.first_boundary; to < recorded.last_boundary && changed < 40; ++to) {
+    auto there = replay->seek(to);
+    ASSERT_FALSE(there.divergence) << there.divergence->message;
+    auto machine = replay->machine();
+    machine->call(machine::At::kAnywhere, [&] {
+      kvm_run& run = *machine->vcpu()->run_page();
+      if (run.exit_reason != KVM_EXIT_MMIO || run.mmio.len >= sizeof(run.mmio.data)) return;
+      std::memset(run.mmio.data + run.mmio.len, 0xa5, sizeof(run.mmio.data) - run.mmio.len);
+      ++changed;
+    });
+  }
+  EXPECT_GT(changed, 10);
+  auto end = replay->run();
+  EXPECT_FALSE(end.divergence) << end.divergence->message;
 }
 
 TEST(Replay, WithoutItsEndALogIsReplayedToItsLastRecord) {

@@ -57,8 +57,10 @@ void exchange(const Address& address) {
   EXPECT_EQ(hear(*far, 5), "hello");
   say(*far, "and back");
   EXPECT_EQ(hear(*near, 8), "and back");
+  EXPECT_FALSE(far->ended());
   near->shutdown();
   EXPECT_EQ(hear(*far, 1), "");
+  EXPECT_TRUE(far->ended());
 }
 
 // An error as text_of() gives it.

@@ -61,7 +61,7 @@ t.test('arguments', { skip }, async t => {
     t.throws(() => migrate(machine, 'tcp://127.0.0.1:1', options), { code: 'EINVAL' }, JSON.stringify(options))
   for (const nothing of [undefined, {}, 'machine'])
     t.throws(() => migrate(nothing as never, 'tcp://127.0.0.1:1'), code('EINVAL'))
-  for (const options of [{ disks: 'a' }, { disks: [7] }, { taps: [''] }, { startPaused: 1 }, { onRefused: 1 }, { arbiter: 1 }])
+  for (const options of [{ disks: 'a' }, { disks: [7] }, { diskFolders: 'a' }, { diskFolders: [''] }, { taps: [''] }, { startPaused: 1 }, { onRefused: 1 }, { arbiter: 1 }])
     await t.rejects(listen('tcp://127.0.0.1:0', options as never), { code: 'EINVAL' }, JSON.stringify(options))
   await runs(t, machine)
 })
@@ -218,7 +218,9 @@ t.test('a destination that cannot take it says why', { skip }, async t => {
   for (const [what, options, expected] of [
     ['a disk that is not there', { disks: [path.join(folder, 'none.img')] }, 'ENOENT'],
     ['more disks than it has', { disks: [image, image] }, 'BAD_CONFIG'],
-    ['taps that it does not have', { taps: ['tap7'] }, 'BAD_CONFIG']
+    ['taps that it does not have', { disks: [image], taps: ['tap7'] }, 'BAD_CONFIG'],
+    ['a disk that nobody named here', {}, 'BAD_CONFIG'],
+    ['one in no folder of those', { diskFolders: [path.join(folder, 'other')] }, 'BAD_CONFIG']
   ] as const) {
     const to = await listener(t, options)
     const accepted = to.accept()
@@ -342,7 +344,15 @@ t.test('a machine that ends, or is closed, while it moves', { skip }, async t =>
 // ---- arbiters
 
 t.test('an arbiter that gives no answer leaves the machine in doubt', { skip }, async t => {
-  const nobody: Arbiter = { claim: () => Promise.resolve('unreachable') }
+  let heard: () => void = () => undefined
+  const nobody: Arbiter = {
+    claim: () => {
+      heard()
+      return Promise.resolve('unreachable')
+    }
+  }
+  /** So many questions later. */
+  const asked = (times: number) => new Promise<string>(resolve => (heard = () => void (--times === 0 && resolve('asked on'))))
   const to = await listener(t, { arbiter: nobody, patienceMs: 300 })
   const machine = await running(t)
   const accepted = to.accept()
@@ -351,8 +361,11 @@ t.test('an arbiter that gives no answer leaves the machine in doubt', { skip }, 
   const error = await failure(migration.done)
   t.match(error, { code: 'MIGRATION_IN_DOUBT' })
   t.match([machine.state, machine.reason], ['paused', 'in-doubt'])
+  // The arbiter may give it to that side yet.
   incoming.cancel()
-  t.type(await failure(incoming.done), MigrateError)
+  t.equal(await Promise.race([incoming.done.catch(() => 'failed'), asked(4)]), 'asked on')
+  incoming.discard()
+  t.match(await failure(incoming.done), { code: 'CANCELLED' })
   // Known by other means: it does not run there.
   await machine.resume()
   await runs(t, machine)
@@ -380,6 +393,44 @@ t.test('turned away while the arbiter does not answer: the source goes on', { sk
       t.equal(machine.state, 'running', by)
       await runs(t, machine)
     }
+})
+
+t.test('turned away when the source is gone: the arbiter decides', { skip }, async t => {
+  for (const winner of ['destination', 'source']) {
+    let decided = false
+    let asked: () => void = () => undefined
+    const bySource = new Promise<void>(resolve => (asked = resolve))
+    const arbiter: Arbiter = {
+      claim: (_key, who) => {
+        if (who === 'source') asked()
+        return Promise.resolve(!decided ? 'unreachable' : who === winner ? 'won' : 'lost')
+      }
+    }
+    const to = await listener(t, { arbiter })
+    const machine = await running(t)
+    let committed: () => void = () => undefined
+    const commit = new Promise<void>(resolve => (committed = resolve))
+    const accepted = to.accept({ onStep: step => void (step === 'commit-received' && committed()) })
+    const migration = migrate(machine, to.address, { arbiter, patienceMs: 5000, claimPatienceMs: 600_000 })
+    const incoming = await accepted
+    // By then it has closed the connection.
+    await Promise.all([commit, bySource])
+    const reason = new Error('maintenance')
+    incoming.cancel(reason)
+    const kept = new Promise(resolve => setTimeout(resolve, 200, 'kept'))
+    t.equal(await Promise.race([incoming.done.catch(() => 'failed'), kept]), 'kept')
+    decided = true
+    const left = await failure(migration.done)
+    if (winner === 'destination') {
+      const { machine: there } = await incoming.done
+      t.teardown(() => there.close())
+      t.match(left, { code: 'MIGRATED_ANYWAY' })
+      t.equal(there.state, 'running')
+    } else {
+      t.equal(await failure(incoming.done), reason)
+      await runs(t, machine)
+    }
+  }
 })
 
 t.test('an arbiter that says no to the destination', { skip }, async t => {
@@ -418,7 +469,7 @@ t.test('arbiters that throw, reject, hang or say nonsense are unreachable', { sk
   const incoming = await accepted
   for await (const { phase } of migration) if (phase === 'commit') break
   await received.machine.close()
-  incoming.cancel()
+  incoming.discard()
   await failure(incoming.done)
   t.type(await failure(migration.done), MigrateError)
 })

@@ -1,5 +1,5 @@
 // Migration when all goes well, over each transport, with each option, and what it tells of itself.
-import { statSync } from 'node:fs'
+import { mkdirSync, statSync, symlinkSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
 import { FileArbiter } from '../../lib/arbiter/index.js'
@@ -191,6 +191,34 @@ t.test('the disks go along', { skip }, async t => {
   await received.machine.close()
 })
 
+t.test('the source chooses a disk only where it may', { skip }, async t => {
+  const folder = scratch(t)
+  const [mine, images] = ['mine', 'images'].map(name => path.join(folder, name)) as [string, string]
+  mkdirSync(mine)
+  mkdirSync(images)
+  symlinkSync(mine, path.join(images, 'link'))
+  const disk = path.join(images, 'disk.img')
+  const machine = await createMailroom({ disk, memory: '16MiB', diskSize: 8 << 20 })
+  t.teardown(() => machine.close())
+  await machine.start()
+  await machine.console.waitFor('mailroom ready')
+  for (const [disks, options] of [
+    ['shared', {}],
+    ['copy', {}],
+    ['shared', { diskFolders: [mine, path.join(images, 'link')] }]
+  ] as const) {
+    const to = await listener(t, options)
+    const accepted = to.accept()
+    const migration = migrate(machine, to.address, { disks })
+    await t.rejects((await accepted).done, { code: 'BAD_CONFIG', message: /disk\.img.*diskFolders/ })
+    await t.rejects(migration.done, { code: 'REFUSED' })
+    t.equal(machine.state, 'running')
+  }
+  const { received } = await move(t, machine, await listener(t, { diskFolders: [mine, images] }))
+  t.equal(received.machine.disks[0]?.path, disk)
+  await received.machine.close()
+})
+
 t.test('mail goes on while the machine moves', { skip }, async t => {
   const folder = scratch(t)
   const disk = path.join(folder, 'disk.img')
@@ -206,7 +234,7 @@ t.test('mail goes on while the machine moves', { skip }, async t => {
   const load = new MailLoad(client, { users: 10 })
   await load.login()
   load.start()
-  const to = await listener(t)
+  const to = await listener(t, { diskFolders: [folder] })
   let at = machine
   for (let moves = 0; moves < 3; moves++) {
     const { received } = await move(t, at, to)

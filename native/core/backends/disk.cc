@@ -1,6 +1,8 @@
 #include "backends/disk.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "backends/file_disk.h"
@@ -24,6 +26,22 @@ void Disk::take_written(std::span<uint64_t> bitmap) {
   for (size_t i = 0; i < words; ++i)
     if (written_[i].load(std::memory_order_relaxed))
       bitmap[i] |= written_[i].exchange(0, std::memory_order_acquire);
+}
+
+bool lies_in(const std::string& path, std::span<const std::string> folders) {
+  namespace fs = std::filesystem;
+  if (is_nbd_uri(path)) return false;
+  std::error_code failed;
+  // What is not there yet has no links: `..` behind it is worked out by the name alone.
+  const fs::path image = fs::weakly_canonical(fs::absolute(path, failed), failed);
+  if (failed || image.empty()) return false;
+  for (const std::string& folder : folders) {
+    const fs::path within = fs::canonical(folder, failed);
+    if (failed) continue;
+    const auto [rest, end] = std::mismatch(image.begin(), image.end(), within.begin(), within.end());
+    if (end == within.end() && rest != image.end()) return true;
+  }
+  return false;
 }
 
 bool is_nbd_uri(std::string_view path) {

@@ -106,6 +106,9 @@ bool is_nbd_uri(std::string_view path);
 // A URI as it may be shown: no password, and of what follows `?` the socket alone.
 std::string without_secrets(std::string_view uri);
 
+// Whether an image lies in one of these folders or below it, all links followed. Of a server's none does.
+bool lies_in(const std::string& path, std::span<const std::string> folders);
+
 // A raw image file, a block device, or what an NBD server exports. Throws Error (ENOENT, EACCES,
 // ECONNREFUSED,
 // ...), Error("EINVAL") when it is none of these, Error("LIBNBD_MISSING").

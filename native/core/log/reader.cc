@@ -310,6 +310,7 @@ bool Reader::take_block(const Found& found) {
   if (!follows) {
     if (unsettled_ == damages_.size()) add_damage(DamageKind::kChain, found.offset, 0);
     after_gap_ = true;
+    chain_ok_ = false;
   }
   settle(!follows, header);
   anywhere_ = false;
@@ -427,16 +428,16 @@ void Reader::seek(uint64_t boundary) {
   for (size_t i = from; i > 0 && !before; i--)
     if (const auto& blocks = segment_index(segments_[i - 1]).blocks; !blocks.empty()) before = &blocks.back();
   for (size_t i = from; i < segments_.size(); i++) {
-    const auto& blocks = segment_index(segments_[i]).blocks;
+    const auto& [blocks, scanned] = segment_index(segments_[i]);
     auto at = std::ranges::lower_bound(blocks, boundary, {},
                                        [](const BlockInfo& block) { return block.header.last_boundary; });
     if (at != blocks.begin()) before = &*std::prev(at);
-    if (at == blocks.end()) continue;
-    start_at(i, at->offset, before);
+    // Not there yet: go on behind the last block of this scan. Another one may find more.
+    const bool later = at == blocks.end();
+    if (later && i + 1 < segments_.size()) continue;
+    start_at(i, later ? scanned : at->offset, before);
     return;
   }
-  // Not there yet: go on behind the last block.
-  start_at(segments_.size() - 1, segment_index(segments_.back()).scanned, before);
 }
 
 const Reader::SegmentIndex& Reader::segment_index(uint32_t number) {
@@ -504,7 +505,7 @@ VerifyReport verify(std::unique_ptr<Source> source) {
   for (uint32_t number : reader.segments_) report.bytes += reader.source_->size(number);
   report.chain = reader.chain();
   report.damages = reader.damages();
-  report.chain_ok = std::ranges::none_of(report.damages, [](const Damage& damage) { return damage.gap; });
+  report.chain_ok = reader.chain_ok_;
   return report;
 }
 

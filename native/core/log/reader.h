@@ -79,6 +79,7 @@ struct VerifyReport {
   // Records that can be replayed: those before the first gap.
   uint64_t replayable_records = 0;
   uint64_t replayable_boundary = 0;
+  // Each whole block follows the one before.
   bool chain_ok = true;
   bool ended = false;
   Digest128 chain;
@@ -182,6 +183,7 @@ class Reader {
   uint64_t last_boundary_ = 0;
   Digest128 chain_;
   bool anywhere_ = false;
+  bool chain_ok_ = true;  // each did
 
   uint64_t seek_boundary_ = 0;
   bool after_gap_ = false;

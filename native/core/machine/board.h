@@ -24,7 +24,7 @@
 namespace hypertwin::machine {
 
 inline constexpr char kBoardName[] = "deterministic";
-inline constexpr uint32_t kBoardVersion = 1;
+inline constexpr uint32_t kBoardVersion = 2;
 
 class Board {
  public:

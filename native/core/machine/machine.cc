@@ -414,6 +414,11 @@ void Machine::pause_here(Reason reason, std::string message) {
   if (state() == State::kRunning) set_state(State::kPaused, reason, std::move(message));
 }
 
+void Machine::leave_in_doubt(std::string message) {
+  if (state() == State::kRunning || state() == State::kPaused)
+    set_state(State::kPaused, Reason::kInDoubt, std::move(message));
+}
+
 void Machine::stop_here(Reason reason, std::string message) {
   if (state() == State::kStopped || state() == State::kFailed) return;
   set_state(State::kStopped, reason, std::move(message));
@@ -562,7 +567,9 @@ void Machine::digest_exit(const kvm_run& run) {
   } else if (run.exit_reason == KVM_EXIT_MMIO) {
     words[0] |= uint64_t{run.mmio.len} << 16 | uint64_t{run.mmio.is_write} << 32;
     words[1] = run.mmio.phys_addr;
-    if (run.mmio.is_write) std::memcpy(&words[2], run.mmio.data, sizeof(words[2]));
+    // Behind the length stands what earlier exits left there.
+    if (run.mmio.is_write)
+      std::memcpy(&words[2], run.mmio.data, std::min<size_t>(run.mmio.len, sizeof(words[2])));
   }
   static_assert(sizeof(kvm_regs) == 18 * sizeof(uint64_t));
   std::memcpy(&words[3], &regs, sizeof(regs));

@@ -148,6 +148,8 @@ class Machine final : public VirtualMachine, private devices::Host {
   // As stop() and pause(), with another reason than kRequested.
   void stop_here(Reason reason, std::string message);
   void pause_here(Reason reason = Reason::kRequested, std::string message = {});
+  // Paused with kInDoubt, also one that was paused already.
+  void leave_in_doubt(std::string message);
   RollingDigest& rolling() { return rolling_; }
   // As snapshot(), state_digest(), from the vCPU's thread. write_snapshot is for who holds freeze_memory(),
   // takes no other file's place (Error("EEXIST")), and gives the digest it holds. Without `memory`, that part

@@ -22,6 +22,8 @@ using machine::Reason;
 using machine::State;
 
 constexpr std::chrono::milliseconds kFirstPause{10}, kLongestPause{500};
+// For a peer that does nothing to take in this side's last words.
+constexpr std::chrono::milliseconds kCancelGrace{1000};
 constexpr const char* kRefused = "REFUSED";
 
 // Waits for so long; false: no more questions.
@@ -37,6 +39,11 @@ Claim claim(const Arbiter& arbiter, const SessionId& session, const char* who,
     if (patience.count() > 0 && std::chrono::steady_clock::now() + time > until) return answer;
     if (!pause(time)) return answer;
   }
+}
+
+bool sleep(std::chrono::milliseconds time) {
+  std::this_thread::sleep_for(time);
+  return true;
 }
 
 }  // namespace
@@ -70,15 +77,12 @@ struct Migration::Impl {
     if (!options.arbiter) {
       // Before kCommit, the other side never runs it.
       if (!commit_sent) return;
-      machine->pause_here(Reason::kInDoubt, problem);
+      machine->leave_in_doubt(problem);
       throw Error("MIGRATION_IN_DOUBT",
                   "the destination was told to run the machine and never said that it does (" + problem +
                       "): the machine is paused here; look there, then resume it or stop it");
     }
-    const Claim answer = claim(options.arbiter, session, "source", options.claim_patience, [](auto time) {
-      std::this_thread::sleep_for(time);
-      return true;
-    });
+    const Claim answer = claim(options.arbiter, session, "source", options.claim_patience, sleep);
     if (answer != Claim::kUnreachable) step(Step::kClaimed);
     if (answer == Claim::kWon) return;
     if (answer == Claim::kLost) {
@@ -87,7 +91,7 @@ struct Migration::Impl {
                   "the connection was lost (" + problem +
                       "), but the arbiter gave the machine to the destination: it is stopped here");
     }
-    machine->pause_here(Reason::kInDoubt, problem);
+    machine->leave_in_doubt(problem);
     throw Error("MIGRATION_IN_DOUBT",
                 "the connection was lost (" + problem +
                     ") and the arbiter does not answer: the machine is paused here; resume "
@@ -110,8 +114,13 @@ struct Migration::Impl {
       peer.receive({wire::FrameType::kRunning}, options.patience, kRefused);
     } catch (const std::exception& problem) {
       auto* error = dynamic_cast<const Error*>(&problem);
-      // Its own words that it does not run the machine, and never will, are as good as a claim.
-      if (!sender.state_sent() || (error && error->code() == kRefused)) throw;
+      if (!sender.state_sent()) throw;
+      // Its own words that it does not run the machine, and never will, are as good as a claim. It may wait
+      // to hear that they were heard.
+      if (error && error->code() == kRefused) {
+        peer.tell(wire::FrameType::kAbort, Error("GOES_ON", "the machine goes on here"));
+        throw;
+      }
       // From here on it hears no more of this side: it cannot be told to run after the decision.
       channel->close();
       decide(problem.what(), commit_sent, result.session);
@@ -171,7 +180,7 @@ namespace {
 
 // Until when a machine that comes may be turned away, and how.
 enum class Phase : uint8_t {
-  kReceiving,  // the source owns it, and learns it by the connection's end
+  kReceiving,  // the source owns it
   kReady,      // the source may have said that it is this side's
   kClaiming,   // the arbiter is asked
   kOurs,
@@ -225,20 +234,37 @@ struct Reception::Impl {
     return cancelled && phase != Phase::kOurs;
   }
 
-  void claim_it(const SessionId& session, bool committed) {
+  // The source's answer to this side's kAbort.
+  bool source_goes_on() {
+    try {
+      peer.receive({}, options.patience, "NOT_OURS");
+    } catch (const Error& error) {
+      return error.code() == "NOT_OURS";
+    }
+    return false;
+  }
+
+  // Returns with the claim. False: but the source may have heard that this side turned the machine away.
+  bool claim_it(const SessionId& session, bool committed) {
     enter(Phase::kClaiming);
-    const Claim answer =
-        claim(options.arbiter, session, "destination", std::chrono::milliseconds(0), [this](auto time) {
-          std::unique_lock lock(mutex);
-          return !changed.wait_for(lock, time, [this] { return cancelled; });
-        });
-    if (answer == Claim::kWon) return;
-    const Error error =
-        answer == Claim::kLost
-            ? Error("NOT_OURS", "the arbiter gave the machine to the source: it goes on there")
-            : turned_away();
-    // Whatever the arbiter may still be told or have heard: it will not run here.
-    if (committed || answer != Claim::kLost) peer.tell(wire::FrameType::kAbort, error);
+    auto ask = [&](const Pause& pause) {
+      return claim(options.arbiter, session, "destination", std::chrono::milliseconds(0), pause);
+    };
+    Claim answer = ask([this](auto time) {
+      std::unique_lock lock(mutex);
+      return !changed.wait_for(lock, time, [this] { return cancelled; });
+    });
+    bool told = false;
+    if (answer == Claim::kUnreachable) {
+      // Turned away. But what was asked for may still be granted, and the source then be stopped: only a
+      // source that says that it goes on takes the machine back.
+      told = !channel.ended() && peer.tell(wire::FrameType::kAbort, turned_away());
+      if (told && source_goes_on()) throw turned_away();
+      answer = ask(sleep);
+    }
+    if (answer == Claim::kWon) return !told;
+    const Error error("NOT_OURS", "the arbiter gave the machine to the source: it goes on there");
+    if (committed) peer.tell(wire::FrameType::kAbort, error);
     throw error;
   }
 
@@ -262,12 +288,21 @@ struct Reception::Impl {
       if (!options.arbiter || error.code() == "NOT_OURS") throw;
     }
     if (options.arbiter) {
-      claim_it(result.session, committed);
+      const bool alone = claim_it(result.session, committed);
       {
         std::lock_guard lock(mutex);
         phase = Phase::kOurs;
       }
       step(Step::kDestinationClaimed);
+      if (!alone) {
+        machine->call(machine::At::kAnywhere, [&] {
+          machine->leave_in_doubt(
+              "the source was told that this side turned the machine away, and did not answer; the arbiter "
+              "gave the machine to this side: look there, then resume it or stop it");
+        });
+        result.machine = std::move(machine);
+        return result;
+      }
     } else {
       enter(Phase::kOurs);
     }
@@ -290,17 +325,16 @@ struct Reception::Impl {
   }
 
   void cancel() {
-    bool ready = false;
     {
       std::lock_guard lock(mutex);
       if (cancelled || phase == Phase::kOurs) return;
       cancelled = true;
       changed.notify_all();
       if (phase == Phase::kClaiming) return;
-      ready = phase == Phase::kReady;
     }
-    // The source reads when it knows that this side is ready: it takes this at once.
-    if (ready) peer.tell(wire::FrameType::kAbort, turned_away());
+    // It may stand still, and then asks nobody who runs it.
+    peer.condemn(kCancelGrace);
+    peer.tell(wire::FrameType::kAbort, turned_away());
     channel.close();
   }
 

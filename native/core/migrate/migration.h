@@ -71,10 +71,11 @@ class Reception {
   ~Reception();
   // Blocks. Throws as Receiver does, NOT_OURS when the source goes on, CANCELLED.
   ReceiveResult run();
-  // Any thread. This side will not run the machine, and the source hears so where that is still possible:
-  // then it goes on, whatever the arbiter says. No effect once the machine is this side's. Does not end a
-  // question that the arbiter is asked just now; its answer, if it has won, makes the machine this side's all
-  // the same.
+  // Any thread. This side does not want the machine, and the source hears so where that is still possible:
+  // then it goes on at once. No effect once the machine is this side's. Does not end a question that the
+  // arbiter is asked: as long as that may make the machine this side's, and the source has not said that it
+  // goes on, the machine is kept here, paused, and the arbiter asked on. Won, it is this side's all the same;
+  // and paused with Reason::kInDoubt when the source may have heard of the cancel().
   void cancel();
 
  private:

@@ -129,11 +129,13 @@ void Peer::send(wire::FrameType type, std::span<const uint8_t> payload, const ch
   }
 }
 
-void Peer::tell(wire::FrameType type, const Error& error) noexcept {
+bool Peer::tell(wire::FrameType type, const Error& error) noexcept {
   try {
     channel_.send(type, encode_refusal(error.code(), error.what()));
+    return true;
   } catch (const std::exception&) {
     // It hears of it by the connection's end.
+    return false;
   }
 }
 

@@ -27,8 +27,8 @@ class Peer {
                       const char* refused);
   // As Channel::send; but what the other side said before it went away is what is thrown.
   void send(wire::FrameType type, std::span<const uint8_t> payload, const char* refused);
-  // Best effort: the last thing this side says.
-  void tell(wire::FrameType type, const Error& error) noexcept;
+  // Best effort: the last thing this side says. False: the other side does not hear it.
+  bool tell(wire::FrameType type, const Error& error) noexcept;
   // From now on a write that the other side does not take in for `patience` (0: for ever) closes the channel.
   void limit_sends(std::chrono::milliseconds patience);
   // Any thread: the channel is closed after `grace`, unless forgive() comes first.

@@ -391,12 +391,17 @@ uint64_t Replay::boundary() const { return machine()->boundary(); }
 
 void Replay::cancel() {
   cancelled_.store(true);
-  std::lock_guard lock(mutex_);
-  if (!reader_) return;
-  reader_->cancel();
-  if (machine_->state() == State::kRunning) {
+  std::shared_ptr<machine::Machine> machine;
+  {
+    std::lock_guard lock(mutex_);
+    if (!reader_) return;
+    reader_->cancel();
+    machine = machine_;
+  }
+  // Without the lock: who asks where the replay is does not wait for the vCPU.
+  if (machine->state() == State::kRunning) {
     try {
-      machine_->call(machine::At::kAnywhere, [this] { machine_->pause_here(); });
+      machine->call(machine::At::kAnywhere, [&] { machine->pause_here(); });
     } catch (const Error&) {
       // Closed or stopped meanwhile: nothing is left to cancel.
     }
@@ -425,7 +430,7 @@ ReplayResult Replay::run(std::optional<uint64_t> to) {
         continue;
       }
       machine_->call(machine::At::kAnywhere, [&] {
-        if (boundary() != now) return;  // it moved while this waited
+        if (machine_->boundary() != now) return;  // it moved while this waited
         machine_->pause_here();
         auto next = replayer_->next_boundary();
         replayer_->diverge(now + 1, "stall",

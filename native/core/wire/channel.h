@@ -39,6 +39,10 @@ class Channel {
   // Waits until the limit has room again for what was sent last.
   void settle() { wait_for_bandwidth(0); }
 
+  // Any thread: what is sent from now on is not heard, since either side has ended the connection. False:
+  // nobody knows.
+  bool ended() const noexcept { return closed_ || stream_->ended(); }
+
   uint64_t sent_bytes() const { return sent_.load(std::memory_order_relaxed); }
   uint64_t received_bytes() const { return received_.load(std::memory_order_relaxed); }
   // CLOCK_MONOTONIC of the last whole frame received; 0 before it.

@@ -28,6 +28,7 @@ class SocketStream : public Stream {
   size_t read(std::span<uint8_t> into) override;
   void write(std::span<const std::span<const uint8_t>> parts) override;
   void shutdown() noexcept override;
+  bool ended() const noexcept override;
   std::string peer() const override { return peer_; }
   int fd() const { return socket_.get(); }
 

@@ -274,6 +274,12 @@ void SocketStream::write(std::span<const std::span<const uint8_t>> parts) {
 
 void SocketStream::shutdown() noexcept { ::shutdown(socket_.get(), SHUT_RDWR); }
 
+bool SocketStream::ended() const noexcept {
+  // Streams are shut down in both directions, never in one.
+  pollfd look{socket_.get(), POLLRDHUP, 0};
+  return ::poll(&look, 1, 0) == 1;
+}
+
 std::unique_ptr<Stream> adopt(Fd socket, std::string peer) {
   set_blocking(socket.get());
   sockaddr_storage name{};

@@ -46,6 +46,9 @@ class Stream {
   virtual void write(std::span<const std::span<const uint8_t>> parts) = 0;
   // Any thread, any time: reads and writes end now, the peer sees the end.
   virtual void shutdown() noexcept = 0;
+  // Any thread, while it is open: the peer has ended the connection, and hears nothing that is written from
+  // now on. False: nobody knows.
+  virtual bool ended() const noexcept { return false; }
   // For messages.
   virtual std::string peer() const = 0;
 };
