@@ -286,9 +286,9 @@ export class Debugger implements AsyncDisposable {
   }
 
   #arm(physical: bigint): void {
-    if (this.stepping) return
+    // Throws where there is no RAM.
     const [byte = 0] = this.machine.memory.read(physical, 1)
-    if (byte === int3 && this.#before.has(physical)) return
+    if (this.stepping || (byte === int3 && this.#before.has(physical))) return
     this.machine.memory.write(physical, Uint8Array.of(int3))
     this.#before.set(physical, byte)
   }

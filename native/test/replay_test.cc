@@ -108,6 +108,11 @@ ReplayResult replay_all(std::shared_ptr<kvm::System> system, const std::string& 
   return Replay::open(system, dir, nullptr)->run();
 }
 
+// "none" where the log begins with the state that is beside it.
+std::string open_code(std::shared_ptr<kvm::System> system, const std::string& dir) {
+  return code_of([&] { Replay::open(std::move(system), dir, nullptr); });
+}
+
 TEST(Replay, HelloFromTheFirstInstruction) {
   NEED_KVM();
   TempDir dir;
@@ -550,8 +555,7 @@ TEST(Recording, NothingIsWrittenBetweenItsSnapshotAndItsLog) {
   auto recording = Recording::start(room->machine, dir.file("log"));
   writer.join();
   recording->stop();
-  auto replayed = replay_all(system_, dir.file("log"));
-  EXPECT_TRUE(replayed.complete) << replayed.message;
+  EXPECT_EQ(open_code(system_, dir.file("log")), "none");
 }
 
 TEST(Recording, OfADebuggedMachineIsRefused) {
@@ -590,7 +594,7 @@ TEST(Recording, AFolderIsOneRecordings) {
     for (auto& starter : starters) starter.join();
     ASSERT_NE(recordings[0] != nullptr, recordings[1] != nullptr) << round;
     (recordings[0] ? recordings[0] : recordings[1])->stop();
-    EXPECT_TRUE(replay_all(system_, folder).complete);
+    EXPECT_EQ(open_code(system_, folder), "none");
   }
 }
 
