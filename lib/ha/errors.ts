@@ -14,6 +14,7 @@ import { HypertwinError, withLayerErrors, type HypertwinErrorDetails } from '../
  * - `'TLS_FAILED'`, `'TLS_UNAVAILABLE'`: certificates that do not fit together; no TLS library
  * - `'MIGRATION_MISMATCH'`: the hosts differ (CPU, board, version); the message names in what
  * - `'HAND_OVER_FAILED'`: the machine goes on here, or as the events say
+ * - `'ARBITER_UNREACHABLE'`: a standby was closed while nobody could say whether the machine was to go on there
  * - `'ENDED'`: the protection ended before what was waited for
  * - `'EINVAL'`: an argument of the wrong type or value
  * - `'CLOSED'`: closed, or its machine is

@@ -67,7 +67,8 @@ export class Standby implements HaSource, AsyncDisposable {
   /**
    * The machine, once it runs here. It is yours then: closing the standby leaves it alone.
    *
-   * Rejects with HaError `CLOSED` when the standby is closed before.
+   * Rejects with HaError `CLOSED` when the standby is closed before; `ARBITER_UNREACHABLE` when nobody could say
+   * meanwhile whether the machine was to go on here.
    */
   readonly live: Promise<Machine>
   readonly #side: Side
@@ -81,6 +82,8 @@ export class Standby implements HaSource, AsyncDisposable {
   #protection: Protection | undefined
   #settle!: { resolve: (machine: Machine) => void; reject: (error: unknown) => void }
   #closing: Promise<void> | undefined
+  /** The backup is closed. */
+  #let = false
   readonly #stop = new AbortController()
   readonly #over: Promise<void>
   readonly #sendingAway = new Set<Promise<void>>()
@@ -201,17 +204,25 @@ export class Standby implements HaSource, AsyncDisposable {
 
   /**
    * Stops listening. A primary that is followed is told, and goes on unprotected; a machine that is live stays, with
-   * its protection. Calling it again is fine.
+   * its protection. While the arbiter is asked whether the machine goes on here, its answer is waited for, 5 s and a
+   * last question: a machine that goes live then is yours, as {@link machine}. Calling it again is fine.
    */
   close(): Promise<void> {
     this.#closing ??= (async () => {
       this.#stop.abort()
       await this.#listener.close()
       if (!this.#machine) await this.#native?.close()
+      this.#let = true
+      this.#side.wake()
       await this.#over
       await Promise.all(this.#sendingAway)
       if (!this.#machine && this.#side.state !== 'ended') this.#side.enter('ended', 'CLOSED', 'the backup was closed')
-      this.#settle.reject(new HaError('the standby was closed before its machine went live', { code: 'CLOSED' }))
+      const { code, message } = this.#side
+      this.#settle.reject(
+        code === 'ARBITER_UNREACHABLE'
+          ? new HaError(message, { code })
+          : new HaError('the standby was closed before its machine went live', { code: 'CLOSED' })
+      )
       this.#progress.wake()
       this.#side.end()
     })()
@@ -334,7 +345,11 @@ export class Standby implements HaSource, AsyncDisposable {
         begun = true
         side.enter('syncing', 'COPYING', `memory and disks come from ${side.peer}`)
         news()
-        await side.until(() => end ?? (this.#closed ? 'ended' : undefined))
+        await side.until(() => {
+          // All that it told is there once it is closed.
+          if (this.#let) news()
+          return end ?? (this.#let ? 'ended' : undefined)
+        })
         return native.machine()
       })
       this.#machine = await machine

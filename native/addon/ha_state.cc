@@ -210,16 +210,17 @@ HaView BackupState::view() const {
   return view_of(*found);
 }
 
-std::shared_ptr<machine::Machine> BackupState::machine() const {
+std::shared_ptr<machine::Machine> BackupState::machine() {
+  // Destroyed behind the lock.
   std::shared_ptr<ha::Backup> found;
-  {
-    std::lock_guard lock(mutex_);
-    found = backup_;
-  }
+  std::lock_guard lock(mutex_);
+  found = backup_;
   if (!found) closed("the backup");
   auto machine = found->machine();
   if (found->state() != ha::State::kLive || !machine)
     throw Error("BAD_STATE", "the backup is not live: its machine is a replica that must not be used");
+  given_out_ = true;
+  if (shut_) backup_ = nullptr;
   return machine;
 }
 
@@ -234,19 +235,21 @@ void BackupState::shutdown() {
     std::lock_guard lock(mutex_);
     closed_ = true;
   }
-  if (release_arbiter_) release_arbiter_();
   thread_.stop();
   std::shared_ptr<ha::Backup> found;
   {
     std::lock_guard lock(mutex_);
     found = backup_;
   }
+  // It may have the claim already, and waits for the answer.
+  if (found) found->close();
+  if (release_arbiter_) release_arbiter_();
   if (!found) return;
-  found->close();
   auto last = view_of(*found);
   std::lock_guard lock(mutex_);
+  shut_ = true;
+  if (last.state != ha::State::kLive || given_out_) backup_ = nullptr;
   last_ = std::move(last);
-  backup_ = nullptr;
 }
 
 // ---- CallerState

@@ -121,8 +121,9 @@ class BackupState final : public Closable {
   HaView view() const;
   HaMailbox& mailbox() { return *mailbox_; }
   // Throws Error("BAD_STATE") before it is live, CLOSED.
-  std::shared_ptr<machine::Machine> machine() const;
+  std::shared_ptr<machine::Machine> machine();
   void abandon();
+  // A machine that is live, or goes live meanwhile, is kept until machine() has given it out.
   void shutdown() override;
 
  private:
@@ -133,6 +134,8 @@ class BackupState final : public Closable {
   mutable std::mutex mutex_;   // guards all below
   std::shared_ptr<ha::Backup> backup_;
   HaView last_;
+  bool given_out_ = false;  // the machine
+  bool shut_ = false;       // the backup is closed
   bool closed_ = false;
   base::Executor thread_{"ht-backup"};
 };

@@ -1,6 +1,7 @@
 // exits: `count=` exits of one kind (1000), for benchmarks, then power off.
 // kind=port: writes to port 0x5001; kind=in: reads of it; kind=hlt: a halt for each tick of a timer at `hz=`
 // (1000); kind=mmio: 4-byte writes to physical address `at=`; kind=mmioread. cpl=0 or 3 (3) for all but hlt.
+// spin=1: no power off, but a loop without an exit.
 #include "runtime/guest.h"
 
 static uint64_t count, address;
@@ -48,4 +49,6 @@ void guest_main(void) {
     at_cpl0(loop, count);
   else
     loop(count);
+  if (option_number("spin", 0))
+    for (;;) __asm__ volatile("");
 }

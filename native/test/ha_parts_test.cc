@@ -334,9 +334,11 @@ TEST(BlockCodec, GivesBackEveryByte) {
 // ---- Messages
 
 TEST(Messages, ComeThroughAndShortOnesAreRefused) {
-  const auto beat = encode(PrimaryBeat{true, 1, 2, 3, 4});
+  const auto beat = encode(PrimaryBeat{true, false, 1, 2, 3, 4});
   EXPECT_EQ(decode_beat(beat).settled_boundary, 4u);
   EXPECT_TRUE(decode_beat(beat).armed);
+  EXPECT_FALSE(decode_beat(beat).paused);
+  EXPECT_TRUE(decode_beat(encode(PrimaryBeat{.paused = true})).paused);
   const auto report = encode(BackupReport{false, 1, 2, 3, 4, 5});
   EXPECT_EQ(decode_report(report).dry_ns, 5u);
   EXPECT_EQ(decode_report(report).received, 3u);
@@ -450,6 +452,51 @@ TEST(Announcer, BelievesNothingThatCannotBe) {
   EXPECT_EQ(announcer.frames(0).size(), Announcer::kMaxAddresses + 1) << "bounded";
 }
 
+TEST(Announcer, ForgetsWhatIsAnothersOrUnused) {
+  const Mac other{2, 2, 2, 2, 2, 2};
+  Announcer announcer({kMac});
+  const auto announced = [&](uint64_t now) {
+    std::vector<int> last;
+    for (const auto& frame : announcer.frames(0, now))
+      if (frame[12] == 0x08 && frame[13] == 0x06) last.push_back(frame[31]);
+    return last;
+  };
+  using Last = std::vector<int>;
+  announcer.learn(0, frame(0x0800, ipv4_body({10, 0, 0, 1})), 1);
+  announcer.learn(0, frame(0x0806, arp_body({10, 0, 0, 1})), 1);
+  announcer.learn(0, frame(0x0806, arp_body({10, 0, 0, 2})), 1);
+  announcer.heard(0, frame(0x0806, arp_body({10, 0, 0, 2})));  // what it sent itself
+  announcer.heard(0, frame(0x0806, arp_body({10, 0, 0, 3}, other), other));
+  announcer.heard(3, frame(0x0806, arp_body({10, 0, 0, 1}, other), other));
+  EXPECT_EQ(announced(2), (Last{1, 2}));
+  announcer.heard(0, frame(0x0806, arp_body({10, 0, 0, 2}, other), other));
+  EXPECT_EQ(announced(2), (Last{1}));
+  announcer.heard(0, frame(0x0806, arp_body({10, 0, 0, 1}, other), other));
+  EXPECT_EQ(announced(2), Last{}) << "not as a source of packets either";
+  announcer.learn(0, frame(0x0806, arp_body({10, 0, 0, 1})), 3);
+  EXPECT_EQ(announced(3), (Last{1})) << "it defends it";
+
+  announcer.learn(0, frame(0x0806, arp_body({10, 0, 0, 4})), 3);
+  announcer.learn(0, frame(0x0800, ipv4_body({10, 0, 0, 1})), Announcer::kUnused);
+  EXPECT_EQ(announced(Announcer::kUnused + 2), (Last{4, 1}));
+  EXPECT_EQ(announced(Announcer::kUnused + 3), (Last{1})) << "the other one was not used since";
+  for (uint8_t i = 0; i < Announcer::kMaxAddresses; ++i)
+    announcer.learn(0, frame(0x0806, arp_body({10, 0, 1, static_cast<uint8_t>(i + 100)})), 4);
+  EXPECT_EQ(announced(5).front(), 100) << "the longest unused ones go";
+
+  Bytes advertisement(40 + 32);
+  advertisement[0] = 0x60;
+  advertisement[6] = 58;
+  advertisement[40] = 136;
+  advertisement[48] = 0xfe;
+  advertisement[63] = 9;
+  const size_t before = announcer.frames(0, 5).size();
+  announcer.learn(0, frame(0x86dd, advertisement), 5);
+  EXPECT_EQ(announcer.frames(0, 5).size(), before + 1);
+  announcer.heard(0, frame(0x86dd, advertisement, other));
+  EXPECT_EQ(announcer.frames(0, 5).size(), before);
+}
+
 TEST(Announcer, SurvivesAnyFrame) {
   Announcer announcer({kMac, kMac});
   std::mt19937_64 random(7);
@@ -461,6 +508,8 @@ TEST(Announcer, SurvivesAnyFrame) {
     Bytes whole = frame(types[random() % 5], body);
     whole.resize(random() % (whole.size() + 1));
     announcer.learn(static_cast<uint32_t>(random() % 3), whole);
+    whole.resize(random() % (whole.size() + 1));
+    announcer.heard(static_cast<uint32_t>(random() % 3), whole);
   }
   EXPECT_LE(announcer.frames(0).size(), 2 * Announcer::kMaxAddresses + 2);
 }

@@ -3,6 +3,7 @@
 
 #include <future>
 
+#include "base/clock.h"
 #include "ha_util.h"
 
 namespace hypertwin::ha {
@@ -141,6 +142,30 @@ TEST(Ha, ThePrimaryStopsWithoutABackupWhereThatIsThePolicy) {
   EXPECT_TRUE(pair.works_on(pair.machine));
 }
 
+TEST(Ha, ThePolicyToStopHoldsThoughTheMachineStoodStillAlready) {
+  NEED_KVM();
+  for (const bool handing : {false, true}) {
+    Torn pair(system_);
+    pair.protect.on_loss = ProtectOptions::Loss::kStop;
+    ASSERT_TRUE(pair.begin());
+    if (handing) {
+      pair.arbiter.only("primary");
+      EXPECT_THROW(pair.primary->hand_over(), Error);
+    } else {
+      pair.arbiter.unreachable(true);
+      pair.scissors.cut();
+      ASSERT_TRUE(pair.primary_events.wait(State::kWaiting)) << pair.text();
+      pair.arbiter.only("primary");
+      pair.arbiter.unreachable(false);
+    }
+    ASSERT_TRUE(pair.primary_events.wait(State::kUnprotected)) << pair.text();
+    EXPECT_EQ(pair.machine->state(), machine::State::kPaused);
+    EXPECT_EQ(pair.machine->reason(), Reason::kUnprotected) << "its next protection resumes it";
+    pair.machine->resume();
+    EXPECT_TRUE(pair.works_on(pair.machine));
+  }
+}
+
 TEST(Ha, NobodyTakesARiskWhileTheArbiterDoesNotAnswer) {
   NEED_KVM();
   for (const std::string winner : {"primary", "backup"}) {
@@ -162,6 +187,27 @@ TEST(Ha, NobodyTakesARiskWhileTheArbiterDoesNotAnswer) {
     ASSERT_TRUE(pair.primary_events.wait(backup_won ? State::kHalted : State::kUnprotected)) << pair.text();
     EXPECT_TRUE(pair.works_on(backup_won ? pair.backup->machine() : pair.machine));
     EXPECT_TRUE(pair.users->nothing_lost()) << pair.text();
+  }
+}
+
+// Its claim may have succeeded: then the primary is fenced, and nobody else has the machine.
+TEST(Ha, ABackupThatClaimsIsClosedOnlyWithTheAnswer) {
+  NEED_KVM();
+  for (const std::string winner : {"backup", "primary"}) {
+    Torn pair(system_);
+    ASSERT_TRUE(pair.begin());
+    pair.arbiter.unreachable(true);
+    pair.scissors.cut();
+    ASSERT_TRUE(pair.backup_events.wait(State::kWaiting)) << pair.text();
+    auto closing = std::async(std::launch::async, [&] { pair.backup->close(); });
+    EXPECT_EQ(closing.wait_for(200ms), std::future_status::timeout);
+    pair.arbiter.only(winner);
+    pair.arbiter.unreachable(false);
+    closing.get();
+    const bool backup_won = winner == "backup";
+    EXPECT_EQ(pair.backup->state(), backup_won ? State::kLive : State::kHalted) << pair.text();
+    ASSERT_TRUE(pair.primary_events.wait(backup_won ? State::kHalted : State::kUnprotected)) << pair.text();
+    EXPECT_TRUE(pair.works_on(backup_won ? pair.backup->machine() : pair.machine));
   }
 }
 
@@ -276,6 +322,102 @@ TEST(Ha, HandsOverAsPlanned) {
   EXPECT_TRUE(pair.works_on(pair.backup->machine()));
 }
 
+// The heartbeats alone would tell the backup of the last outputs too late.
+TEST(Ha, AHandOverRepeatsNothing) {
+  NEED_KVM();
+  Torn pair(system_);
+  pair.protect.heartbeats = {1s, 5s, 10s};
+  ASSERT_TRUE(pair.begin());
+  pair.primary->hand_over();
+  ASSERT_EQ(pair.backup->wait_settled(60s), State::kLive) << pair.text();
+  const auto timeline = pair.backup->timeline();
+  ASSERT_TRUE(timeline);
+  EXPECT_EQ(timeline->reissued_packets, 0u);
+  EXPECT_TRUE(pair.works_on(pair.backup->machine()));
+}
+
+// ---- A pause of its owner's
+
+TEST(Ha, APausedMachineIsHandedOverPaused) {
+  NEED_KVM();
+  for (const bool backup_wins : {true, false}) {
+    Torn pair(system_);
+    ASSERT_TRUE(pair.begin());
+    ASSERT_TRUE(pair.users->settle());
+    wait_idle(*pair.machine);
+    pair.machine->pause();
+    pair.arbiter.only(backup_wins ? "backup" : "primary");
+    if (backup_wins) {
+      pair.primary->hand_over();
+      ASSERT_EQ(pair.backup->wait_settled(60s), State::kLive) << pair.text();
+    } else {
+      EXPECT_THROW(pair.primary->hand_over(), Error);
+      ASSERT_TRUE(pair.primary_events.wait(State::kUnprotected)) << pair.text();
+    }
+    auto survivor = backup_wins ? pair.backup->machine() : pair.machine;
+    EXPECT_EQ(survivor->state(), machine::State::kPaused);
+    EXPECT_EQ(survivor->reason(), Reason::kRequested);
+    survivor->resume();
+    pair.users->resume();
+    EXPECT_TRUE(pair.works_on(survivor));
+  }
+}
+
+// A machine's clock, as its guest would read it.
+uint64_t guest_time(Machine& machine) {
+  uint64_t time = 0;
+  machine.call(machine::At::kAnywhere, [&] { time = machine.live_inputs().clock(0); });
+  return time;
+}
+
+TEST(Ha, APauseAndTheGuestsTimeSurviveAFailover) {
+  NEED_KVM();
+  for (const bool resumed : {false, true}) {
+    Pair pair(system_);
+    pair.boot();
+    auto cable = std::make_shared<Cable>();
+    int fds[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    ASSERT_TRUE(pair.protect_it({std::make_unique<wire::Channel>(std::make_unique<CuttableStream>(
+                                     wire::adopt(Fd(fds[0]), "backup"), cable)),
+                                 std::make_unique<wire::Channel>(wire::adopt(Fd(fds[1]), "primary"))}));
+    ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 50)) << pair.text();
+    ASSERT_TRUE(pair.users->settle());
+    wait_idle(*pair.machine);
+    pair.machine->pause();
+    // Heartbeats that say so, behind the log's last block.
+    ASSERT_TRUE(soon([&] {
+      const Stats now = pair.primary->stats();
+      return now.acked_records == now.log_records;
+    }));
+    const uint64_t told = cable->written.load() + 4;
+    ASSERT_TRUE(soon([&] { return cable->written.load() >= told; }));
+    // The time that must not pass for the guest.
+    std::this_thread::sleep_for(3s);
+    if (resumed) {
+      pair.machine->resume();
+      pair.users->resume();
+      ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 50)) << pair.text();
+    }
+    pair.arbiter.only("backup");
+    const uint64_t host_before = now_ns(), before = guest_time(*pair.machine);
+    ::shutdown(fds[0], SHUT_RDWR);
+    ASSERT_EQ(pair.backup->wait_settled(60s), State::kLive) << pair.text();
+    ASSERT_TRUE(pair.primary_events.wait(State::kHalted)) << pair.text();
+    auto survivor = pair.backup->machine();
+    EXPECT_EQ(survivor->state(), resumed ? machine::State::kRunning : machine::State::kPaused);
+    const uint64_t after = guest_time(*survivor), host_after = now_ns();
+    EXPECT_LE(after, before + (resumed ? host_after - host_before : 0));
+    if (!resumed) {
+      survivor->resume();
+      pair.users->resume();
+    }
+    EXPECT_TRUE(pair.users->move_to(survivor)) << pair.text();
+    ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 50)) << pair.text();
+    ASSERT_TRUE(pair.users->settle());
+  }
+}
+
 TEST(Ha, AHandOverThatTheBackupLosesFailsAndThePrimaryGoesOn) {
   NEED_KVM();
   Torn pair(system_);
@@ -380,6 +522,66 @@ TEST(Ha, AGuestThatEndsEndsBothSides) {
       EXPECT_EQ(pair.backup_listener->console(), "");
     }
   }
+}
+
+// Stopped between two boundaries, behind the log's last one: the replica spins there too.
+TEST(Ha, AGuestThatSpinsAndIsStoppedEndsBothSides) {
+  NEED_KVM();
+  for (const bool from_the_start : {false, true}) {
+    Pair pair(system_);
+    machine::MachineConfig config;
+    config.memory_size = 16u << 20;
+    config.command_line = "count=1000 spin=1";
+    pair.machine = Machine::create(pair.system, config, guest_image("exits"), pair.primary_listener);
+    const auto spins = [&](Machine& machine) {
+      const auto look = [&] {
+        uint64_t boundary = 0;
+        machine.call(machine::At::kAnywhere, [&] {
+          if (!machine.at_boundary()) boundary = machine.boundary();
+        });
+        return boundary;
+      };
+      const uint64_t before = look();
+      std::this_thread::sleep_for(20ms);
+      return before > 1000 && look() == before;
+    };
+    if (from_the_start) {
+      pair.machine->start();
+      ASSERT_TRUE(soon([&] { return spins(*pair.machine); }));
+    }
+    ASSERT_TRUE(pair.protect_it());
+    if (!from_the_start) pair.machine->start();
+    ASSERT_TRUE(soon([&] {
+      return spins(*pair.machine) && spins(*pair.backup->machine()) &&
+             pair.machine->boundary() == pair.backup->machine()->boundary();
+    }));
+    pair.machine->stop();
+    ASSERT_TRUE(pair.backup_events.wait(State::kEnded)) << pair.text();
+    ASSERT_TRUE(pair.primary_events.wait(State::kEnded)) << pair.text();
+    EXPECT_EQ(pair.primary_events.code(State::kEnded), "GUEST_ENDED");
+    EXPECT_EQ(pair.backup_events.code(State::kEnded), "GUEST_ENDED");
+    EXPECT_EQ(pair.arbiter.winner(pair.primary->session()), "");
+  }
+}
+
+TEST(Ha, AProtectionIsClosedThoughTheBackupDoesNotFinish) {
+  NEED_KVM();
+  Torn pair(system_);
+  std::promise<void> ending;
+  pair.protect.on_step = [&](std::string_view step) {
+    if (step == "ending") ending.set_value();
+  };
+  ASSERT_TRUE(pair.begin());
+  ASSERT_TRUE(pair.users->settle());
+  pair.users->forget_machine();
+  Standstill replica(pair.backup->machine());
+  pair.machine->stop();
+  ending.get_future().wait();
+  pair.primary->close();
+  EXPECT_EQ(pair.primary->state(), State::kEnded);
+  EXPECT_EQ(pair.primary_events.code(State::kEnded), "GUEST_ENDED") << pair.text();
+  replica.end();
+  EXPECT_EQ(pair.backup->wait_settled(60s), State::kEnded) << pair.text();
 }
 
 // Live by failover, hand-over or a cut, five times in a row, each time with a new backup.

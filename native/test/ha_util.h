@@ -251,6 +251,7 @@ class Events {
 // A stream whose cable can be cut: what is written vanishes, and nothing comes.
 struct Cable {
   std::atomic<bool> cut{false};
+  std::atomic<uint64_t> written{0};  // times
 };
 class CuttableStream final : public wire::Stream {
  public:
@@ -259,6 +260,7 @@ class CuttableStream final : public wire::Stream {
   size_t read(std::span<uint8_t> into) override { return inner_->read(into); }
   void write(std::span<const std::span<const uint8_t>> parts) override {
     if (!cable_->cut.load()) inner_->write(parts);
+    cable_->written.fetch_add(1);
   }
   void shutdown() noexcept override {
     // The other side hears nothing of that either.

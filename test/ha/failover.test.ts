@@ -183,6 +183,42 @@ t.test('the arbiter does not answer: nobody takes a risk, until it does', { skip
   t.equal(arbiter.won.size, 1)
 })
 
+t.test('a standby that is closed while it claims goes live first, and its machine stays', { skip }, async t => {
+  const arbiter = new TestArbiter()
+  let tell!: () => void
+  let claimed!: () => void
+  const told = new Promise<void>(resolve => (tell = resolve))
+  const asked = new Promise<void>(resolve => (claimed = resolve))
+  // The claim succeeds at once; its answer comes later.
+  const late = {
+    async claim(key: string, who: string) {
+      const claim = await arbiter.claim(key, who)
+      claimed()
+      await told
+      return claim
+    }
+  }
+  const there = await standby(t, { arbiter: late })
+  const machine = await guest(t, 'hello', endless)
+  await machine.start()
+  const here = await protection(t, machine, { backup: there.listen, arbiter })
+  await here.ready
+  const handed = here.handOver()
+  await asked
+  const closing = there.close()
+  const first = await Promise.race([closing.then(() => 'closed'), new Promise(resolve => setTimeout(resolve, 500, 'waits'))])
+  t.equal(first, 'waits')
+  tell()
+  const survivor = await there.live
+  await closing
+  await handed
+  t.equal(there.machine, survivor)
+  t.match(survivor, { state: 'running' })
+  t.match(machine, { state: 'stopped', reason: 'handed-over' })
+  const { boundary } = survivor
+  while (survivor.boundary <= boundary + 5n) await new Promise(resolve => setImmediate(resolve))
+})
+
 /** Between the two sides; cut() breaks it, so that both lose each other at once. */
 async function relay(t: Test, target: string): Promise<{ address: string; cut: () => void }> {
   const sockets = new Set<Socket>()

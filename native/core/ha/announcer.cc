@@ -42,13 +42,39 @@ bool usable(const std::array<uint8_t, 16>& a) {
 }
 
 template <class List, class Address>
-void add(List& list, const Address& address) {
-  auto same =
-      std::find_if(list.begin(), list.end(), [&](const auto& a) { return a.address == address.address; });
-  if (same != list.end())
-    *same = address;
-  else if (list.size() < Announcer::kMaxAddresses)
-    list.push_back(address);
+void use(List& list, const Address& address) {
+  std::erase_if(list, [&](const auto& a) { return a.address == address.address; });
+  if (list.size() == Announcer::kMaxAddresses) list.erase(list.begin());
+  list.push_back(address);
+}
+
+// Calls found(MAC, address) with what the sender of an ARP or of a neighbour discovery says that it has.
+template <class Found>
+void find_claim(View frame, Found found) {
+  if (frame.size() < kEthernet) return;
+  const Mac source = take<6>(frame, 6);
+  const uint16_t type = get16(frame, 12);
+  const View body = frame.subspan(kEthernet);
+  // Nobody is announced as a group, or as nobody.
+  if ((source[0] & 1) || source == Mac{}) return;
+  if (type == kTypeArp) {
+    if (body.size() < kArp || get16(body, 0) != 1 || get16(body, 2) != kTypeIpv4 || body[4] != 6 ||
+        body[5] != 4)
+      return;
+    const auto ip = take<4>(body, 14);
+    if (take<6>(body, 8) == source && usable(ip)) found(source, ip);
+  } else if (type == kTypeIpv6) {
+    if (body.size() < kIpv6 + 24 || body[0] >> 4 != 6 || body[6] != kIcmpv6) return;
+    const View icmp = body.subspan(kIpv6);
+    std::array<uint8_t, 16> ip;
+    if (icmp[0] == kAdvertisement)
+      ip = take<16>(icmp, 8);
+    else if (icmp[0] == kSolicitation)
+      ip = take<16>(body, 8);
+    else
+      return;
+    if (usable(ip)) found(source, ip);
+  }
 }
 
 Bytes ethernet(const Mac& to, const Mac& from, uint16_t type) {
@@ -108,45 +134,53 @@ Bytes advertisement(const Mac& mac, const std::array<uint8_t, 16>& ip) {
 
 }  // namespace
 
-void Announcer::learn(uint32_t device, View frame) {
+void Announcer::learn(uint32_t device, View frame, uint64_t now) {
   if (device >= devices_.size() || frame.size() < kEthernet) return;
   Device& of = devices_[device];
-  const Mac source = take<6>(frame, 6);
-  const uint16_t type = get16(frame, 12);
-  const View body = frame.subspan(kEthernet);
-  // Nobody is announced as a group, or as nobody.
-  if ((source[0] & 1) || source == Mac{}) return;
-  if (type == kTypeArp) {
-    if (body.size() < kArp || get16(body, 0) != 1 || get16(body, 2) != kTypeIpv4 || body[4] != 6 ||
-        body[5] != 4)
-      return;
-    const auto ip = take<4>(body, 14);
-    if (take<6>(body, 8) == source && usable(ip)) add(of.ipv4, Address<4>{source, ip});
-  } else if (type == kTypeIpv4) {
-    if (!of.ipv4.empty() || body.size() < 20 || body[0] >> 4 != 4) return;
-    const auto ip = take<4>(body, 12);
-    if (source == of.mac && usable(ip)) of.seen.assign(1, {source, ip});
-  } else if (type == kTypeIpv6) {
-    if (body.size() < kIpv6 + 24 || body[0] >> 4 != 6 || body[6] != kIcmpv6) return;
-    const View icmp = body.subspan(kIpv6);
-    std::array<uint8_t, 16> ip;
-    if (icmp[0] == kAdvertisement)
-      ip = take<16>(icmp, 8);
-    else if (icmp[0] == kSolicitation)
-      ip = take<16>(body, 8);
+  find_claim(frame, [&]<size_t N>(const Mac& mac, const std::array<uint8_t, N>& ip) {
+    if constexpr (N == 4)
+      use(of.ipv4, Address<4>{mac, ip, now});
     else
-      return;
-    if (usable(ip)) add(of.ipv6, Address<16>{source, ip});
+      use(of.ipv6, Address<16>{mac, ip, now});
+  });
+  const Mac source = take<6>(frame, 6);
+  const View body = frame.subspan(kEthernet);
+  const auto sends_from = [&]<size_t N>(std::vector<Address<N>>& list, const std::array<uint8_t, N>& ip) {
+    for (auto& a : list)
+      if (a.address == ip && a.mac == source) return use(list, Address<N>{source, ip, now});
+  };
+  if (get16(frame, 12) == kTypeIpv4 && body.size() >= 20 && body[0] >> 4 == 4) {
+    const auto ip = take<4>(body, 12);
+    sends_from(of.ipv4, ip);
+    if (of.ipv4.empty() && source == of.mac && usable(ip)) of.seen.assign(1, {source, ip, now});
+  } else if (get16(frame, 12) == kTypeIpv6 && body.size() >= kIpv6 && body[0] >> 4 == 6) {
+    sends_from(of.ipv6, take<16>(body, 8));
   }
 }
 
-std::vector<Bytes> Announcer::frames(uint32_t device) const {
+void Announcer::heard(uint32_t device, View frame) {
+  if (device >= devices_.size()) return;
+  Device& of = devices_[device];
+  find_claim(frame, [&]<size_t N>(const Mac& mac, const std::array<uint8_t, N>& ip) {
+    const auto lost = [&](const auto& a) { return a.address == ip && a.mac != mac; };
+    if constexpr (N == 4) {
+      std::erase_if(of.ipv4, lost);
+      std::erase_if(of.seen, lost);
+    } else {
+      std::erase_if(of.ipv6, lost);
+    }
+  });
+}
+
+std::vector<Bytes> Announcer::frames(uint32_t device, uint64_t now) const {
   std::vector<Bytes> out;
   if (device >= devices_.size()) return out;
   const Device& of = devices_[device];
+  const auto used = [&](const auto& a) { return a.used_ns + kUnused > now; };
   for (const auto& a : of.ipv4.empty() ? of.seen : of.ipv4)
-    out.push_back(arp(kTypeArp, 1, a.mac, a.address, {}));
-  for (const auto& a : of.ipv6) out.push_back(advertisement(a.mac, a.address));
+    if (used(a)) out.push_back(arp(kTypeArp, 1, a.mac, a.address, {}));
+  for (const auto& a : of.ipv6)
+    if (used(a)) out.push_back(advertisement(a.mac, a.address));
   out.push_back(arp(kTypeRarp, 3, of.mac, {}, of.mac));
   return out;
 }

@@ -31,8 +31,13 @@ using machine::Machine;
 using machine::Reason;
 using wire::FrameType;
 
-constexpr std::chrono::milliseconds kFirstRetry{50}, kLongestRetry{1000};
+constexpr std::chrono::milliseconds kFirstRetry{50}, kLongestRetry{1000}, kLook{100};
+// So long a backup that is closed while it claims waits for the arbiter and for its replica.
+constexpr uint64_t kClosePatience = 5'000'000'000;
 constexpr size_t kUnreadLog = 256u << 20;
+constexpr char kNoArbiter[] = "ARBITER_UNREACHABLE";
+constexpr char kClosedUnanswered[] =
+    "closed while the arbiter did not answer: if it gives the machine to this side, nobody runs it";
 
 // Between the machine and its owner's listener, who hears nothing of a replica.
 class LiveListener final : public machine::Listener {
@@ -65,10 +70,11 @@ class LiveListener final : public machine::Listener {
     std::lock_guard lock(mutex_);
     state_ = machine::State::kRunning;
   }
-  // Until the machine does not run, or `enough`.
+  // Until the machine does not run, or `enough`, which is asked now and then.
   void wait_stopped(const std::function<bool()>& enough) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return state_ != machine::State::kRunning || enough(); });
+    while (!changed_.wait_for(lock, kLook, [&] { return state_ != machine::State::kRunning || enough(); })) {
+    }
   }
   void look_again() {
     std::lock_guard lock(mutex_);
@@ -88,12 +94,14 @@ class Horizon final : public replay::Guide {
  public:
   explicit Horizon(const LogSource& log) : log_(log) {}
   bool settled(uint64_t boundary, uint64_t records) const override {
-    // In this order: see advance().
-    return boundary <= boundary_.load(std::memory_order_acquire) &&
+    // Of a complete log the end is to be found. In this order: see advance().
+    return !log_.complete() && boundary <= boundary_.load(std::memory_order_acquire) &&
            records >= records_.load(std::memory_order_relaxed);
   }
   bool complete() const override { return log_.complete() || log_.cancelled(); }
   void advance(uint64_t boundary, uint64_t records) {
+    // The primary's heartbeats may overtake each other.
+    if (boundary < boundary_.load(std::memory_order_relaxed)) return;
     records_.store(records, std::memory_order_relaxed);
     boundary_.store(boundary, std::memory_order_release);
   }
@@ -101,6 +109,21 @@ class Horizon final : public replay::Guide {
  private:
   const LogSource& log_;
   std::atomic<uint64_t> boundary_{0}, records_{0};
+};
+
+// A replica's inputs; tells of the packets that come to the guest.
+class Follower final : public replay::Replayer {
+ public:
+  Follower(Machine& machine, log::Reader& reader, const replay::Guide& guide, RetainedOutputs& outputs)
+      : Replayer(machine, reader, true, &guide), outputs_(outputs) {}
+  bool next(uint64_t ordinal, std::optional<uint64_t> deadline, machine::Input& input) override {
+    if (!Replayer::next(ordinal, deadline, input)) return false;
+    if (input.kind == machine::InputKind::kPacket) outputs_.heard(input.device, input.bytes);
+    return true;
+  }
+
+ private:
+  RetainedOutputs& outputs_;
 };
 
 class BackupSession final : public Backup {
@@ -116,7 +139,7 @@ class BackupSession final : public Backup {
         log_(*unread_),
         horizon_(log_),
         link_(*channel_, options_.heartbeats,
-              {[this] { report(FrameType::kHeartbeat); },
+              {[this] { beat(); },
                [this] { return !handing_over_.load() && lease_clock_ns() > promised_until_.load(); },
                [this] { look_at_replica(); }}) {
     main_ = std::thread([this] { run(); });
@@ -149,9 +172,10 @@ class BackupSession final : public Backup {
   void receive_machine();
   void follow();
   void begin_replay();
-  void finish_replay();
+  void finish_replay(const std::function<bool()>& enough);
   void pause_behind_log();
   void report(FrameType type);
+  void beat();
   struct Replayed {
     uint64_t boundary = 0;
     uint64_t dry_ns = 0;  // how long ago the last record that came was replayed; 0: some are left
@@ -169,12 +193,17 @@ class BackupSession final : public Backup {
 
   void lose(const std::string& code, const std::string& message);
   void hand_over();
-  // Asks until there is an answer; nullopt: closed meanwhile.
+  // Asks until there is an answer; nullopt: closed, and none came.
   std::optional<migrate::Claim> claim(const std::string& why);
   void go_live(Timeline& timeline, const std::string& code, const std::string& message);
   bool closing() const {
     std::lock_guard lock(mutex_);
     return closing_;
+  }
+  // Closed, and nothing is waited for any more.
+  bool given_up() const {
+    std::lock_guard lock(mutex_);
+    return closing_ && now_ns() - closed_ns_ > kClosePatience;
   }
 
   const std::shared_ptr<kvm::System> system_;
@@ -183,7 +212,7 @@ class BackupSession final : public Backup {
   Status status_;
   const std::shared_ptr<LiveListener> listener_;
 
-  mutable std::mutex mutex_;  // guards the members up to closing_
+  mutable std::mutex mutex_;  // guards the members up to closed_ns_
   std::condition_variable changed_;
   std::unique_ptr<migrate::Receiver> receiver_;
   migrate::Progress progress_;
@@ -192,6 +221,7 @@ class BackupSession final : public Backup {
   bool claiming_ = false;
   std::optional<Goodbye> renounced_;
   bool closing_ = false;
+  uint64_t closed_ns_ = 0;
 
   std::unique_ptr<LogSource> unread_;  // until the reader has it
   LogSource& log_;
@@ -199,10 +229,12 @@ class BackupSession final : public Backup {
   mutable Lag lag_;  // what was looked at last
   std::unique_ptr<RetainedOutputs> outputs_;
   std::unique_ptr<log::Reader> reader_;
-  std::unique_ptr<replay::Replayer> replayer_;
+  std::unique_ptr<Follower> replayer_;
   std::atomic<bool> replaying_{false};  // the three are there
 
-  std::atomic<bool> armed_{false}, handing_over_{false};
+  std::atomic<bool> armed_{false}, handing_over_{false}, peer_gone_{false};
+  bool paused_ = false;     // ht-ha-main: the primary's machine, by its owner
+  uint64_t paused_ns_ = 0;  // ht-ha-main: when that was told last
   std::atomic<uint64_t> echo_{0}, echo_at_{0}, promised_until_{0};
 
   Link link_;
@@ -286,6 +318,8 @@ void BackupSession::follow() {
         // The users' answers wait for this; the replica has time.
         report(FrameType::kAck);
         log_.announce();
+        // Its guest does something.
+        paused_ = false;
         status_.step("acked");
         break;
       case FrameType::kHeartbeat:
@@ -297,7 +331,7 @@ void BackupSession::follow() {
       case FrameType::kGoodbye: {
         const auto goodbye = decode_goodbye(frame->payload);
         // The answer: only then the primary may go on without asking anybody.
-        if (goodbye.code == kGuestEnded) finish_replay();
+        if (goodbye.code == kGuestEnded) finish_replay([this] { return closing() || peer_gone_.load(); });
         if (!renounce(goodbye.code, goodbye.message)) throw Error("PROTOCOL", "a goodbye too late");
         end(goodbye.code, "the primary ended the protection: " + goodbye.message);
         return;
@@ -315,7 +349,7 @@ void BackupSession::begin_replay() {
   here.initial_state = header.initial_state;
   if (const auto mismatches = log::replay_mismatches(header, here); !mismatches.empty())
     throw Error("LOG_MISMATCH", "the primary's log cannot be replayed here: " + mismatches.front());
-  replayer_ = std::make_unique<replay::Replayer>(*machine_, *reader_, true, &horizon_);
+  replayer_ = std::make_unique<Follower>(*machine_, *reader_, horizon_, *outputs_);
   machine_->call(At::kAnywhere, [&] {
     machine_->rolling() = RollingDigest(header.initial_state);
     machine_->use_outputs(outputs_.get());
@@ -327,20 +361,32 @@ void BackupSession::begin_replay() {
 }
 
 // The log is whole: to its end, while the primary waits and hears of us.
-void BackupSession::finish_replay() {
+void BackupSession::finish_replay(const std::function<bool()>& enough) {
   handing_over_.store(true);
   log_.finish();
   if (!replaying_.load()) return;
   pause_behind_log();
-  listener_->wait_stopped([this] { return closing(); });
+  listener_->wait_stopped(enough);
 }
 
 // A replica that ran on beyond the complete log need not come to a boundary.
 void BackupSession::pause_behind_log() {
   machine_->call(At::kAnywhere, [this] {
-    if (machine_->state() == machine::State::kRunning && replayer_->finished())
-      machine_->pause_here(Reason::kLogEnd);
+    if (machine_->state() != machine::State::kRunning) return;
+    const auto end = replayer_->end_here();
+    if (end == machine::SourceEnd::kLogEnd) machine_->pause_here(Reason::kLogEnd);
+    if (end == machine::SourceEnd::kDiverged) machine_->pause_here(Reason::kDiverged);
   });
+}
+
+void BackupSession::beat() {
+  try {
+    report(FrameType::kHeartbeat);
+  } catch (const Error&) {
+    peer_gone_.store(true);
+    listener_->look_again();
+    throw;
+  }
 }
 
 void BackupSession::report(FrameType type) {
@@ -376,6 +422,8 @@ BackupSession::Replayed BackupSession::replayed() const {
 void BackupSession::on_beat(const PrimaryBeat& beat) {
   outputs_->released(beat.released);
   horizon_.advance(beat.settled_boundary, beat.settled_records);
+  paused_ = beat.paused;
+  if (paused_) paused_ns_ = now_ns();
   // A replica that waits for a record may go on without one.
   if (log_.dry_since() != 0 && replaying_.load() && machine_->boundary() <= beat.settled_boundary)
     log_.wake();
@@ -473,7 +521,7 @@ void BackupSession::lose(const std::string& code, const std::string& message) {
   status_.enter(State::kSuspecting, code, message);
   status_.step("suspecting");
   const auto answer = claim(message);
-  if (!answer) return end("CLOSED", "closed while the arbiter did not answer");
+  if (!answer) return end(kNoArbiter, kClosedUnanswered);
   timeline.claimed_ns = now_ns();
   if (*answer == migrate::Claim::kLost) {
     status_.set_timeline(timeline);
@@ -492,11 +540,13 @@ std::optional<migrate::Claim> BackupSession::claim(const std::string& why) {
     const auto answer = options_.arbiter(session(), "backup");
     if (answer != migrate::Claim::kUnreachable) return answer;
     if (!std::exchange(waiting, true)) {
-      status_.enter(State::kWaiting, "ARBITER_UNREACHABLE", "the arbiter does not answer; " + why);
+      status_.enter(State::kWaiting, kNoArbiter, "the arbiter does not answer; " + why);
       status_.step("waiting");
     }
+    // It may have given the claim to this side all the same: then closing must not lose the machine.
+    if (given_up()) return std::nullopt;
     std::unique_lock lock(mutex_);
-    if (changed_.wait_for(lock, pause, [this] { return closing_; })) return std::nullopt;
+    changed_.wait_for(lock, pause, [this, before = closing_] { return closing_ != before; });
   }
 }
 
@@ -506,7 +556,7 @@ void BackupSession::hand_over() {
   Timeline timeline;
   timeline.last_heard_ns = timeline.detected_ns = now_ns();
   timeline.cause = "HAND_OVER";
-  finish_replay();
+  finish_replay([this] { return closing(); });
   if (!replayer_->ended() || replayer_->divergence()) {
     renounce("DIVERGED", replayer_->divergence() ? replayer_->divergence()->message : "the log has no end");
     return end("DIVERGED", "the replica's state is not the primary's");
@@ -528,10 +578,12 @@ void BackupSession::hand_over() {
   timeline.claimed_ns = now_ns();
   if (!answer || *answer == migrate::Claim::kLost) {
     link_.stop();
-    drop_replica(Reason::kFenced, "the primary goes on");
+    drop_replica(Reason::kFenced, answer ? "the primary goes on" : kClosedUnanswered);
     channel_->close();
-    status_.enter(answer ? State::kHalted : State::kEnded, answer ? "LOST_CLAIM" : "CLOSED",
-                  "the primary goes on");
+    if (answer)
+      status_.enter(State::kHalted, "LOST_CLAIM", "the primary goes on");
+    else
+      status_.enter(State::kEnded, kNoArbiter, kClosedUnanswered);
     return;
   }
   status_.step("claimed");
@@ -549,11 +601,11 @@ void BackupSession::hand_over() {
 
 void BackupSession::go_live(Timeline& timeline, const std::string& code, const std::string& message) {
   pause_behind_log();
-  listener_->wait_stopped([this] { return closing(); });
+  listener_->wait_stopped([this] { return given_up(); });
   timeline.replayed_ns = now_ns();
   status_.step("replayed");
-  if (closing() && machine_->state() == machine::State::kRunning)
-    return end("CLOSED", "the backup was closed");
+  if (machine_->state() == machine::State::kRunning)
+    return end("CLOSED", "closed before the replica came to the log's end: nobody runs the machine");
   // What its disks have still to write may fail.
   machine_->call(At::kAnywhere, [this] {
     machine_->use_source(machine_->live_inputs());
@@ -568,6 +620,8 @@ void BackupSession::go_live(Timeline& timeline, const std::string& code, const s
   machine_->call(At::kAnywhere, [&] {
     timeline.boundary = machine_->boundary();
     if (over) return;
+    // The guest's time stood still with its primary's.
+    if (paused_ns_ > machine_->live_inputs().clock_set_ns()) machine_->rewind_clock();
     timeline.reissued_requests = machine_->resubmit();
     if (!options_.announce) return;
     for (uint32_t i = 0; i < outputs_->announcer().devices(); ++i)
@@ -581,7 +635,11 @@ void BackupSession::go_live(Timeline& timeline, const std::string& code, const s
       machine_->emit_console(output.device, output.bytes);
     ++timeline.reissued_packets;
   }
-  if (!over) machine_->resume();
+  if (!over && paused_)
+    machine_->call(At::kAnywhere,
+                   [this] { machine_->pause_for(Reason::kRequested, "it was paused at the primary"); });
+  else if (!over)
+    machine_->resume();
   timeline.live_ns = now_ns();
   status_.set_timeline(timeline);
   if (over) {
@@ -597,6 +655,7 @@ void BackupSession::close() {
   {
     std::lock_guard lock(mutex_);
     first = !std::exchange(closing_, true);
+    if (first) closed_ns_ = now_ns();
     changed_.notify_all();
   }
   if (first) {

@@ -8,7 +8,7 @@ namespace hypertwin::ha {
 
 namespace {
 
-constexpr uint8_t kArmed = 1;
+constexpr uint8_t kArmed = 1, kPaused = 2;
 constexpr size_t kMaxText = 4096;
 
 template <class F>
@@ -24,7 +24,7 @@ auto checked(const char* what, F decode) {
 
 std::vector<uint8_t> encode(const PrimaryBeat& beat) {
   ByteWriter out;
-  out.u8(beat.armed ? kArmed : 0);
+  out.u8(static_cast<uint8_t>((beat.armed ? kArmed : 0) | (beat.paused ? kPaused : 0)));
   out.u64(beat.sent_ns);
   out.u64(beat.released);
   out.u64(beat.settled_records);
@@ -54,7 +54,9 @@ PrimaryBeat decode_beat(std::span<const uint8_t> payload) {
   return checked("heartbeat", [&] {
     ByteReader in(payload, "heartbeat");
     PrimaryBeat beat;
-    beat.armed = in.u8() & kArmed;
+    const uint8_t flags = in.u8();
+    beat.armed = flags & kArmed;
+    beat.paused = flags & kPaused;
     beat.sent_ns = in.u64();
     beat.released = in.u64();
     beat.settled_records = in.u64();

@@ -11,6 +11,7 @@ namespace hypertwin::ha {
 // kHeartbeat, primary to backup.
 struct PrimaryBeat {
   bool armed = false;             // from here on the backup may claim, and the primary needs the claim
+  bool paused = false;            // by the machine's owner, or not started yet
   uint64_t sent_ns = 0;           // the primary's lease clock; the backup sends it back
   uint64_t released = 0;          // outputs let out since the state was sent
   uint64_t settled_records = 0;   // the first so many records hold …

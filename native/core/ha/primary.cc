@@ -38,6 +38,8 @@ using wire::FrameType;
 constexpr std::chrono::milliseconds kFirstRetry{50}, kLongestRetry{1000};
 constexpr size_t kLogBuffer = 32u << 20;
 constexpr std::chrono::milliseconds kBoundaryPatience{50};
+// So long a protection that is closed waits for the backup's answer to the guest's end.
+constexpr std::chrono::milliseconds kEndPatience{2000};
 
 class PrimarySession final : public Primary {
  public:
@@ -82,6 +84,8 @@ class PrimarySession final : public Primary {
   void on_report(const BackupReport& report);
   void beat();
   void look_for_end();
+  // Without a pause that this side made.
+  bool paused_by_owner() const;
 
   // The connection's end, by whichever cause; nothing is received any more.
   void lose(const std::string& code, const std::string& message);
@@ -100,12 +104,14 @@ class PrimarySession final : public Primary {
   const migrate::SessionId id_;
   Status status_;
 
-  mutable std::mutex mutex_;  // guards sender_, progress_, hand_over_, closing_
+  mutable std::mutex mutex_;  // guards sender_, progress_, hand_over_, closing_, said_last_, over_
   std::condition_variable changed_;
   std::unique_ptr<migrate::Sender> sender_;
   migrate::Progress progress_;
   HandOver hand_over_ = HandOver::kNone;
   bool closing_ = false;
+  bool said_last_ = false;  // goodbye or hand-over; written by ht-ha-main
+  bool over_ = false;       // nothing happens any more
 
   Ledger ledger_;
   Lease lease_;
@@ -124,8 +130,7 @@ class PrimarySession final : public Primary {
   uint64_t acked_blocks_ = 0;                          // ht-ha-main: that were told as steps
   std::atomic<uint64_t> ends_at_{~uint64_t{0}};        // the guest ended: so many records
   std::atomic<uint64_t> hands_over_at_{~uint64_t{0}};  // so many records are all there will be
-  bool said_last_ = false;                             // ht-ha-main: goodbye or hand-over
-  bool standing_ = false;                              // paused while the arbiter does not answer
+  std::atomic<Reason> paused_for_{Reason::kNone};      // this side paused the machine, with that reason
   bool let_go_ = false;  // the vCPU's thread: the machine is not recorded any more
   std::atomic<uint64_t> peer_boundary_{0};
 
@@ -146,6 +151,7 @@ void PrimarySession::run() {
               [&](const std::string& code, const std::string& message) { lose(code, message); });
   std::lock_guard lock(mutex_);
   if (hand_over_ != HandOver::kNone && hand_over_ != HandOver::kDone) hand_over_ = HandOver::kFailed;
+  over_ = true;
   changed_.notify_all();
 }
 
@@ -215,12 +221,20 @@ void PrimarySession::beat() {
   PrimaryBeat beat;
   // Before the clock is read: what the backup may do is counted from there.
   beat.armed = told_.load();
+  beat.paused = paused_by_owner();
   beat.released = gate_.released();
   const auto settled = source_->settled();
   beat.settled_records = settled.records;
   beat.settled_boundary = settled.boundary;
   beat.sent_ns = lease_clock_ns();
   channel_->send(FrameType::kHeartbeat, encode(beat));
+}
+
+bool PrimarySession::paused_by_owner() const {
+  const auto state = machine_->state();
+  return state == machine::State::kCreated ||
+         (state == machine::State::kPaused && machine_->reason() == Reason::kRequested &&
+          paused_for_.load() != Reason::kRequested);
 }
 
 void PrimarySession::receive() {
@@ -296,15 +310,21 @@ void PrimarySession::on_report(const BackupReport& report) {
     status_.step("protected");
   }
   if (said_last_ || !gate_.empty()) return;
-  if (records >= ends_at_.load()) {
+  const bool ended = records >= ends_at_.load();
+  if (!ended && records < hands_over_at_.load()) return;
+  {
+    std::lock_guard lock(mutex_);
+    // Its goodbye is under way.
+    if (closing_) return;
     said_last_ = true;
+    if (!ended) hand_over_ = HandOver::kSent;
+  }
+  status_.step(ended ? "ending" : "handing-over");
+  if (ended) {
     channel_->send(FrameType::kGoodbye, encode(Goodbye{kGuestEnded, "the guest has ended"}));
-  } else if (records >= hands_over_at_.load()) {
-    said_last_ = true;
-    std::unique_lock lock(mutex_);
-    hand_over_ = HandOver::kSent;
-    lock.unlock();
-    status_.step("handing-over");
+  } else {
+    // All that was let out: the backup sends the rest again.
+    beat();
     channel_->send(FrameType::kHandOver, {});
   }
 }
@@ -339,7 +359,10 @@ void PrimarySession::hand_over() {
         throw Error("NO_BOUNDARY", "the backup was lost before the machine could be stopped for it");
       if (machine_->state() != machine::State::kRunning && machine_->state() != machine::State::kPaused)
         throw Error("NO_BOUNDARY", "the machine has ended");
-      machine_->pause_here(Reason::kRequested, "it is being handed over");
+      if (machine_->state() == machine::State::kRunning) {
+        paused_for_.store(Reason::kRequested);
+        machine_->pause_here(Reason::kRequested, "it is being handed over");
+      }
       const auto digest = machine_->digest_here();
       recorder_->finish(digest.boundary, digest, replay::EndReason::kStopped);
       hands_over_at_.store(recorder_->records());
@@ -430,14 +453,14 @@ void PrimarySession::go_on(State state, const std::string& code, const std::stri
   const bool stop =
       state == State::kUnprotected && options_.on_loss == ProtectOptions::Loss::kStop && !closing;
   if (logging_.load()) {
-    bool handing = false;
+    bool stands = false;
     let_go([&] {
-      handing = hands_over_at_.load() != ~uint64_t{0};
       gate_.open();
-      if (stop) machine_->pause_here(Reason::kUnprotected, "the backup is lost: " + message);
+      const auto now = machine_->state();
+      stands = now == machine::State::kPaused && paused_for_.load() == machine_->reason();
+      if (stop && (stands || now == machine::State::kRunning))
+        machine_->pause_for(Reason::kUnprotected, "the backup is lost: " + message);
     });
-    const bool stands = machine_->state() == machine::State::kPaused &&
-                        (standing_ || (handing && machine_->reason() == Reason::kRequested));
     try {
       if (stands && !stop) machine_->resume();
     } catch (const Error&) {
@@ -487,9 +510,12 @@ void PrimarySession::end_log() {
 void PrimarySession::stand_still() {
   try {
     machine_->call(At::kAnywhere, [this] {
-      standing_ = machine_->state() == machine::State::kRunning;
-      machine_->pause_here(Reason::kInDoubt,
-                           "the backup may have taken over, and the arbiter does not answer");
+      const bool handed =
+          machine_->state() == machine::State::kPaused && paused_for_.load() == machine_->reason();
+      if (machine_->state() != machine::State::kRunning && !handed) return;
+      paused_for_.store(Reason::kInDoubt);
+      machine_->pause_for(Reason::kInDoubt,
+                          "the backup may have taken over, and the arbiter does not answer");
     });
   } catch (const Error&) {
   }
@@ -501,17 +527,19 @@ bool PrimarySession::wait_to_retry(std::chrono::milliseconds time) {
 }
 
 void PrimarySession::close() {
-  bool first, handed;
+  bool first, said_last;
   {
-    std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     first = !std::exchange(closing_, true);
-    // The backup does not read on before it has its answer from the arbiter.
-    handed = hand_over_ == HandOver::kSent;
+    // The backup does not read on: before it has its answer from the arbiter, or has come to the log's end.
+    said_last = said_last_;
     if (first && sender_) sender_->cancel();
     changed_.notify_all();
+    if (first && said_last && hand_over_ == HandOver::kNone)
+      changed_.wait_for(lock, kEndPatience, [this] { return over_; });
   }
   if (first) {
-    if (told_.load() && !handed) {
+    if (told_.load() && !said_last) {
       try {
         channel_->send(FrameType::kGoodbye, encode(Goodbye{"CLOSED", "the primary ends the protection"}));
       } catch (const Error&) {

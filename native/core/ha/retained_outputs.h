@@ -25,6 +25,8 @@ class RetainedOutputs final : public machine::Outputs {
   // The vCPU's thread.
   void packet(uint64_t ordinal, uint32_t device, std::span<const uint8_t> packet) override;
   void console(uint64_t ordinal, uint32_t device, std::span<const uint8_t> bytes) override;
+  // The vCPU's thread: comes to the guest.
+  void heard(uint32_t device, std::span<const uint8_t> packet) { announcer_.heard(device, packet); }
   // Any thread: the primary let out so many, counted as here from the state on.
   void released(uint64_t count);
   // The vCPU's thread, when the machine goes live: what nobody let out, in order.

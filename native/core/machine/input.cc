@@ -47,6 +47,11 @@ void LiveInputs::stop_clock() {
   running_ = false;
 }
 
+void LiveInputs::set_clock(uint64_t virtual_ns) {
+  base_virtual_ = virtual_ns;
+  base_host_ = now_ns();
+}
+
 uint64_t LiveInputs::virtual_now() const {
   return running_ ? base_virtual_ + (now_ns() - base_host_) : base_virtual_;
 }

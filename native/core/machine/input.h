@@ -80,6 +80,10 @@ class LiveInputs final : public InputSource {
   // not before `at_least`.
   void start_clock(uint64_t at_least);
   void stop_clock();
+  // It goes on from there: a log says what time it is.
+  void set_clock(uint64_t virtual_ns);
+  // When that was last, or the clock started (now_ns()).
+  uint64_t clock_set_ns() const { return base_host_; }
 
   void boundary(uint64_t, const RollingDigest&) override {}
   uint64_t clock(uint64_t ordinal) override;

@@ -414,9 +414,9 @@ void Machine::pause_here(Reason reason, std::string message) {
   if (state() == State::kRunning) set_state(State::kPaused, reason, std::move(message));
 }
 
-void Machine::leave_in_doubt(std::string message) {
+void Machine::pause_for(Reason reason, std::string message) {
   if (state() == State::kRunning || state() == State::kPaused)
-    set_state(State::kPaused, Reason::kInDoubt, std::move(message));
+    set_state(State::kPaused, reason, std::move(message));
 }
 
 void Machine::stop_here(Reason reason, std::string message) {
@@ -648,7 +648,7 @@ bool Machine::leave_boundary() {
 void Machine::apply(Input& input) {
   switch (input.kind) {
     case InputKind::kTime:
-      virtual_now_ = std::max(virtual_now_, input.time);
+      advance_time(input.time);
       board_->advance(virtual_now_);
       break;
     case InputKind::kPacket:
@@ -671,8 +671,13 @@ void Machine::apply(Input& input) {
 // ---- What the devices ask for
 
 uint64_t Machine::now() {
-  virtual_now_ = std::max(virtual_now_, source_->clock(ordinal_.load(std::memory_order_relaxed)));
+  advance_time(source_->clock(ordinal_.load(std::memory_order_relaxed)));
   return virtual_now_;
+}
+
+void Machine::advance_time(uint64_t ns) {
+  virtual_now_ = std::max(virtual_now_, ns);
+  if (!source_->live()) live_.set_clock(virtual_now_);
 }
 
 void Machine::output(uint64_t kind, uint64_t device, std::span<const uint8_t> bytes) {

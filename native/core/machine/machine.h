@@ -148,8 +148,10 @@ class Machine final : public VirtualMachine, private devices::Host {
   // As stop() and pause(), with another reason than kRequested.
   void stop_here(Reason reason, std::string message);
   void pause_here(Reason reason = Reason::kRequested, std::string message = {});
-  // Paused with kInDoubt, also one that was paused already.
-  void leave_in_doubt(std::string message);
+  // The same; a machine that is paused already is so for this reason from now on.
+  void pause_for(Reason reason, std::string message);
+  // A replica's, before it goes live: the guest's time is the log's last, without what passed since.
+  void rewind_clock() { live_.set_clock(virtual_now_); }
   RollingDigest& rolling() { return rolling_; }
   // As snapshot(), state_digest(), from the vCPU's thread. write_snapshot is for who holds freeze_memory(),
   // takes no other file's place (Error("EEXIST")), and gives the digest it holds. Without `memory`, that part
@@ -190,6 +192,7 @@ class Machine final : public VirtualMachine, private devices::Host {
   // False: stay at this boundary (waiting was interrupted, or the state changed).
   bool leave_boundary();
   void apply(Input& input);
+  void advance_time(uint64_t ns);
   void settle();
   bool trap_pending();
   static constexpr unsigned kTrapPatience = 64;

@@ -77,7 +77,7 @@ struct Migration::Impl {
     if (!options.arbiter) {
       // Before kCommit, the other side never runs it.
       if (!commit_sent) return;
-      machine->leave_in_doubt(problem);
+      machine->pause_for(Reason::kInDoubt, problem);
       throw Error("MIGRATION_IN_DOUBT",
                   "the destination was told to run the machine and never said that it does (" + problem +
                       "): the machine is paused here; look there, then resume it or stop it");
@@ -91,7 +91,7 @@ struct Migration::Impl {
                   "the connection was lost (" + problem +
                       "), but the arbiter gave the machine to the destination: it is stopped here");
     }
-    machine->leave_in_doubt(problem);
+    machine->pause_for(Reason::kInDoubt, problem);
     throw Error("MIGRATION_IN_DOUBT",
                 "the connection was lost (" + problem +
                     ") and the arbiter does not answer: the machine is paused here; resume "
@@ -296,7 +296,8 @@ struct Reception::Impl {
       step(Step::kDestinationClaimed);
       if (!alone) {
         machine->call(machine::At::kAnywhere, [&] {
-          machine->leave_in_doubt(
+          machine->pause_for(
+              Reason::kInDoubt,
               "the source was told that this side turned the machine away, and did not answer; the arbiter "
               "gave the machine to this side: look there, then resume it or stop it");
         });

@@ -236,12 +236,6 @@ machine::Wait Replayer::wait(uint64_t ordinal, std::optional<uint64_t>) {
   return machine::Wait::kEnd;
 }
 
-bool Replayer::finished() {
-  if (divergence_) return false;
-  look_ahead(UINT64_MAX);
-  return exhausted_ && ahead_.empty();
-}
-
 SourceEnd Replayer::end(uint64_t ordinal) {
   if (divergence_) return SourceEnd::kDiverged;
   look_ahead(ordinal);
@@ -259,6 +253,11 @@ SourceEnd Replayer::end(uint64_t ordinal) {
     look_ahead(ordinal);
   }
   return exhausted_ && ahead_.empty() ? SourceEnd::kLogEnd : SourceEnd::kNone;
+}
+
+SourceEnd Replayer::end_here() {
+  if (!divergence_) look_ahead(UINT64_MAX);
+  return end(machine_.boundary());
 }
 
 // ---- Replay

@@ -44,7 +44,7 @@ class Guide {
 
 // See machine::InputSource. Looks ahead in the log far enough to know, at each boundary, all that belongs to
 // it, and (unless it follows a growing log) the digest that it must have.
-class Replayer final : public machine::InputSource {
+class Replayer : public machine::InputSource {
  public:
   // `guide`, for a follower, must outlive this.
   Replayer(machine::Machine& machine, log::Reader& reader, bool follow, const Guide* guide = nullptr);
@@ -63,8 +63,8 @@ class Replayer final : public machine::InputSource {
   // The End record was reached.
   bool ended() const { return ended_; }
   bool log_done() const { return exhausted_ && ahead_.empty(); }
-  // The vCPU's thread, between two boundaries too, of a log that is complete: nothing is left to replay.
-  bool finished();
+  // The vCPU's thread, between two boundaries too, of a log that is complete: as end() at the last boundary.
+  machine::SourceEnd end_here();
   uint64_t checks() const { return checks_; }
   uint64_t state_checks() const { return state_checks_; }
   // The next record's boundary, if any is known.
