@@ -306,11 +306,11 @@ t.test('what did not reach the disk is doubted, and the stream ends all the same
     for await (const progress of stream) all.push(progress)
   })()
   const handle = await open(path.join(cache, 'image'))
-  const { datasync } = Object.getPrototypeOf(handle) as FileHandle
+  const prototype = Object.getPrototypeOf(handle) as { datasync: (this: FileHandle) => Promise<void> }
   await handle.close()
+  const datasync: (this: FileHandle) => Promise<void> = prototype.datasync
   // As the kernel does, it tells of its failure once.
   let failures = 1
-  const prototype = Object.getPrototypeOf(handle) as FileHandle
   prototype.datasync = async function () {
     if (failures-- > 0) throw Object.assign(new Error('EIO: i/o error, fdatasync'), { code: 'EIO' })
     return datasync.call(this)
