@@ -43,14 +43,15 @@ export async function status(address: string, options: { json?: boolean }): Prom
   }
   for (const one of sources) ui.say(lines(one).join('\n'))
   ui.result({ sources })
-  return Exit.ok
+  // Of one that does not answer nobody knows.
+  return sources.some(({ code }) => code === 'UNREACHABLE') ? Exit.failed : Exit.ok
 }
 
 function lines(status: HaStatus): string[] {
-  const { name, role, state, message, peer, listen, session, stats, failover, machine, sync } = status
+  const { name, role, state, code, message, peer, listen, session, stats, failover, machine, sync } = status
   const row = (label: string, value: string): string => `  ${label.padEnd(12)}${value}`
   return [
-    `${name}: ${role}, ${state}${message === '' ? '' : ` (${message})`}`,
+    `${name}: ${code === 'UNREACHABLE' ? 'unknown' : `${role}, ${state}`}${message === '' ? '' : ` (${message})`}`,
     ...(machine ? [row('machine', `${machine.state} (${machine.reason})`)] : []),
     ...(listen ? [row('listens', listen)] : []),
     ...(peer ? [row(role === 'primary' ? 'backup' : 'primary', peer)] : []),

@@ -1,6 +1,7 @@
 // The backup's side: waits for primaries, follows one at a time, and goes on with its machine when that must be.
 import { nativeArbiter } from '../arbiter/native.js'
 import { toLayerError } from '../errors.js'
+import { nativeKvm } from '../kvm/addon.js'
 import { Machine } from '../machine/index.js'
 import { nativeHa, type NativeBackup, type NativeCaller, type NativeHaView, type NativeListener } from './addon.js'
 import { HaError, haErrors } from './errors.js'
@@ -37,11 +38,13 @@ const MOST_SENT_AWAY = 32
  * const machine = await standby.live
  * ```
  *
- * @throws HaError `EINVAL`, `BAD_ADDRESS`, `EADDRINUSE`, `TLS_FAILED`, `TLS_UNAVAILABLE`
+ * @throws HaError `EINVAL`, `BAD_ADDRESS`, `EADDRINUSE`, `TLS_FAILED`, `TLS_UNAVAILABLE`; `ENOENT`, `EACCES` of the KVM device
  * @since 0.1.0
  */
 export async function backup(options: BackupOptions): Promise<Standby> {
   const settings = backupSettings(options)
+  // What cannot run a machine is no backup, and must not be found out at a failover.
+  await (await haErrors(() => nativeKvm.open(settings.native.device))).close()
   const made: { standby?: Standby } = {}
   const listener = haErrors(() =>
     nativeHa.listen({ listen: settings.listen, tls: settings.tls }, () => made.standby?.refusals())

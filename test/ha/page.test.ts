@@ -166,6 +166,9 @@ t.test('watching others: those that answer, those that do not, those that lie', 
   t.equal(await command.closed, 1)
   t.match(command.stderr, /no state of hypertwin/)
   t.match(command.lines[0], { error: { code: String } })
+  const other = new Command(t, ['ha', 'status', server.url])
+  t.equal(await other.closed, 1, 'of one that does not answer nothing is known')
+  t.match(other.stderr, /far: unknown \(its status server does not answer/)
 })
 
 t.test('metrics count over sessions and failovers', async t => {

@@ -246,6 +246,7 @@ t.test('arguments that cannot be', { skip }, async t => {
     [{ arbiter, listen: 'tcp://127.0.0.1:0', disks: 'a' }, 'EINVAL'],
     [{ arbiter, listen: 'tcp://127.0.0.1:0', diskFolders: 'a' }, 'EINVAL'],
     [{ arbiter, listen: 'tcp://127.0.0.1:0', taps: [7] }, 'EINVAL'],
+    [{ arbiter, listen: 'tcp://127.0.0.1:0', device: '/nonexistent/kvm' }, 'ENOENT'],
     [{ arbiter, listen: 'tcp://127.0.0.1:0', pool: ['x'] }, 'BAD_ADDRESS'],
     [{ arbiter, listen: 'tcp://127.0.0.1:0', protection: { maxLagMs: -1 }, pool: ['tcp://h:1'] }, 'EINVAL']
   ] as const)
