@@ -576,7 +576,7 @@ TEST(Ha, AProtectionIsClosedThoughTheBackupDoesNotFinish) {
   pair.users->forget_machine();
   Standstill replica(pair.backup->machine());
   pair.machine->stop();
-  ending.get_future().wait();
+  ASSERT_EQ(ending.get_future().wait_for(60s), std::future_status::ready) << pair.text();
   pair.primary->close();
   EXPECT_EQ(pair.primary->state(), State::kEnded);
   EXPECT_EQ(pair.primary_events.code(State::kEnded), "GUEST_ENDED") << pair.text();
@@ -627,8 +627,15 @@ TEST(Ha, BeforeThereIsProtectionALossChangesNothing) {
     Pair pair(system_);
     pair.boot();
     Scissors scissors;
+    std::promise<void> cut;
     pair.protect.on_step = [&](const char* step) {
-      if (step == where) scissors.cut();
+      if (step != where) return;
+      scissors.cut();
+      cut.set_value();
+    };
+    // No answer to the state is under way when the cable is cut: from the first one on there is protection.
+    pair.follow.on_step = [&, done = cut.get_future().share()](std::string_view step) {
+      if (step == "state-received") done.wait_for(60s);
     };
     pair.backup = Backup::follow(pair.system, std::move(scissors.ends.backup), pair.follow);
     pair.primary = Primary::protect(pair.machine, std::move(scissors.ends.primary), pair.protect);
@@ -642,6 +649,7 @@ TEST(Ha, BeforeThereIsProtectionALossChangesNothing) {
     // It can be tried again.
     pair.primary.reset();
     pair.protect.on_step = nullptr;
+    pair.follow.on_step = nullptr;
     Events again;
     pair.protect.on_event = again.take();
     auto ends = connect_ends();
