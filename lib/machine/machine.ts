@@ -641,7 +641,9 @@ export class Machine implements AsyncDisposable {
   events(options: { signal?: AbortSignal; limit?: number } = {}): AsyncIterableIterator<MachineEvent> {
     const limit = options.limit ?? 1024
     if (!Number.isSafeInteger(limit) || limit < 1) throw invalid(`limit must be a positive integer, not ${describe(limit)}`)
-    const [state, reason, message] = this.#native.status()
+    let [state, reason, message] = this.#native.status()
+    // All that led there is told before: who finds the machine stopped finds what it said, too.
+    while (!this.closed && this.#take()) [state, reason, message] = this.#native.status()
     const boundary = this.closed ? 0n : this.boundary
     const stream = this.#streams.iterate(
       { limit, onFull: dropOldest, signal: options.signal },
@@ -707,7 +709,13 @@ export class Machine implements AsyncDisposable {
       this.nets[what - 1]?.notify()
       return
     }
-    for (const event of this.#native.takeEvents()) {
+    this.#take()
+  }
+
+  /** Tells what has happened; whether anything has. */
+  #take(): boolean {
+    const events = this.#native.takeEvents()
+    for (const event of events) {
       switch (event[0]) {
         case 'state':
           this.#entered(event)
@@ -728,6 +736,7 @@ export class Machine implements AsyncDisposable {
         }
       }
     }
+    return events.length > 0
   }
 
   #entered([, state, reason, message, boundary]: [string, string, string, string, bigint]): void {

@@ -18,6 +18,15 @@ t.test('a guest runs to its power-off', { skip }, async t => {
   t.equal(counters.boundaries, machine.boundary)
 })
 
+t.test('who finds a machine stopped finds all that it said', { skip }, async t => {
+  await using machine = await new MachineBuilder().memory('16MiB').kernel(guestPath('hello')).build()
+  await machine.start()
+  // Nothing that it tells is heard meanwhile.
+  while (machine.state !== 'stopped');
+  await machine.waitFor('stopped')
+  t.match(machine.console.text, /^hello from hypertwin\nticks 5\n$/)
+})
+
 /** Brings a machine of its own into each state. */
 const reach: Record<MachineState, (machine: Machine) => Promise<unknown>> = {
   created: () => Promise.resolve(),

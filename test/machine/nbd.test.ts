@@ -8,6 +8,7 @@ import { Recording, Replay } from '../../lib/eventlog/index.js'
 import { guestPath } from '../../lib/index.js'
 import { Machine, type DiskOptions, type MachineBoard, type MachineEvent } from '../../lib/machine/index.js'
 import { NbdKit, noNbdkit } from '../nbdkit.js'
+import { limit } from '../patience.js'
 import { code, guest, noKvm, scratch, Talking } from './support.js'
 
 const size = 8 << 20
@@ -90,12 +91,12 @@ for (const board of ['deterministic', 'standard'] as const) {
 
   t.test(`${board}: what becomes of the server is told`, { skip }, async t => {
     const server = await blank(t).start()
-    const { machine, client } = await mailroom(t, board, { path: server.uri, reconnectSeconds: 1 })
+    const { machine, client } = await mailroom(t, board, { path: server.uri, reconnectSeconds: limit(1000) / 1000 })
     const notices = notes(machine)
     const next = async () => (await notices.next()).value as unknown
     await server.kill()
     t.match(await next(), { disk: 0, link: 'lost', uri: server.uri, message: /^the disk nbd\+unix:\S+: .*(ended the connection|connection (failed|reset)|disconnect|Broken pipe)/i })
-    t.match(await next(), { disk: 0, link: 'given-up', uri: server.uri, message: /sought for 1 s.*fail until it is back\. .*No such file|refused/ })
+    t.match(await next(), { disk: 0, link: 'given-up', uri: server.uri, message: /sought for \d+ s.*fail until it is back\. .*No such file|refused/ })
     await server.start()
     t.match(await next(), { disk: 0, link: 'back', uri: server.uri })
     await send(client, 1)
