@@ -572,9 +572,10 @@ TEST(Ha, AProtectionIsClosedThoughTheBackupDoesNotFinish) {
     if (step == "ending") ending.set_value();
   };
   ASSERT_TRUE(pair.begin());
+  // While records come: a replica that waits for one takes no task before.
+  Standstill replica(pair.backup->machine());
   ASSERT_TRUE(pair.users->settle());
   pair.users->forget_machine();
-  Standstill replica(pair.backup->machine());
   pair.machine->stop();
   ASSERT_EQ(ending.get_future().wait_for(60s), std::future_status::ready) << pair.text();
   pair.primary->close();
