@@ -1,4 +1,5 @@
 // `hypertwin log show` and `hypertwin log verify`. Needs no KVM.
+import { once } from 'node:events'
 import process from 'node:process'
 import { EventLog, type GapRecord, type LogRecord } from '../eventlog/index.js'
 import { brokenPipe, bytes, count, Exit, interruption, needLog, toJson, Ui, usage } from './common.js'
@@ -98,7 +99,7 @@ export async function show(folder: string, options: ShowOptions): Promise<number
       if (record.kind !== 'gap' && wanted.size > 0 && !wanted.has(record.kind)) continue
       text += `${options.json ? jsonLine(record) : line(record)}\n`
       if (text.length >= 65536 || options.follow) {
-        if (!process.stdout.write(text)) await new Promise(resolve => process.stdout.once('drain', resolve))
+        if (!process.stdout.write(text)) await once(process.stdout, 'drain', { signal })
         text = ''
       }
       if (record.kind !== 'gap' && --left <= 0) break

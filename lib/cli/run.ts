@@ -261,7 +261,7 @@ async function session(options: RunOptions, signal: AbortSignal): Promise<RunEnd
     for await (const event of events) {
       const disk = diskSentence(event)
       if (disk !== undefined) say(disk)
-      const end = await show(event, screen)
+      const end = await show(event, screen, signal)
       if (end) return end
     }
   } catch (error) {
@@ -274,9 +274,9 @@ async function session(options: RunOptions, signal: AbortSignal): Promise<RunEnd
   return { state: machine.state, reason: machine.reason, message: machine.message }
 }
 
-async function show(event: MachineEvent, screen: NodeJS.WriteStream): Promise<RunEnd | undefined> {
-  if (event.type === 'console' && !screen.write(event.bytes))
-    await new Promise(resolve => screen.once('drain', resolve))
+async function show(event: MachineEvent, screen: NodeJS.WriteStream, signal: AbortSignal): Promise<RunEnd | undefined> {
+  // Where nobody reads any more, the signal is aborted.
+  if (event.type === 'console' && !screen.write(event.bytes)) await once(screen, 'drain', { signal }).catch(() => undefined)
   if (event.type === 'state' && ['stopped', 'failed'].includes(event.state))
     return { state: event.state, reason: event.reason, message: event.message }
   return undefined
