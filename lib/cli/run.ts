@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { writeFile } from 'node:fs/promises'
 import process from 'node:process'
 import { GdbServer, Machine, type MachineBoard, type MachineEvent, type MachineOptions, type RestoreOptions } from '../machine/index.js'
+import { macAddress } from '../machine/options.js'
 import { Cache } from '../stream/cache.js'
 import { memoryTrace, type Manifest, Profile, restoreStreamed, SnapshotStream, StreamError } from '../stream/index.js'
 import { CliError, Exit, interruption, resolveGuest, toJson, usage } from './common.js'
@@ -54,7 +55,7 @@ function net(text: string): NonNullable<MachineOptions['nets']>[number] {
   const [tap = '', ...more] = text.split(',')
   const vhost = more.find(word => /^vhost=(on|off)$/.test(word))
   const [mac, ...rest] = more.filter(word => word !== vhost)
-  if (rest.length > 0 || (tap === '-' && vhost !== undefined) || (mac !== undefined && !/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/i.test(mac)))
+  if (rest.length > 0 || (tap === '-' && vhost !== undefined) || (mac !== undefined && !macAddress.test(mac)))
     throw usage(`--net ${text}: give a tap interface, perhaps a MAC address, and perhaps vhost=on or vhost=off: tap0,52:54:00:12:34:56`)
   return {
     ...(tap === '-' ? {} : { backend: { tap, ...(vhost === undefined ? {} : { vhost: vhost === 'vhost=on' }) } }),
@@ -87,8 +88,8 @@ class Streamed implements AsyncDisposable {
       throw error
     })
     try {
-      const manifest = stream?.manifest ?? (await Cache.manifestIn(cache))
-      if (!manifest || (digest !== undefined && manifest.digest !== digest))
+      const manifest = stream?.manifest ?? (await Cache.manifestIn(cache, digest))
+      if (!manifest)
         throw new StreamError(`${cache} is the local copy of another image than of the one with the digest ${digest}`, { code: 'BAD_DIGEST' })
       if (prefetch && stream) await Promise.race([stream.ready, once(signal, 'abort')])
       signal.throwIfAborted()

@@ -23,7 +23,6 @@ import {
 import { Cache } from '../stream/cache.js'
 import { MANIFEST_FILE, MAX_MANIFEST_BYTES } from '../stream/manifest.js'
 import { openSource } from '../stream/source.js'
-import { manifestIn } from '../stream/stream.js'
 import { bytes, count, Exit, interruption, Ui, usage } from './common.js'
 
 export interface PackOptions {
@@ -138,7 +137,7 @@ class Turn {
 
   /** The manifest of what another process streams, once that is served: it is the one that was asked for. */
   async others(): Promise<Manifest> {
-    const manifest = await manifestIn(this.cache, this.options.digest)
+    const manifest = await Cache.manifestIn(this.cache, this.options.digest)
     if (!manifest) throw new StreamError(`${this.cache} is no cache any more`, { code: 'BAD_CACHE' })
     return manifest
   }

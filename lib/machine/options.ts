@@ -288,8 +288,11 @@ async function contents(value: unknown, what: string): Promise<Uint8Array> {
   }
 }
 
+/** Six hexadecimal bytes. @internal */
+export const macAddress = /^([0-9a-f]{2})(:[0-9a-f]{2}){5}$/i
+
 function macOf(value: unknown, what: string): Uint8Array {
-  const match = /^([0-9a-f]{2})(:[0-9a-f]{2}){5}$/i.exec(text(value, what))
+  const match = macAddress.exec(text(value, what))
   if (!match) throw invalid(`${what} must be six hexadecimal bytes with colons between, not ${describe(value)}`)
   return Uint8Array.from(match[0].split(':'), byte => parseInt(byte, 16))
 }

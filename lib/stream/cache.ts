@@ -58,8 +58,12 @@ export class Cache {
     })
   }
 
-  /** The manifest that a cache is of; undefined where there is no cache. */
-  static async manifestIn(folder: string): Promise<Manifest | undefined> {
+  /**
+   * The manifest that a cache is of; undefined where there is no cache.
+   *
+   * @throws StreamError `BAD_DIGEST` when it is not the one with this digest
+   */
+  static async manifestIn(folder: string, digest?: string): Promise<Manifest | undefined> {
     const file = path.join(folder, MANIFEST_FILE)
     let handle: FileHandle
     try {
@@ -71,7 +75,12 @@ export class Cache {
     try {
       const { size } = await handle.stat()
       if (size > MAX_MANIFEST_BYTES) throw foreign(folder, `its manifest has ${size} bytes`)
-      return new Manifest(await handle.readFile())
+      const manifest = new Manifest(await handle.readFile())
+      if (digest === undefined || manifest.digest === digest) return manifest
+      throw new StreamError(
+        `${folder} is the copy of another image: its manifest's digest is ${manifest.digest}. Give another folder, or remove this one`,
+        { code: 'BAD_DIGEST' }
+      )
     } finally {
       await handle.close()
     }

@@ -376,19 +376,15 @@ export class Fetcher {
 
   /** Tells when the source publishes another image than the cache's by now; what is to be had of that comes all the same. */
   compare(): void {
-    this.#looking = this.#source
-      .file(MANIFEST_FILE, MAX_MANIFEST_BYTES, this.#stop.signal)
-      .then(bytes => {
-        if (this.fatal || bytes.equals(this.#manifest.bytes)) return
-        this.trouble = new StreamError(
-          `The cache ${this.#cache.folder} is of another image than ${this.#source.where} publishes now: it goes on with that one. Stream the ` +
-            "new one into another folder, or give this one's digest if it is meant",
-          { code: 'SOURCE_CHANGED' }
-        )
-        this.onChange()
-      })
-      .catch(() => undefined)
-      .finally(() => (this.#looking = undefined))
+    this.#inBackground(async () => {
+      if (!(await this.#publishesAnother()) || this.fatal) return
+      this.trouble = new StreamError(
+        `The cache ${this.#cache.folder} is of another image than ${this.#source.where} publishes now: it goes on with that one. Stream the ` +
+          "new one into another folder, or give this one's digest if it is meant",
+        { code: 'SOURCE_CHANGED' }
+      )
+      this.onChange()
+    })
   }
 
   /** Whether the source publishes another image by now and this chunk of the old one, which failed, is not to be had any more. */
@@ -396,11 +392,10 @@ export class Fetcher {
     const now = performance.now()
     if (this.#looking || now < this.#lookedAt + LOOK_MS) return
     this.#lookedAt = now
-    const looked = async (): Promise<void> => {
-      const { signal } = this.#stop
-      if ((await this.#source.file(MANIFEST_FILE, MAX_MANIFEST_BYTES, signal)).equals(this.#manifest.bytes)) return
+    this.#inBackground(async () => {
+      if (!(await this.#publishesAnother())) return
       // The old data may be there still, and what failed have been of the moment.
-      await sleep(CONFIRM_MS, undefined, { signal })
+      await sleep(CONFIRM_MS, undefined, { signal: this.#stop.signal })
       if (this.order.isHere(blob) || !(await this.#isGone(blob))) return
       this.#end(
         new StreamError(
@@ -409,10 +404,17 @@ export class Fetcher {
           { code: 'SOURCE_CHANGED' }
         )
       )
-    }
-    this.#looking = looked()
+    })
+  }
+
+  #inBackground(look: () => Promise<void>): void {
+    this.#looking = look()
       .catch(() => undefined)
       .finally(() => (this.#looking = undefined))
+  }
+
+  async #publishesAnother(): Promise<boolean> {
+    return !(await this.#source.file(MANIFEST_FILE, MAX_MANIFEST_BYTES, this.#stop.signal)).equals(this.#manifest.bytes)
   }
 
   /** The source refuses a chunk, or has something else in its place. */

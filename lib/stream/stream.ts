@@ -144,7 +144,7 @@ export class ImageStream implements AsyncDisposable {
     const files = openSource(source, options)
     const inUse = async (): Promise<StreamError> => {
       // What that one streams must be what was asked for.
-      await manifestIn(folder, digest)
+      await Cache.manifestIn(folder, digest)
       return new StreamError(`Another process streams into ${folder} already`, { code: 'IN_USE' })
     }
     let lock: FolderLock | undefined
@@ -156,7 +156,7 @@ export class ImageStream implements AsyncDisposable {
         other.destroy()
         throw await inUse()
       }
-      const kept = await manifestIn(folder, digest)
+      const kept = await Cache.manifestIn(folder, digest)
       const [manifest, published] = await Promise.all([
         // Where there is a copy, the source need not answer.
         kept ?? manifestAt(files, digest, signal),
@@ -385,22 +385,6 @@ export class ImageStream implements AsyncDisposable {
     this.#startInMs = forecast(this.#wanted, isHere, link.sustained)
     return this.#startInMs === 0
   }
-}
-
-/**
- * The manifest that a cache is of; undefined where there is no cache.
- *
- * @throws StreamError `BAD_DIGEST` when it is not the one with this digest
- * @internal
- */
-export async function manifestIn(folder: string, digest: string | undefined): Promise<Manifest | undefined> {
-  const cached = await Cache.manifestIn(folder)
-  if (cached && digest !== undefined && cached.digest !== digest)
-    throw new StreamError(
-      `${folder} is the copy of another image: its manifest's digest is ${cached.digest}. Give another folder, or remove this one`,
-      { code: 'BAD_DIGEST' }
-    )
-  return cached
 }
 
 async function manifestAt(source: Source, digest: string | undefined, signal: AbortSignal | undefined): Promise<Manifest> {

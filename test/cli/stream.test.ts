@@ -46,6 +46,15 @@ function running(t: Test, ...args: string[]): { child: ChildProcess; lines: Reco
   return { child, lines, event }
 }
 
+/** A folder with an image and its pack. */
+function packedIn(t: Test, bytes: Buffer): (name: string) => string {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  writeFileSync(at('image'), bytes)
+  stream('pack', at('image'), at('pack'))
+  return at
+}
+
 t.test('help', async t => {
   for (const name of ['pack', 'serve', 'run', 'status', 'examine', 'trace']) {
     const { status, stdout } = stream(name, '--help')
@@ -134,11 +143,8 @@ t.test('from an image to a whole copy, with a profile learnt on the way', { skip
 })
 
 t.test('killed and started again at its socket, under a client', { skip: noNbd, timeout: limit(120_000) }, async t => {
-  const folder = scratch(t)
-  const at = (name: string): string => path.join(folder, name)
   const bytes = noise(40 * CHUNK, 'again')
-  writeFileSync(at('image'), bytes)
-  stream('pack', at('image'), at('pack'))
+  const at = packedIn(t, bytes)
   const args = ['serve', at('pack'), '--cache', at('cache'), '--socket', at('s'), '--gate', 'none', '--no-fill']
   const first = running(t, ...args)
   const { uri, pid } = await first.event('serving')
@@ -160,10 +166,7 @@ t.test('killed and started again at its socket, under a client', { skip: noNbd, 
 })
 
 t.test('nobody reads what it says: it ends, and nbdkit with it', { skip: noNbd, timeout: limit(120_000) }, async t => {
-  const folder = scratch(t)
-  const at = (name: string): string => path.join(folder, name)
-  writeFileSync(at('image'), noise(40 * CHUNK, 'unread'))
-  stream('pack', at('image'), at('pack'))
+  const at = packedIn(t, noise(40 * CHUNK, 'unread'))
   const args = ['serve', at('pack'), '--cache', at('cache'), '--socket', at('s'), '--gate', 'none', '--no-fill']
   const child = spawn(process.execPath, [command, 'stream', ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => child.kill('SIGKILL'))
@@ -179,10 +182,7 @@ t.test('nobody reads what it says: it ends, and nbdkit with it', { skip: noNbd, 
 })
 
 t.test('a picture that cannot be written fails it, once all is closed', { skip: noNbd, timeout: limit(120_000) }, async t => {
-  const folder = scratch(t)
-  const at = (name: string): string => path.join(folder, name)
-  writeFileSync(at('image'), noise(4 * CHUNK, 'picture'))
-  stream('pack', at('image'), at('pack'))
+  const at = packedIn(t, noise(4 * CHUNK, 'picture'))
   const one = running(t, 'serve', at('pack'), '--cache', at('cache'), '--socket', at('s'), '--picture', at('no/x.svg'))
   await one.event('serving')
   one.child.kill('SIGINT')
@@ -192,10 +192,7 @@ t.test('a picture that cannot be written fails it, once all is closed', { skip: 
 })
 
 t.test('one that waits for its turn ends with its server', { skip: noNbd, timeout: limit(120_000) }, async t => {
-  const folder = scratch(t)
-  const at = (name: string): string => path.join(folder, name)
-  writeFileSync(at('image'), noise(40 * CHUNK, 'turn'))
-  stream('pack', at('image'), at('pack'))
+  const at = packedIn(t, noise(40 * CHUNK, 'turn'))
   const first = running(t, 'serve', at('pack'), '--cache', at('cache'), '--socket', at('one'))
   await first.event('serving')
   const second = running(t, 'serve', at('pack'), '--cache', at('cache'), '--socket', at('two'))
