@@ -33,13 +33,15 @@ async function fetchFolder(rig, folder) {
 async function runInRigOfItsOwn() {
   if (args.some(arg => arg.startsWith('--page')))
     throw new ToolError('--page cannot be seen from outside of a rig: leave it out.')
-  const { values } = parseArgs({ args, options: { out: { type: 'string' } }, strict: false })
+  const { values } = parseArgs({ args, options: { out: { type: 'string' }, silence: { type: 'string' } }, strict: false })
   const stamp = new Date().toISOString().slice(0, 19).replace(/\D/g, '')
   const out = path.resolve(root, values.out ?? `out/demo-${stamp}`)
+  // Its processors may be away for longer than a real machine's are.
+  const patience = values.silence === undefined ? ['--silence', '1000'] : []
   const rigs = await rigsUp(1, { memory: 2048 })
   try {
     const [rig] = rigs
-    const status = await runInRig(rig, [...demo, '--out', out], { cwd: root })
+    const status = await runInRig(rig, [...demo, ...patience, '--out', out], { cwd: root })
     if (status === 0) await fetchFolder(rig, out)
     return status
   } finally {

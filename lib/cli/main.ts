@@ -60,6 +60,8 @@ async function report(error: unknown, json: boolean): Promise<number> {
 
 const json = () => new Option('--json', 'print the result as one line of JSON on standard output')
 const kvm = () => new Option('--kvm-device <path>', 'the KVM device').default('/dev/kvm').hideHelp()
+// Three heartbeats at least.
+const silence = () => new Option('--silence <ms>', 'silence that counts as death, at least').argParser(args.integer(6, 600_000))
 const memory = (size: string) =>
   new Option('--memory <size>', 'RAM of the machine').argParser(args.memorySize).default(size)
 
@@ -99,6 +101,7 @@ example(
     .addOption(
       new Option('--think <ms>', "between an answer and the user's next request").argParser(args.integer(0, 60_000)).default(0)
     )
+    .addOption(silence())
     .option('--page [host:port]', 'serve a live page, by default on a free port of 127.0.0.1')
     .addOption(memory('32MiB'))
     .option('--out <folder>', 'where log, pictures and report go (default: out/demo-<time>)')
@@ -228,9 +231,7 @@ example(
     .option('--disk-folder <folder>', 'where the primary may choose the copies; may be given several times', args.collect)
     .option('--tap <interface>', 'a tap interface of this host, - for none; may be given several times', args.collect)
     .option('--pool <address>', 'once live, a backup to look for; may be given several times', args.collect)
-    .addOption(
-      new Option('--silence <ms>', 'silence that counts as death, at least').argParser(args.integer(4, 600_000))
-    )
+    .addOption(silence())
     .option('--no-announce', 'do not tell the network where the machine is now')
     .option('--status <address>', 'serve the status on host:port')
     .option('--allow-host <name>', 'a name by which the status may be called; may be given several times', args.collect)

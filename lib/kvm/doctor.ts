@@ -304,11 +304,22 @@ export function renderDoctor(report: DoctorReport): string {
   if (device.mend !== null) lines.push(`  To do: ${device.mend}`)
   if (report.probes.length > 0)
     lines.push('', 'Tried:', ...table(report.probes.map(probe => [probe.title, probe.status, probe.detail])))
-  lines.push(
-    '',
-    'What hypertwin can do here:',
-    ...table(report.abilities.map(ability => [ability.available ? 'yes' : 'no', ability.title, ability.detail]))
-  )
+  // Without the device all abilities have its reason, which is said above.
+  if (device.usable)
+    lines.push(
+      '',
+      'What hypertwin can do here:',
+      ...table(report.abilities.map(ability => [ability.available ? 'yes' : 'no', ability.title, ability.detail]))
+    )
+  else
+    lines.push(
+      '',
+      'Without it hypertwin cannot do any of these here:',
+      ...report.abilities.map(({ title }) => `  ${title}`),
+      '',
+      'Without it these work: hosts of libvirt (hypertwin host), streams to emulated guests (hypertwin stream), logs (hypertwin log);',
+      "and in hypertwin's sources an emulated host that has KVM: npm run rig (docs/rig.md)."
+    )
   const mends = new Map(
     report.abilities.flatMap(ability =>
       ability.mend === undefined || ability.mend === device.mend ? [] : [[ability.title, ability.mend] as const]

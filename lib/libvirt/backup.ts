@@ -7,7 +7,7 @@ import { DomainBackupBeginFlags } from './generated/enums.js'
 import type { DomainJobStats } from './generated/params.js'
 import { DomainJob, notYet, Poll } from './job.js'
 import { lostConnection } from './lost.js'
-import { jobProgress, runningJob, type JobProgress } from './save.js'
+import { jobProgress, runningJob, runs, type JobProgress } from './save.js'
 import { checkpointXml } from './snapshots.js'
 import type { TypedOutput } from './typed.js'
 import { element, xmlText, type XmlElement } from './xml.js'
@@ -111,7 +111,7 @@ export async function backupEnd(
       if (stats.success === false)
         throw new LibvirtError(`the backup failed${stats.errmsg === undefined ? '' : `: ${stats.errmsg}`}`, { code: 'BACKUP_FAILED' })
       return stats
-    } else if (event.kind === 'domain.lifecycle' && !(await domain.isActive()))
+    } else if (event.kind === 'domain.lifecycle' && !(await runs(domain)))
       throw new LibvirtError('the domain has ended, and with it the backup', { code: 'BACKUP_FAILED' })
   throw new LibvirtError('its events have ended before the backup', { code: 'BACKUP_FAILED' })
 }

@@ -9,6 +9,7 @@ import { LibvirtError } from './errors.js'
 import type { AnyEvent, DroppedEvents, EventStream } from './events.js'
 import { ErrorNumber } from './generated/enums.js'
 import { lostConnection } from './lost.js'
+import { isGone } from './save.js'
 import { checkpointXml } from './snapshots.js'
 import { all, element, first, parseXml, type XmlElement } from './xml.js'
 
@@ -142,7 +143,8 @@ export class BackupExport implements AsyncDisposable {
         await this.#domain.abortJob()
       } catch (error) {
         // It has ended by itself, of which the event is to come.
-        if (!(error instanceof LibvirtError && error.number === ErrorNumber.OPERATION_INVALID) && !this.#over) throw error
+        const isOver = isGone(error) || (error instanceof LibvirtError && error.number === ErrorNumber.OPERATION_INVALID)
+        if (!isOver && !this.#over) throw error
       }
     await this.ended
   }

@@ -3,6 +3,7 @@ import { day, invalid, within } from './checks.js'
 import type { Domain } from './domain.js'
 import { LibvirtError } from './errors.js'
 import { DomainDeviceModifyFlags as Flags } from './generated/enums.js'
+import { runs } from './save.js'
 import { diskXml, interfaceXml, type DiskSpec, type InterfaceSpec } from './spec.js'
 import { first, xmlText, type XmlElement } from './xml.js'
 
@@ -85,7 +86,7 @@ export async function detachDevice(domain: Domain, name: string, options: Detach
     await events.ready
     await domain.detachDeviceFlags(xmlText(device), flags)
     const alias = first(device, 'alias')?.attributes['name']
-    while ((await domain.isActive()) && (await find())) {
+    while ((await runs(domain)) && (await find())) {
       const { value } = (await events.next()) as { value: { kind: string; args?: { devAlias?: string } } | undefined }
       if (value?.kind === 'domain.deviceRemovalFailed' && value.args?.devAlias === alias)
         throw new LibvirtError(`the guest does not let go of ${name}`, { code: 'DEVICE_BUSY' })

@@ -180,12 +180,27 @@ export async function restore(connect: Connect, file: string, options: RestoreOp
   return find()
 }
 
+/** Whether a domain runs: a transient one that has ended is not there any more. @internal */
+export async function runs(domain: Domain): Promise<boolean> {
+  try {
+    return await domain.isActive()
+  } catch (error) {
+    if (isGone(error)) return false
+    throw error
+  }
+}
+
+/** Whether an error tells that there is no such domain. @internal */
+export function isGone(error: unknown): boolean {
+  return error instanceof LibvirtError && error.number === ErrorNumber.NO_DOMAIN
+}
+
 async function isActive(find: () => Promise<Domain>): Promise<boolean> {
   try {
     await using domain = await find()
-    return await domain.isActive()
+    return await runs(domain)
   } catch (error) {
-    if (error instanceof LibvirtError && error.number === ErrorNumber.NO_DOMAIN) return false
+    if (isGone(error)) return false
     throw error
   }
 }

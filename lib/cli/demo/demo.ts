@@ -17,6 +17,7 @@ interface DemoOptions {
   seconds: number
   hosts: number
   think: number
+  silence?: number
   kill: Kill
   silent?: boolean
   arbiter: 'file' | 'etcd'

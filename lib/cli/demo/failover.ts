@@ -33,6 +33,8 @@ export interface FailoverOptions {
   hosts: number
   users: number
   think: number
+  /** Silence that counts as death, at least, in milliseconds; undefined: as long as HA takes by itself. */
+  silence?: number
   /** How long the users work. */
   seconds: number
   kill: Kill
@@ -160,6 +162,7 @@ class Stage implements AsyncDisposable {
         disk: path.join(folder, `mail${i + 1}.img`),
         memory: options.memory,
         device: options.kvmDevice,
+        silence: options.silence,
         arbiter: this.arbiter,
         listen: i === 0 ? undefined : addresses[i],
         pool: addresses.slice(i + 1),
@@ -232,6 +235,10 @@ async function play(
     })
   )
   const protection = first.next('protected', signal)
+  // On a machine too busy it may be live before anybody is killed.
+  const living = hosts[1]!.next('live', signal)
+  const protecting = hosts.length > 2 ? hosts[1]!.next('protected', signal) : undefined
+  for (const later of [living, protecting]) later?.catch(() => {})
   ui.say(
     topology
       ? `${options.hosts} hosts and the users, each in a network namespace of its own, on one bridge`
@@ -260,10 +267,6 @@ async function play(
   let finish = begun + options.seconds * 1000
   try {
     if (options.kill !== 'none') {
-      const living = hosts[1]!.next('live', signal)
-      living.catch(() => {})
-      const protecting = hosts.length > 2 ? hosts[1]!.next('protected', signal) : undefined
-      protecting?.catch(() => {})
       const kill = await killPrimary(stage, begun + options.seconds * 500, ui, elapsed, signal)
       killedAt = kill.killedAt
       page?.gone(1, 'its process was killed')

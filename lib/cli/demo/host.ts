@@ -62,6 +62,10 @@ function obey(machine: Machine, protection: () => Protection | undefined): void 
   process.on('message', (order: HostOrder) => void orders[order.do]().catch(failed))
 }
 
+function heartbeat({ silence }: HostConfig): { heartbeat?: { minTimeoutMs: number } } {
+  return silence === undefined ? {} : { heartbeat: { minTimeoutMs: silence } }
+}
+
 async function bePrimary(config: HostConfig): Promise<void> {
   const { wire, host, pool } = config
   const machine = await createMailroom({
@@ -74,7 +78,7 @@ async function bePrimary(config: HostConfig): Promise<void> {
   await machine.start()
   report({ is: 'up' })
   const begun = clock()
-  const protection = await protect(machine, { backup: pool, arbiter: openArbiter(config.arbiter), name: `host ${host}` })
+  const protection = await protect(machine, { backup: pool, arbiter: openArbiter(config.arbiter), name: `host ${host}`, ...heartbeat(config) })
   void watch(protection, config.status, begun)
   measure(() => protection)
   obey(machine, () => protection)
@@ -90,6 +94,7 @@ async function beBackup(config: HostConfig, listen: string): Promise<void> {
     taps: [wire.kind === 'tap' ? wire.tap : null],
     device: config.device,
     name: `host ${host}`,
+    ...heartbeat(config),
     ...(pool.length > 0 ? { pool } : {})
   })
   report({ is: 'listening' })

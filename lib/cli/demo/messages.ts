@@ -106,6 +106,8 @@ export interface HostConfig {
   disk: string
   memory: string | number
   device: string
+  /** Silence that counts as death, at least, in milliseconds. */
+  silence: number | undefined
   /** As {@link openArbiter} takes it. */
   arbiter: string
   /** Where it takes in a primary's machine; undefined for the host that boots it. */
