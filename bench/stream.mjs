@@ -1,11 +1,12 @@
 // Starts of Debian images with real applications over slow links: how many bytes had come at the first right answer, how long
 // it took, what waited, what came in vain; against nothing ahead, a whole download first, and an oracle.
-//   npm run bench:stream -- [--json] [--images nginx,redis] [--links 20/40,100/5] [--ways demand,fill,examined,traced,full]
+//   npm run bench:stream -- [--json] [--images nginx,redis] [--links 20/40,100/5] [--ways nbdkit,demand,fill,examined,traced,full]
 //     [--all] [--seconds 60] [--locals 2] [--resume | --fresh] [--table] [--build] [--missed]
-// Links are Mb/s and ms of round trip, emulated (scripts/link). Guests run under QEMU's TCG. Default: all images, 20/40, demand,
-// examined, traced, full; --all: 5, 20, 100, 1000 Mb/s with 5 and 40 ms. What has been measured with the same code is not
+// Links are Mb/s and ms of round trip, emulated (scripts/link). Guests run under QEMU's TCG. Default: all images, 20/40, nbdkit
+// (its own curl plugin on the raw image), demand (ours, nothing ahead), examined, traced, full; --all: 5, 20, 100, 1000 Mb/s with 5 and 40 ms. What has been measured with the same code is not
 // measured again; --resume: nor what was measured with other code; --fresh: all is. Each row goes to the results file at
-// once, so that what is interrupted goes on. --json prints the rows, --table only what the results file has, as Markdown.
+// once, so that what is interrupted goes on. --json prints all rows, those of earlier runs too; --table only what the results
+// file has, as Markdown. A start is watched, and its application used, for --seconds after its first right answer.
 // --build only builds the images. --missed tells which files starts read that an examination did not expect, and what it
 // expected in vain; not of images that are held out. Exit code 1 when a start fails; a goal that is not met is a figure.
 import { spawn } from 'node:child_process'
@@ -25,12 +26,12 @@ import { builtImage } from './stream/build.mjs'
 import { recipes } from './stream/images.mjs'
 import { missedFiles } from './stream/missed.mjs'
 import { goals, lineOf, summary, tables } from './stream/report.mjs'
-import { localRow, oracleOf, streamedRow } from './stream/rows.mjs'
+import { localRow, oracleOf, plainRow, streamedRow } from './stream/rows.mjs'
 import { pin, start } from './stream/start.mjs'
 
 const work = path.join(root, '.cache/stream-bench')
 const results = path.join(work, 'results.jsonl')
-const allWays = ['demand', 'fill', 'examined', 'traced', 'full']
+const allWays = ['nbdkit', 'demand', 'fill', 'examined', 'traced', 'full']
 const port = 8080
 
 const { values } = parseArgs({
@@ -38,7 +39,7 @@ const { values } = parseArgs({
     json: { type: 'boolean', default: false },
     images: { type: 'string', default: recipes.map(({ name }) => name).join(',') },
     links: { type: 'string' },
-    ways: { type: 'string', default: 'demand,examined,traced,full' },
+    ways: { type: 'string', default: 'nbdkit,demand,examined,traced,full' },
     all: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '60' },
     locals: { type: 'string', default: '2' },
@@ -114,8 +115,8 @@ class Results {
       }
   }
 
-  static #key({ image, digest, way, number, mbit, roundTripMs, seconds, processors }) {
-    return JSON.stringify([image, digest, way, number, mbit, roundTripMs, seconds, processors])
+  static #key({ image, digest, way, number, locals, mbit, roundTripMs, seconds, processors }) {
+    return JSON.stringify([image, digest, way, number, locals, mbit, roundTripMs, seconds, processors])
   }
 
   find(about) {
@@ -160,8 +161,10 @@ class Bench {
     for (const way of ways) this.#serve(path.join(served, way), image, profiles[way])
     for (const link of links)
       for (const way of ways) {
-        const row = { ...about, way, ...link }
-        rows.push(this.#results.find(row) ?? (await this.#streamed(image, row, found, profiles[way], link)))
+        const row = { ...about, way, ...link, locals }
+        const known = this.#results.find(row)
+        if (known) told(known)
+        rows.push(known ?? (await this.#streamed(image, row, found, profiles[way], link)))
       }
     return rows
   }
@@ -182,8 +185,8 @@ class Bench {
           const started = await start(image, { source: image.pack, options: { cache: whole, profile: false, gate: 'all' }, trace }, { ...this.#common, processors: cores(), signal: stop.signal })
           Object.assign(row, localRow(image.manifest, started))
           this.#results.add(row)
-          told(row)
         }
+        told(row)
         found.push({ row, trace })
       }
       return found
@@ -197,6 +200,7 @@ class Bench {
     rmSync(folder, { recursive: true, force: true })
     mkdirSync(folder, { recursive: true })
     for (const name of ['manifest', image.manifest.dataName]) symlinkSync(path.join(image.pack, name), path.join(folder, name))
+    symlinkSync(image.image, path.join(folder, 'raw'))
     if (profile) writeFileSync(path.join(folder, 'profile.json'), profile.toString())
   }
 
@@ -212,9 +216,10 @@ class Bench {
       try {
         const { far } = await this.#link(link)
         const options = { cache, gate: way === 'demand' ? 'none' : 'forecast', fill: way !== 'demand' }
-        const where = { source: `http://${far}:${port}/${image.name}/${way}/`, options, trace: path.join(work, 'trace') }
+        const url = `http://${far}:${port}/${image.name}/${way}/`
+        const where = way === 'nbdkit' ? { url: `${url}raw` } : { source: url, options, trace: path.join(work, 'trace') }
         const started = await start(image, where, { ...this.#common, processors: cores(), signal: stop.signal })
-        Object.assign(row, streamedRow(image.manifest, started, profile))
+        Object.assign(row, way === 'nbdkit' ? plainRow(image.manifest, started) : streamedRow(image.manifest, started, profile))
       } catch (error) {
         stop.signal.throwIfAborted()
         row.error = error.message

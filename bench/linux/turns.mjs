@@ -222,33 +222,33 @@ async function restores(turns) {
       await guest.end()
     }
   }
-  try {
-    const loads = new Pairs()
-    for (let turn = 0; turn < turns; turn++) {
-      const mine = await restoreOurs()
-      qemu.console.forget()
-      const theirs = await untilDot(qemu, async () => {
-        await qemu.monitor('loadvm ticking')
-        await qemu.monitor('cont')
-      })
-      loads.add(mine, theirs)
-      await qemu.monitor('stop')
-    }
-    loads.print('linux/restore/vs-loadvm', 'ms')
-  } finally {
-    await qemu.end()
+  const loadQemu = async () => {
+    qemu.console.forget()
+    const milliseconds = await untilDot(qemu, async () => {
+      await qemu.monitor('loadvm ticking')
+      await qemu.monitor('cont')
+    })
+    await qemu.monitor('stop')
+    return milliseconds
   }
-  const starts = new Pairs()
-  for (let turn = 0; turn < turns; turn++) {
-    const mine = await restoreOurs()
+  const startQemu = async () => {
     const guest = new Qemu()
     try {
-      starts.add(mine, await untilDot(guest, () => guest.boot({ ...options, load: 'ticking' })))
+      return await untilDot(guest, () => guest.boot({ ...options, load: 'ticking' }))
     } finally {
       await guest.end()
     }
   }
-  starts.print('linux/restore/vs-new-process', 'ms')
+  const both = async (name, theirs) => {
+    const results = await inTurns(turns, side => (side === 'ours' ? restoreOurs() : theirs()))
+    printPairs(`restore/${name}`, 'ms', results, milliseconds => milliseconds)
+  }
+  try {
+    await both('vs-loadvm', loadQemu)
+  } finally {
+    await qemu.end()
+  }
+  await both('vs-new-process', startQemu)
 }
 
 try {

@@ -10,7 +10,7 @@ const median = values => quantile(values, 0.5)
 const percent = value => (value === undefined ? '' : `${(100 * value).toFixed(1)} %`)
 const times = value => (value === undefined ? '' : value.toFixed(2))
 const linkOf = ({ mbit, roundTripMs }) => `${mbit} Mb/s, ${roundTripMs} ms`
-const ways = ['demand', 'fill', 'examined', 'traced', 'full']
+const ways = ['nbdkit', 'demand', 'fill', 'examined', 'traced', 'full']
 
 /** Rows by link, then by way. */
 function grouped(rows) {

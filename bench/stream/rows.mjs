@@ -13,6 +13,36 @@ export function storedBytes(manifest, chunks) {
   return bytes
 }
 
+/** What all starts over a link have. */
+function timesAndStalls({ gateMs, guestMs, readyMs, seen, seenAtReady, seenInMinute, answers }) {
+  return {
+    gateSeconds: gateMs / 1000,
+    guestSeconds: guestMs / 1000,
+    readySeconds: readyMs / 1000,
+    waitedReads: seenAtReady.waited.reads,
+    waitedSeconds: seenAtReady.waited.ms / 1000,
+    longestMs: seen.waited.longestMs,
+    stallsBeforeReady: seenAtReady.stalls,
+    // While the application was asked once a second.
+    stallsAfterReady: seen.stalls - seenAtReady.stalls,
+    stallsInMinute: seenInMinute?.stalls,
+    stallsAtEnd: seen.stalls,
+    answersAfterReady: answers
+  }
+}
+
+/** Of a start on nbdkit alone. */
+export function plainRow(manifest, started) {
+  const { bytes } = started.atReady
+  return {
+    ...timesAndStalls(started),
+    imageBytes: manifest.imageSize,
+    demandBytes: bytes,
+    shareOfImage: bytes / manifest.imageSize,
+    fetchedBytesAtEnd: started.atEnd.bytes
+  }
+}
+
 /** Of a start on a whole local copy. Times are from QEMU's start on. */
 export function localRow(manifest, { guestMs, readyMs, firstReadMs, seen }) {
   const localMs = readyMs - guestMs
@@ -61,7 +91,7 @@ const total = fetched => Object.values(fetched).reduce((a, b) => a + b)
  * @param profile - that was fetched with it; undefined without
  */
 export function streamedRow(manifest, started, profile) {
-  const { gateMs, guestMs, readyMs, atReady, atEnd, seen, seenAtReady, seenInMinute, here } = started
+  const { readyMs, atReady, atEnd, seen, here } = started
   const head = manifest.bytes.length + (profile ? Buffer.byteLength(profile.toString()) : 0)
   const { demand, gate, profile: ahead, ahead: behind, fill } = atReady.fetched
   const urgent = demand + gate + ahead
@@ -70,9 +100,7 @@ export function streamedRow(manifest, started, profile) {
   const came = storedBytes(manifest, wanted)
   const readyAt = seen.accesses.filter(({ atMs }) => atMs + started.firstReadMs <= readyMs).map(({ chunk }) => chunk)
   return {
-    gateSeconds: gateMs / 1000,
-    guestSeconds: guestMs / 1000,
-    readySeconds: readyMs / 1000,
+    ...timesAndStalls(started),
     imageBytes: manifest.imageSize,
     allocatedBytes: atReady.allocatedBytes,
     storedBytes: manifest.dataSize,
@@ -87,14 +115,9 @@ export function streamedRow(manifest, started, profile) {
     shareOfImage: (head + urgent) / manifest.imageSize,
     shareOfAllocated: (head + urgent) / atReady.allocatedBytes,
     shareOfStored: (head + urgent) / manifest.dataSize,
+    // All that had come, what the link had room for besides among it.
+    shareOfImageWithFill: (head + urgent + behind + fill) / manifest.imageSize,
     shareOfStoredWithFill: (head + urgent + behind + fill) / manifest.dataSize,
-    waitedReads: seenAtReady.waited.reads,
-    waitedSeconds: seenAtReady.waited.ms / 1000,
-    longestMs: seen.waited.longestMs,
-    stallsBeforeReady: seenAtReady.stalls,
-    stallsAfterReady: seen.stalls - seenAtReady.stalls,
-    stallsInMinute: seenInMinute?.stalls,
-    stallsAtEnd: seen.stalls,
     vainShare: profile ? (came === 0 ? 0 : storedBytes(manifest, wanted.filter(chunk => !read.has(manifest.blobOf[chunk]))) / came) : undefined,
     fetchedBytesAtEnd: total(atEnd.fetched) + head,
     bytesPerSecond: atEnd.bytesPerSecond

@@ -1,11 +1,12 @@
-// One start of an image, from the moment somebody wants it until a minute after its guest has begun to run, and what came
-// and what waited meanwhile.
+// One start of an image, from the moment somebody wants it until some time after its first right answer, and what came and
+// what waited meanwhile.
 import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ImageStream, NbdServer, QemuGuest, readTrace } from 'hypertwin/stream'
+import { plainDisk } from './plain.mjs'
 import { ToolError } from '../../scripts/shared/error.mjs'
 
 /** Between two requests, once the guest has a network; until then, and how long one that nobody takes may last. */
@@ -13,6 +14,8 @@ const AGAIN_MS = 100
 const DARK_MS = 250
 const DARK_LIMIT_MS = 2_000
 const ANSWER_MS = 15_000
+/** Between two requests of one whose first was answered: a guest that rests reads nothing. */
+const USED_MS = 1_000
 /** A guest that has not answered by then never will. */
 const READY_MS = 900_000
 
@@ -75,38 +78,61 @@ async function answered(request, port, signal) {
   }
 }
 
-/** What a trace's head counts, while it grows. */
-async function countersOf(file) {
-  const { stalls, waited } = await readTrace(file)
-  return { stalls, waited }
+/** Asks again and again, until it is told to end. Resolves with how often there was a right answer. */
+async function used(request, port, signal) {
+  let answers = 0
+  try {
+    for (;;) {
+      await sleep(USED_MS, undefined, { signal })
+      if (await request.ask(port, AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS)])).catch(() => false)) answers++
+    }
+  } catch {
+    return answers
+  }
+}
+
+/** A streamed image as the guest's disk. `counters()`: what a trace's head counts, while it grows. */
+async function streamedDisk({ source, options, trace }, { processors, signal, closing }) {
+  const begin = performance.now()
+  const stream = await ImageStream.open(source, { ...options, signal })
+  closing.push(() => stream.close())
+  const nbdMs = performance.now() - begin
+  const server = await NbdServer.start(stream.cache, { trace, exitWithLastClient: true })
+  closing.push(() => server.close())
+  if (processors) await pin(server.pid, processors.rest)
+  await Promise.race([stream.ready, aborted(signal)])
+  return {
+    server,
+    manifest: stream.manifest,
+    progress: () => stream.progress(),
+    counters: async () => {
+      const { stalls, waited } = await readTrace(trace)
+      return { stalls, waited }
+    },
+    seen: async () => ({ seen: await readTrace(trace), here: Uint8Array.from(stream.map()), firstReadMs: nbdMs + firstRead(trace) })
+  }
 }
 
 /**
  * @param image - as builtImage() gives it
- * @param where.source - of ImageStream.open(); `where.options`: its options
+ * @param where.source - of ImageStream.open(); `where.options`: its options; or `where.url`, of a raw image that nbdkit alone serves
  * @param where.trace - the file for what is read
- * @param seconds - how long after the guest's begin it is watched, at least
+ * @param seconds - how long it is watched, and asked again, after the first right answer
  * @param processors - `{ guest, rest }`: where these may run; undefined: anywhere
  * @returns times in milliseconds since the stream was opened, what the stream told at the first right answer and at the end,
  *   stalls, the trace, and which chunks were there at the end
  */
-export async function start(image, { source, options, trace }, { seconds, processors, signal }) {
+export async function start(image, where, { seconds, processors, signal }) {
   const begin = performance.now()
   const since = () => performance.now() - begin
   const closing = []
   let said = ''
   try {
-    const stream = await ImageStream.open(source, { ...options, signal })
-    closing.push(() => stream.close())
-    const nbdMs = since()
-    const server = await NbdServer.start(stream.cache, { trace, exitWithLastClient: true })
-    closing.push(() => server.close())
-    if (processors) await pin(server.pid, processors.rest)
-    await Promise.race([stream.ready, aborted(signal)])
+    const disk = await (where.url ? plainDisk : streamedDisk)(where, { manifest: image.manifest, processors, signal, closing })
     const gateMs = since()
     const port = image.port === undefined ? undefined : await freePort()
     const forward = port === undefined ? '' : `,hostfwd=tcp:127.0.0.1:${port}-:${image.port}`
-    const guest = await QemuGuest.start(server, stream.manifest, {
+    const guest = await QemuGuest.start(disk.server, disk.manifest, {
       accelerator: 'tcg',
       memory: image.memory,
       kernel: image.kernel,
@@ -124,7 +150,7 @@ export async function start(image, { source, options, trace }, { seconds, proces
     })
     gone.catch(() => {})
     const limit = AbortSignal.any([signal, AbortSignal.timeout(READY_MS)])
-    const minute = sleep(60_000).then(() => countersOf(trace))
+    const minute = sleep(60_000).then(() => disk.counters())
     minute.catch(() => {})
     const { request } = image
     const right = request.said
@@ -140,14 +166,18 @@ export async function start(image, { source, options, trace }, { seconds, proces
       throw error
     }
     const readyMs = since()
-    const atReady = stream.progress()
-    const seenAtReady = await countersOf(trace)
-    await Promise.race([sleep(Math.max(0, guestMs + 1000 * seconds - since()), undefined, { signal }), gone])
-    const whole = seconds >= 60 ? await minute : undefined
-    const atEnd = stream.progress()
-    const seen = await readTrace(trace)
+    const atReady = disk.progress()
+    const seenAtReady = await disk.counters()
+    const over = new AbortController()
+    const using = request.said ? undefined : used(request, port, AbortSignal.any([signal, over.signal]))
+    await Promise.race([sleep(1000 * seconds, undefined, { signal }), gone])
+    over.abort()
+    const answers = await using
+    const seenInMinute = since() - guestMs >= 60_000 ? await minute : undefined
+    const atEnd = disk.progress()
+    const seen = await disk.seen()
     if (/I\/O error|Kernel panic|EXT4-fs error/.test(said)) throw new ToolError('the guest saw errors on its disk')
-    return { nbdMs, gateMs, guestMs, readyMs, atReady, atEnd, seenAtReady, seenInMinute: whole, seen, here: Uint8Array.from(stream.map()), firstReadMs: nbdMs + firstRead(trace) }
+    return { gateMs, guestMs, readyMs, atReady, atEnd, seenAtReady, seenInMinute, answers, ...seen }
   } catch (error) {
     if (said && !signal.aborted) error.message += `; its console ends:\n${said.slice(-1500)}`
     throw error

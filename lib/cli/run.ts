@@ -26,7 +26,7 @@ interface RunOptions {
   console: 'serial' | 'virtio'
   balloon?: boolean
   vsock?: string
-  cid: number
+  cid?: number
   reboot: boolean
   snapshot?: string
   gdb?: string
@@ -48,6 +48,17 @@ Ctrl-A Ctrl-A  a Ctrl-A for the guest
 function disk(text: string): NonNullable<MachineOptions['disks']>[number] {
   const readOnly = text.endsWith(',ro')
   return { path: readOnly ? text.slice(0, -3) : text, readOnly }
+}
+
+/** The same of a machine that goes on: what its guest may do with a disk is in the snapshot. */
+function restoredDisk(text: string): string {
+  if (disk(text).readOnly)
+    throw usage(`--disk ${text}: whether the guest may write is in the snapshot; give the file alone, a copy where it must not change`)
+  return text
+}
+
+function vsock({ vsock: path, cid }: RunOptions): Pick<MachineOptions, 'vsock'> {
+  return path === undefined ? {} : { vsock: { path, ...(cid === undefined ? {} : { cid }) } }
 }
 
 /** `tap0`, `tap0,52:54:00:12:34:56`, `tap0,vhost=off`; `-` is connected to nothing. */
@@ -116,8 +127,9 @@ async function make(options: RunOptions, signal: AbortSignal): Promise<{ machine
   if (options.restore !== undefined) {
     const changes: RestoreOptions = {
       device,
-      ...(options.disk === undefined ? {} : { disks: options.disk.map(text => disk(text).path) }),
-      ...(options.net === undefined ? {} : { nets: options.net.map(text => ({ backend: 'queue' as const, ...net(text) })) })
+      ...(options.disk === undefined ? {} : { disks: options.disk.map(restoredDisk) }),
+      ...(options.net === undefined ? {} : { nets: options.net.map(text => ({ backend: 'queue' as const, ...net(text) })) }),
+      ...vsock(options)
     }
     if (options.cache !== undefined) return Streamed.restore(options, options.cache, changes, signal)
     return alone(await Machine.restore(options.restore, changes))
@@ -134,7 +146,7 @@ async function make(options: RunOptions, signal: AbortSignal): Promise<{ machine
     nets: (options.net ?? []).map(net),
     console: options.console,
     balloon: options.balloon === true,
-    ...(options.vsock === undefined ? {} : { vsock: { path: options.vsock, cid: options.cid } })
+    ...vsock(options)
   })
   return alone(machine)
 }
@@ -189,7 +201,8 @@ export async function run(options: RunOptions): Promise<number> {
   if (options.kernel !== undefined) resolveGuest(options.kernel)
   if (options.gdb !== undefined) gdbAddress(options.gdb)
   options.net?.forEach(net)
-  options.disk?.forEach(disk)
+  options.disk?.forEach(options.restore === undefined ? disk : restoredDisk)
+  if (options.cid !== undefined && options.vsock === undefined) throw usage('--cid goes with --vsock <socket>')
   const signal = interruption()
   await checkKvm(options.kvmDevice)
   try {
@@ -216,11 +229,11 @@ async function session(options: RunOptions, signal: AbortSignal): Promise<RunEnd
   const say = (text: string) => process.stderr.write(`\r\n${text}\r\n`)
   const keyboard = new Keyboard(machine)
   const size = () => {
-    if (options.console !== 'virtio' || !process.stdout.isTTY) return
+    if (!process.stdout.isTTY) return
     try {
       machine.console.resize(process.stdout.columns, process.stdout.rows)
     } catch {
-      // Its memory is still coming: the next change will tell.
+      // A serial line has no size; where its memory is still coming the next change will tell.
     }
   }
   let escaped = false

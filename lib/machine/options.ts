@@ -65,7 +65,7 @@ export type MachineBoard = 'deterministic' | 'standard'
  * @since 0.1.0
  */
 export interface VsockOptions {
-  /** The guest's context id, from 3 to 4294967294. Default 3. */
+  /** The guest's context id, from 3 to 4294967294. Default 3; of a machine that is restored what it was. */
   cid?: number
   /** The UNIX socket, which must not exist; it is removed when the machine is closed. */
   path: string
@@ -206,6 +206,7 @@ export interface NativeAdjust {
   disks: (string | undefined)[]
   /** An empty tap: a queue. */
   nets: (({ mac: Uint8Array | undefined } & NativeBackend) | undefined)[]
+  /** Number 0: it stays. */
   vsock: NativeConfig['vsock']
   verifyBefore: boolean
   stream?: NativePaging
@@ -318,10 +319,13 @@ export function whole(value: unknown, lowest: number, highest: number, what: str
   return value as number
 }
 
-function vsockOf(value: unknown): NativeConfig['vsock'] {
+function vsockOf(value: unknown, otherwise: number): NativeConfig['vsock'] {
   if (value === undefined) return undefined
   const { cid, path } = object(value, 'vsock')
-  return { cid: whole(cid ?? 3, 3, 0xfffffffe, 'vsock.cid'), path: text(path, 'vsock.path') }
+  return {
+    cid: cid === undefined ? otherwise : whole(cid, 3, 0xfffffffe, 'vsock.cid'),
+    path: text(path, 'vsock.path')
+  }
 }
 
 function ringOf(value: unknown): number {
@@ -344,7 +348,7 @@ export async function nativeConfig(options: MachineOptions): Promise<NativeConfi
     vcpus: whole(given['vcpus'] ?? 1, 1, 254, 'vcpus'),
     console: oneOf(given['console'] ?? 'serial', ['serial', 'virtio'], 'console') === 'virtio',
     balloon: given['balloon'] === undefined ? false : boolean(given['balloon'], 'balloon'),
-    vsock: vsockOf(given['vsock']),
+    vsock: vsockOf(given['vsock'], 3),
     memory: bytesOf(given['memory'] ?? '64MiB', 'memory'),
     commandLine: given['commandLine'] === undefined ? '' : text(given['commandLine'], 'commandLine'),
     wallClock: wallClock instanceof Date ? Math.floor(wallClock.getTime() / 1000) : 0,
@@ -392,7 +396,7 @@ export function nativeAdjust(options: RestoreOptions): NativeAdjust {
         mac: mac === undefined ? undefined : macOf(mac, `nets[${i}].mac`)
       }
     }),
-    vsock: vsockOf(given['vsock']),
+    vsock: vsockOf(given['vsock'], 0),
     verifyBefore: oneOf(given['verify'] ?? 'behind', ['before', 'behind'], 'verify') === 'before'
   }
 }

@@ -645,7 +645,7 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
         config.nets[i].tap = *nets[i].tap;
       }
       if (vsock && !config.vsock) throw Error("BAD_CONFIG", "the snapshot's machine has no vsock device");
-      if (vsock) config.vsock = vsock;
+      if (vsock) config.vsock = {vsock->cid ? vsock->cid : config.vsock->cid, vsock->path};
       config.dirty_ring = ring != 0;
       if (ring) config.dirty_ring_entries = static_cast<uint32_t>(ring);
       config.check();

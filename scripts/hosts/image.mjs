@@ -81,7 +81,7 @@ async function build(made, work, flavour) {
  * @param flavour - Debian's kernel for virtual machines (cloud), or for any (generic)
  */
 export async function guestImage(flavour = 'cloud') {
-  const sources = ['image.mjs', '../shared/cpio.mjs', '../shared/image.mjs', ...Object.values(scripts).map(name => `guest/${name}`)]
+  const sources = ['image.mjs', ...Object.values(scripts).map(name => `guest/${name}`)]
   const folder = await cachedImage({
     cache: cacheFolder,
     name: `guest-${flavour}`,

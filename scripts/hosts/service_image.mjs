@@ -73,7 +73,7 @@ export async function serviceImage() {
   const folder = await cachedImage({
     cache: cacheFolder,
     name: 'service',
-    sources: ['service_image.mjs', 'guest/service.sh', '../shared/image.mjs'].map(name => path.join(here, name)),
+    sources: ['service_image.mjs', 'guest/service.sh'].map(name => path.join(here, name)),
     build
   })
   return { disk: path.join(folder, 'disk.img'), page: readFileSync(path.join(folder, 'page')) }

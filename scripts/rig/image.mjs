@@ -84,7 +84,7 @@ async function build(made, work) {
 
 /** The files of the rigs' kernel and first root file system; made at the first call, or when their sources change. */
 export async function rigImage() {
-  const sources = ['image.mjs', 'init.sh', 'agent.c', '../shared/cpio.mjs', '../shared/image.mjs']
+  const sources = ['image.mjs', 'init.sh', 'agent.c']
   const folder = await cachedImage({
     cache: cacheFolder,
     name: 'image',

@@ -7,13 +7,16 @@ import { ToolError } from './error.mjs'
 import { locked } from './lock.mjs'
 import { must } from './process.mjs'
 
+/** What all of them are made with. */
+const shared = ['cpio.mjs', 'debian.mjs', 'image.mjs'].map(name => new URL(name, import.meta.url))
+
 /**
  * The folder `cache`/`name`-<hash of the sources and of the system's version>. Older ones are removed.
  * @param build - is given an empty folder to fill and one for its own use
  */
 export async function cachedImage({ cache, name, sources, build }) {
   const hash = createHash('sha256').update(readFileSync('/etc/os-release'))
-  for (const file of sources) hash.update(readFileSync(file))
+  for (const file of [...sources, ...shared]) hash.update(readFileSync(file))
   const folder = path.join(cache, `${name}-${hash.digest('hex').slice(0, 16)}`)
   await locked(`image-${path.basename(folder)}`, async () => {
     if (existsSync(folder)) return

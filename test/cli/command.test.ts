@@ -61,6 +61,11 @@ t.test('wrong arguments: one line that says what to do, exit code 2', async t =>
     ['run', '--kernel', 'hello', '--cache', 'x'],
     ['run', '--restore', 'x', '--digest', 'x'],
     ['run', '--kernel', 'hello', '--cpus', '0'],
+    ['run', '--kernel', 'hello', '--cid', '4'],
+    // What is in the snapshot.
+    ['run', '--restore', 'x', '--cpus', '2'],
+    ['run', '--restore', 'x', '--append', 'quiet'],
+    ['run', '--restore', 'x', '--disk', 'image.raw,ro'],
     ['run', '--kernel', 'hello', '--board', 'magic'],
     ['record', 'hello'],
     ['record', 'nosuchguest', '--out', path.join(empty, 'x')],

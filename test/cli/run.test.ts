@@ -1,0 +1,81 @@
+// `hypertwin run` on a terminal of its own: keys, commands, a snapshot from there, and a machine that goes on from it.
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import path from 'node:path'
+import process from 'node:process'
+import t, { type Test } from 'tap'
+import { noKvm } from '../no_kvm.js'
+import { limit } from '../patience.js'
+
+const command = path.resolve('dist/cli/main.js')
+const skip = noKvm || (spawnSync('script', ['--version']).error ? 'the program script (util-linux, bsdutils) is missing' : false)
+
+interface Terminal {
+  type: (text: string) => void
+  /** Waits for what comes behind that which was waited for before. */
+  sees: (text: string) => Promise<void>
+  ended: Promise<number | null>
+}
+
+/** The command on a pseudo terminal, which script(1) makes. */
+function terminal(t: Test, ...args: string[]): Terminal {
+  const words = [process.execPath, command, 'run', ...args].map(word => `'${word}'`).join(' ')
+  const child = spawn('script', ['-qec', words, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] })
+  t.teardown(() => child.kill('SIGKILL'))
+  let [shown, from] = ['', 0]
+  let wake = (): void => {}
+  child.stdout.setEncoding('latin1').on('data', (text: string) => {
+    shown += text
+    wake()
+  })
+  const ended = once(child, 'close').then(([status]) => {
+    wake()
+    return status as number | null
+  })
+  return {
+    type: text => child.stdin.write(text),
+    async sees(text) {
+      for (;;) {
+        const at = shown.indexOf(text, from)
+        if (at >= 0) {
+          from = at + text.length
+          return
+        }
+        if (child.exitCode !== null) throw new Error(`it ended before it showed ${text}: ${shown.slice(from)}`)
+        await new Promise<void>(resolve => (wake = resolve))
+      }
+    },
+    ended
+  }
+}
+
+t.test('a machine on a terminal, and on another one from its snapshot', { skip, timeout: limit(60_000) }, async t => {
+  const file = path.join(t.testdir({}), 'state.htsnap')
+  {
+    const screen = terminal(t, '--kernel', 'dirtier', '--append', 'base=4M pages=64 count=64 rounds=1 stay=1', '--snapshot', file)
+    await screen.sees('dirtier done 1')
+    screen.type('\x01h')
+    await screen.sees('Ctrl-A x  end the machine')
+    // Ctrl-C is the guest's.
+    screen.type('\x03\npattern=hotset count=8 rounds=1\n')
+    await screen.sees('dirtier done 2')
+    screen.type('\x01p')
+    await screen.sees('does not listen to a power button')
+    screen.type('\x01s')
+    await screen.sees(`Written: ${file}`)
+    screen.type('\x01?')
+    await screen.sees('Ctrl-A h  this help')
+    screen.type('\x01x')
+    t.equal(await screen.ended, 0)
+  }
+  t.ok(existsSync(file))
+  const screen = terminal(t, '--restore', file)
+  await screen.sees('\r\n')
+  screen.type('\x01s')
+  await screen.sees('Where to?')
+  screen.type('pattern=hotset count=8 rounds=1\n')
+  await screen.sees('dirtier done')
+  screen.type('\x01x')
+  t.equal(await screen.ended, 0)
+})
