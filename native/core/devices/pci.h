@@ -46,11 +46,6 @@ class PciDevice : public Device {
   // Called, under the guard, when the guest may have moved, enabled or disabled a window.
   void watch_windows(std::function<void()> watcher) { windows_changed_ = std::move(watcher); }
 
-  // After load(): as if the guest had moved them.
-  void windows_loaded() {
-    if (windows_changed_) windows_changed_();
-  }
-
   // False when no enabled window of this device holds the whole access.
   bool port_access(uint16_t port, unsigned size, bool write, uint32_t& value);
   bool mmio_access(uint64_t address, unsigned size, bool write, uint64_t& value);
