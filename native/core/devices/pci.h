@@ -57,6 +57,9 @@ class PciDevice : public Device {
   // Appends a capability (its id and next pointer are filled in); returns its offset.
   uint8_t add_capability(uint8_t id, std::span<const uint8_t> body);
   void allow_write(uint8_t offset, std::span<const uint8_t> mask);
+  // The guest has taken Bus Master away: no more of its memory may be touched. Without firmware nobody gives
+  // it at first, so a device that never had it works.
+  virtual void on_master_cleared() {}
   // Drives INTx, unless the guest disabled it.
   void set_interrupt(bool level);
   uint16_t command() const;
