@@ -50,7 +50,9 @@ struct Board {
     const auto at = reinterpret_cast<uintptr_t>(memory.data());
     return memory.data() + (devices::kPageSize - at % devices::kPageSize) % devices::kPageSize;
   }
-  void select(unsigned slot, uint8_t offset) { board->port_write(0xcf8, 4, 0x80000000 | slot << 11 | offset); }
+  void select(unsigned slot, uint8_t offset) {
+    board->port_write(0xcf8, 4, 0x80000000 | slot << 11 | offset);
+  }
   uint32_t config(unsigned slot, uint8_t offset) {
     select(slot, offset);
     return board->port_read(0xcfc, 4);
