@@ -978,12 +978,30 @@ void StandardMachine::load_state(ByteReader& in) {
   reason_ = Reason::kRequested;
 }
 
+// The kernel's devices, but for what its timer does while the machine stands still: it asks for an interrupt.
+void StandardMachine::save_kernel_devices(ByteWriter& out) const {
+  for (uint32_t chip : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC}) {
+    kvm_irqchip state = vm_->get_irqchip(chip);
+    if (chip == KVM_IRQCHIP_PIC_MASTER) {
+      state.chip.pic.irr &= static_cast<uint8_t>(~(1u << IrqPins::kTimerOfPic));
+      state.chip.pic.last_irr &= static_cast<uint8_t>(~(1u << IrqPins::kTimerOfPic));
+    }
+    if (chip == KVM_IRQCHIP_IOAPIC) state.chip.ioapic.irr &= ~(1u << IrqPins::kTimerOfIoApic);
+    out.object(state);
+  }
+  kvm_pit_state2 pit = vm_->get_pit2();
+  for (auto& channel : pit.channels) channel.count_load_time = 0;
+  out.object(pit);
+  out.u64(clock_ ? clock_->clock : 0);
+}
+
 StateDigest StandardMachine::state_digest() {
   StateDigest digest;
   standing_still([&] {
     ByteWriter vcpus, devices;
-    for (const auto& cpu : cpus_) VcpuState::take(*cpu->vcpu).save_canonical(vcpus);
+    for (const auto& cpu : cpus_) FullVcpu::take(*cpu->vcpu).save_canonical(vcpus);
     digest.vcpu = digest128(vcpus.data());
+    save_kernel_devices(devices);
     board_->save(devices);
     digest.devices = digest128(devices.data());
     digest.memory = memory_->digest();

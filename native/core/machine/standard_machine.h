@@ -139,6 +139,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   std::unique_ptr<KernelNet> open_kernel_net(size_t net);
   void load_state(ByteReader& in);
   static End end_of(devices::PowerEvent event);
+  void save_kernel_devices(ByteWriter& out) const;
   void lost(const Error& error, bool settled);
   void save_state(ByteWriter& out);
 
