@@ -156,6 +156,66 @@ TEST(VirtioPciRegisters, AQueueOutsideRamBreaksTheDevice) {
   }
 }
 
+// As Linux does before it starts another kernel.
+TEST(VirtioPciRegisters, WithoutBusMasterTheDeviceLeavesMemoryAlone) {
+  TestBoard board;
+  constexpr uint64_t kBuffer = 0x40000;
+  Ring rx(board, 0x10000, 16), requests(board, 0x20000, 16);
+  auto start = [&](unsigned slot, Ring& ring) {
+    Driver driver(board, slot);
+    EXPECT_TRUE(driver.negotiate(kVirtioVersion1));
+    driver.queue(0, 16, ring.descriptors(), ring.driver(), ring.device());
+    driver.set_status(15);
+    return driver;
+  };
+  Driver net = start(1, rx);
+  Driver disk = start(2, requests);
+  const std::vector<uint8_t> packet(60, 0x55);
+  rx.offer(0, {{kBuffer, 2048, true}});
+  rx.offer(1, {{kBuffer + 0x1000, 2048, true}});
+  ASSERT_TRUE(board.net.receive(packet));
+  EXPECT_EQ(rx.used_index(), 1);
+  // A read of the first sector: the header is zeros.
+  requests.offer(0, {{kBuffer + 0x2000, 16}, {kBuffer + 0x3000, 513, true}});
+  disk.notify(0);
+  ASSERT_EQ(board.host.requests.size(), 1u);
+
+  std::vector<uint8_t> before(board.at(0), board.at(0) + TestBoard::kRam);
+  for (unsigned slot : {1u, 2u}) board.set_config(slot, 4, 3, 2);
+  EXPECT_EQ(net.status(), 0);
+  EXPECT_EQ(disk.status(), 0);
+  EXPECT_FALSE(board.net.receive(packet));
+  EXPECT_FALSE(board.blk.complete(0, BlockStatus::kOk, std::vector<uint8_t>(512, 0x66)));
+  net.notify(0);
+  disk.notify(0);
+  for (unsigned slot : {1u, 2u}) board.set_config(slot, 4, 7, 2);
+  for (Driver* driver : {&net, &disk}) driver->set_status(15);  // not without features and queues
+  EXPECT_FALSE(board.net.receive(packet));
+  EXPECT_EQ(std::memcmp(board.at(0), before.data(), before.size()), 0);
+
+  Ring anew(board, 0x10000, 16);
+  start(1, anew);
+  anew.offer(0, {{kBuffer, 2048, true}});
+  EXPECT_TRUE(board.net.receive(packet));
+  EXPECT_EQ(anew.used_index(), 1);
+}
+
+// Nobody gives it where there is no firmware and the driver does not.
+TEST(VirtioPciRegisters, BusMasterThatWasNeverGivenIsNotMissed) {
+  TestBoard board;
+  Driver driver(board, 1);
+  board.set_config(1, 4, 3, 2);
+  Ring rx(board, 0x10000, 16);
+  ASSERT_TRUE(driver.negotiate(kVirtioVersion1));
+  driver.queue(0, 16, rx.descriptors(), rx.driver(), rx.device());
+  driver.set_status(15);
+  board.set_config(1, 4, 0x403, 2);
+  EXPECT_EQ(driver.status(), 15);
+  rx.offer(0, {{0x40000, 2048, true}});
+  EXPECT_TRUE(board.net.receive(std::vector<uint8_t>(60, 0x55)));
+  EXPECT_EQ(rx.used_index(), 1);
+}
+
 TEST(VirtioPciRegisters, TheInterruptIsALevelUntilIsrIsRead) {
   TestBoard board;
   FakeLine line;

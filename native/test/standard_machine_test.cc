@@ -157,6 +157,64 @@ TEST(StandardMachine, ContinuesFromASnapshotTakenUnderLoad) {
   EXPECT_EQ(users.missing(twin), 0u);
 }
 
+// The clock's thread sleeps while the machine stands still, and has to hear that it goes on.
+TEST(StandardMachine, TheClockInterruptsAfterEachPause) {
+  NEED_KVM();
+  TempDir dir;
+  auto listener = std::make_shared<TestListener>();
+  MachineConfig config = standard();
+  config.command_line = "clock=1";
+  std::unique_ptr<StandardMachine> machine =
+      StandardMachine::create(system_, config, guest_image("hello"), listener);
+  auto interrupted = [&] {
+    size_t before = 0;
+    {
+      std::lock_guard lock(listener->mutex_);
+      before = listener->markers_.size();
+    }
+    return listener->wait([&] { return listener->markers_.size() >= before + 3; });
+  };
+  machine->start();
+  ASSERT_TRUE(interrupted()) << listener->console();
+  for (int i = 0; i < 3; ++i) {
+    machine->pause();
+    // Longer than until the alarm that is next.
+    for (int n = 0; n < 5; ++n) machine->state_digest();
+    machine->resume();
+    ASSERT_TRUE(interrupted()) << i;
+  }
+  machine->pause();
+  machine->snapshot(dir.file("snap"));
+  machine = StandardMachine::restore(system_, dir.file("snap"), listener);
+  machine->resume();
+  EXPECT_TRUE(interrupted());
+}
+
+TEST(StandardMachine, OneThatTheGuestHasEndedEndsAgain) {
+  NEED_KVM();
+  TempDir dir;
+  auto listener = std::make_shared<TestListener>();
+  auto machine = StandardMachine::create(system_, standard(), guest_image("hello"), listener);
+  machine->start();
+  ASSERT_TRUE(listener->wait_state(State::kStopped)) << listener->console();
+  machine->snapshot(dir.file("1"));
+  // Of one that has not been resumed, too.
+  StandardMachine::restore(system_, dir.file("1"), nullptr)->snapshot(dir.file("2"));
+  for (const char* name : {"1", "2"}) {
+    auto there = std::make_shared<TestListener>();
+    auto twin = StandardMachine::restore(system_, dir.file(name), there);
+    EXPECT_EQ(twin->state(), State::kPaused);
+    twin->resume();
+    EXPECT_EQ(twin->state(), State::kStopped);
+    EXPECT_EQ(twin->reason(), Reason::kPowerOff);
+    EXPECT_EQ(there->console(), "");
+    EXPECT_EQ(code_of([&] { twin->resume(); }), "BAD_STATE");
+  }
+  auto twin = StandardMachine::restore(system_, dir.file("1"), nullptr);
+  EXPECT_EQ(twin->step(0, 1, {}), 0u);
+  EXPECT_EQ(twin->state(), State::kStopped);
+}
+
 TEST(StandardMachine, ADamagedSnapshotIsRefused) {
   NEED_KVM();
   TempDir dir;

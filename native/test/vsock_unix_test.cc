@@ -219,6 +219,60 @@ TEST_F(VsockUnixTest, AProgramThatClosesLosesNothing) {
   open();
 }
 
+// What the device still holds of the host's would go with the connection.
+TEST_F(VsockUnixTest, AnEndOnBothSidesWaitsForTheGuestToTakeAll) {
+  const std::string much(1000, 'x');
+  for (bool guest_first : {false, true}) {
+    auto [program, number] = open();
+    if (guest_first) {
+      submit(VsockOperation::kShutdown, number, kVsockNoSend);
+      EXPECT_TRUE(program.ended());
+    }
+    program.write(much);
+    shutdown(program.fd.get(), SHUT_WR);
+    EXPECT_EQ(data(number, much.size()), much);
+    VsockEvent end = event();
+    EXPECT_EQ(end.operation, VsockOperation::kShutdown);
+    // Where it is found closed on both sides the guest ends the connection.
+    if (guest_first && end.value == (kVsockNoSend | kVsockNoReceive)) continue;
+    EXPECT_EQ(end.value, kVsockNoSend);
+    if (!guest_first) {
+      submit(VsockOperation::kShutdown, number, kVsockNoSend);
+      EXPECT_TRUE(program.ended());
+    }
+    submit(VsockOperation::kRoom, number, 999);
+    // The first event of another connection shows that there was none of this one.
+    auto [other, other_number] = open();
+    submit(VsockOperation::kReset, other_number);
+    submit(VsockOperation::kRoom, number, 1);
+    end = event();
+    EXPECT_EQ(end.operation, VsockOperation::kReset);
+    EXPECT_EQ(end.connection, number);
+  }
+}
+
+// The guest ends such a connection when it has taken all.
+TEST_F(VsockUnixTest, AProgramThatGoesWithoutReadingLosesNothing) {
+  for (bool in_two_steps : {false, true}) {
+    auto [program, number] = open();
+    submit(VsockOperation::kData, number, 0, "not read");
+    EXPECT_EQ(event().operation, VsockOperation::kRoom);
+    program.write("bye");
+    if (in_two_steps) shutdown(program.fd.get(), SHUT_WR);
+    if (!in_two_steps) program.fd.reset();
+    EXPECT_EQ(data(number, 3), "bye");
+    if (in_two_steps) {
+      EXPECT_EQ(event().value, kVsockNoSend);
+      program.fd.reset();
+      submit(VsockOperation::kData, number, 0, "to nobody");
+    }
+    VsockEvent end = event();
+    EXPECT_EQ(end.operation, VsockOperation::kShutdown);
+    EXPECT_EQ(end.value, kVsockNoSend | kVsockNoReceive);
+    EXPECT_EQ(end.connection, number);
+  }
+}
+
 TEST_F(VsockUnixTest, TheWindowBoundsWhatIsRead) {
   auto [program, number] = open();
   const std::string much(3 * kVsockWindow, 'x');

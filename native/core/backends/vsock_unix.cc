@@ -296,20 +296,15 @@ bool VsockUnix::read_stream(uint64_t number, Peer& peer, bool hung_up) {
     const ssize_t n = recv(peer.fd.get(), scratch_.data(), most, 0);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN) break;
-    if (n < 0) {
-      reset(number);
-      return false;
-    }
-    if (n == 0) {
+    if (n <= 0) {
       peer.ended = true;
-      // Closed, or only this direction.
-      peer.deaf = peer.deaf || hung_up;
-      emit(VsockOperation::kShutdown, number, peer.deaf ? kBoth : kVsockNoSend);
+      // Closed, maybe without having read all, or only this direction.
+      peer.deaf = peer.deaf || hung_up || n < 0;
       if (peer.deaf) {
-        // The guest ends the connection in the device when it has read all.
-        remove(number);
+        leave(number);
         return false;
       }
+      emit(VsockOperation::kShutdown, number, kVsockNoSend);
       break;
     }
     peer.window -= static_cast<uint32_t>(n);
@@ -348,10 +343,15 @@ bool VsockUnix::write_stream(uint64_t number, Peer& peer) {
     remove(number);
     return false;
   }
-  // All that the guest sent is there: what it said about the end holds now.
-  if (peer.guest_shutdown == kBoth || (peer.guest_shutdown & kVsockNoSend && peer.ended) ||
-      (peer.deaf && peer.ended)) {
+  // All that the guest sent is there: what it said about the end holds now. What it has not taken yet of the
+  // host's would be lost by a reset.
+  if (peer.guest_shutdown == kBoth ||
+      (peer.guest_shutdown & kVsockNoSend && peer.ended && peer.window == kVsockWindow)) {
     reset(number);
+    return false;
+  }
+  if (peer.deaf && peer.ended) {
+    leave(number);
     return false;
   }
   if (peer.guest_shutdown & kVsockNoSend) shutdown(peer.fd.get(), SHUT_WR);
@@ -377,6 +377,11 @@ void VsockUnix::reset(uint64_t number) {
   const State state = peers_.at(number).state;
   remove(number);
   if (state == State::kAsked || state == State::kOpen) emit(VsockOperation::kReset, number);
+}
+
+void VsockUnix::leave(uint64_t number) {
+  remove(number);
+  emit(VsockOperation::kShutdown, number, kBoth);
 }
 
 void VsockUnix::remove(uint64_t number) {

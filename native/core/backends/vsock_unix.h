@@ -78,6 +78,8 @@ class VsockUnix {
   // Looks for what can happen next to the peer.
   void watch(uint64_t number, Peer& peer);
   void reset(uint64_t number);
+  // The socket is closed: the guest ends the connection in the device when it has read all.
+  void leave(uint64_t number);
   void remove(uint64_t number);
   void emit(devices::VsockOperation operation, uint64_t number, uint32_t value = 0);
   void watch_listener(bool on);

@@ -82,12 +82,14 @@ uint32_t PciDevice::config_read(uint8_t offset, unsigned size) {
 }
 
 void PciDevice::config_write(uint8_t offset, unsigned size, uint32_t value) {
+  const uint16_t before = command();
   for (unsigned i = 0; i < size && offset + i < config_.size(); ++i) {
     uint8_t mask = writable_[offset + i];
     uint8_t& byte = config_[offset + i];
     byte = static_cast<uint8_t>((byte & ~mask) | (value >> (8 * i) & mask));
   }
   drive();
+  if (before & ~command() & kCommandMaster) on_master_cleared();
   if (windows_changed_ && offset < kBar0 + 4 * kBars) windows_changed_();
 }
 

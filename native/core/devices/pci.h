@@ -46,11 +46,6 @@ class PciDevice : public Device {
   // Called, under the guard, when the guest may have moved, enabled or disabled a window.
   void watch_windows(std::function<void()> watcher) { windows_changed_ = std::move(watcher); }
 
-  // After load(): as if the guest had moved them.
-  void windows_loaded() {
-    if (windows_changed_) windows_changed_();
-  }
-
   // False when no enabled window of this device holds the whole access.
   bool port_access(uint16_t port, unsigned size, bool write, uint32_t& value);
   bool mmio_access(uint64_t address, unsigned size, bool write, uint64_t& value);
@@ -62,6 +57,9 @@ class PciDevice : public Device {
   // Appends a capability (its id and next pointer are filled in); returns its offset.
   uint8_t add_capability(uint8_t id, std::span<const uint8_t> body);
   void allow_write(uint8_t offset, std::span<const uint8_t> mask);
+  // The guest has taken Bus Master away: no more of its memory may be touched. Without firmware nobody gives
+  // it at first, so a device that never had it works.
+  virtual void on_master_cleared() {}
   // Drives INTx, unless the guest disabled it.
   void set_interrupt(bool level);
   uint16_t command() const;

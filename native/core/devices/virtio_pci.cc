@@ -67,6 +67,15 @@ void VirtioPci::reset_vectors() {
   if (msix_) msix_->clear_pending();
 }
 
+void VirtioPci::reset() {
+  device_.reset();
+  device_feature_select_ = driver_feature_select_ = 0;
+  queue_select_ = 0;
+  reset_vectors();
+  isr_ = 0;
+  set_interrupt(false);
+}
+
 VirtioPci::~VirtioPci() { device_.attach(nullptr); }
 
 void VirtioPci::add_capabilities(unsigned bar) {
@@ -160,14 +169,10 @@ void VirtioPci::common_write(uint32_t offset, unsigned size, uint32_t value) {
       }
       break;
     case 1 << 8 | 20:
-      device_.set_status(static_cast<uint8_t>(value));
-      if (value == 0) {
-        device_feature_select_ = driver_feature_select_ = 0;
-        queue_select_ = 0;
-        reset_vectors();
-        isr_ = 0;
-        set_interrupt(false);
-      }
+      if (value & 0xff)
+        device_.set_status(static_cast<uint8_t>(value));
+      else
+        reset();
       break;
     case 2 << 8 | 16:
       config_vector_ = vector(value);

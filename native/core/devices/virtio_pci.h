@@ -62,6 +62,9 @@ class VirtioPci final : public PciDevice, public VirtioTransport {
     uint32_t offset;
   };
   static Place locate(unsigned bar, uint32_t offset);
+  // As by the driver, which has to set the device up anew.
+  void reset();
+  void on_master_cleared() override { reset(); }
   void add_capabilities(unsigned bar);
   void add_msix(MessageSink& sink);
   uint16_t vector(uint32_t value) const;

@@ -8,17 +8,18 @@ namespace hypertwin::machine {
 
 namespace {
 
+constexpr uint32_t kTsc = 0x10, kTscDeadline = 0x6e0;
 // In the order in which they are given back: the deadline after the time that it is a deadline of.
 constexpr uint32_t kMsrs[] = {
-    0x10,   // time-stamp counter
+    kTsc,
     0x3b,   // IA32_TSC_ADJUST
     0x48,   // IA32_SPEC_CTRL
     0x2ff,  // IA32_MTRR_DEF_TYPE
     0x200,  // variable ranges
-    0x201,      0x202, 0x203, 0x204, 0x205, 0x206, 0x207, 0x208, 0x209, 0x20a,
-    0x20b,      0x20c, 0x20d, 0x20e, 0x20f,
+    0x201,        0x202, 0x203, 0x204, 0x205, 0x206, 0x207, 0x208, 0x209, 0x20a,
+    0x20b,        0x20c, 0x20d, 0x20e, 0x20f,
     0x250,  // fixed ranges
-    0x258,      0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
+    0x258,        0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
     0xc0000103,  // TSC_AUX
     0xc001011f,  // VIRT_SPEC_CTRL
     0x4b564d00,  // KVM_WALL_CLOCK_NEW
@@ -28,8 +29,11 @@ constexpr uint32_t kMsrs[] = {
     0x4b564d04,  // paravirtual end of interrupt
     0x4b564d05,  // polling
     0x4b564d06,  // asynchronous page faults' interrupt
-    0x6e0,       // TSC deadline
+    kTscDeadline,
 };
+// Registers of the local APIC: the priority, which follows from others; the interrupts that wait; the timer's
+// count.
+constexpr size_t kPriority = 0xa0, kRequests = 0x200, kRequestsEnd = 0x280, kCount = 0x390;
 constexpr uint64_t kMaxMsrs = 256;
 
 }  // namespace
@@ -68,6 +72,19 @@ void FullVcpu::save(ByteWriter& out) const {
   out.object(lapic);
   out.varint(msrs.size());
   for (const auto& msr : msrs) {
+    out.u32(msr.index);
+    out.u64(msr.data);
+  }
+}
+
+void FullVcpu::save_canonical(ByteWriter& out) const {
+  basic.save_canonical(out);
+  kvm_lapic_state still = lapic;
+  std::fill(still.regs + kRequests, still.regs + kRequestsEnd, char{0});
+  for (size_t at : {kPriority, kCount}) std::fill_n(still.regs + at, sizeof(uint32_t), char{0});
+  out.object(still);
+  for (const auto& msr : msrs) {
+    if (msr.index == kTsc || msr.index == kTscDeadline) continue;
     out.u32(msr.index);
     out.u64(msr.data);
   }

@@ -18,6 +18,9 @@ struct FullVcpu {
   void give(kvm::Vcpu& vcpu) const;
   void save(ByteWriter& out) const;
   static FullVcpu load(ByteReader& in);
+  // As VcpuState's, and without what goes on while the vCPU is stopped: time, and the interrupts that timers
+  // ask for.
+  void save_canonical(ByteWriter& out) const;
 };
 
 }  // namespace hypertwin::machine

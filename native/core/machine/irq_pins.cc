@@ -45,8 +45,9 @@ MessageRoutes::MessageRoutes(std::shared_ptr<kvm::Vm> vm) : vm_(std::move(vm)) {
     entries_.push_back(entry);
   };
   for (uint32_t gsi = 0; gsi < kFirstGsi; ++gsi) {
-    // The timer's interrupt is pin 2 of the I/O APIC, where the second 8259 would be.
-    if (gsi != 2) chip(gsi, KVM_IRQCHIP_IOAPIC, gsi == 0 ? 2 : gsi);
+    // The timer's interrupt is at the I/O APIC where the second 8259 would be.
+    if (gsi != IrqPins::kTimerOfIoApic)
+      chip(gsi, KVM_IRQCHIP_IOAPIC, gsi == IrqPins::kTimerOfPic ? IrqPins::kTimerOfIoApic : gsi);
     if (gsi < 8) chip(gsi, KVM_IRQCHIP_PIC_MASTER, gsi);
     if (gsi >= 8 && gsi < 16) chip(gsi, KVM_IRQCHIP_PIC_SLAVE, gsi - 8);
   }

@@ -20,6 +20,9 @@ namespace hypertwin::machine {
 // A pin is high while one of its sources is. Any thread.
 class IrqPins {
  public:
+  // Where the kernel's timer comes.
+  static constexpr unsigned kTimerOfPic = 0, kTimerOfIoApic = 2;
+
   explicit IrqPins(std::shared_ptr<kvm::Vm> vm) : vm_(std::move(vm)) {}
   // Lives as long as this.
   devices::IrqLine& new_source(uint8_t pin);

@@ -31,29 +31,43 @@ StandardBoard::Function::Function(StandardBoard& board, std::unique_ptr<devices:
   pci_.guard(mutex_);
   pci_.serve_again([this](unsigned queue) { ring(doorbells_[queue].get()); });
   board.pci_.add(pci_, irq);
-  pci_.watch_windows([this] { place_doorbells(); });
-  place_doorbells();
+  pci_.watch_windows([&board] { board.place_doorbells(); });
 }
 
 void StandardBoard::Function::ring_doorbells() const {
   for (const Fd& doorbell : doorbells_) ring(doorbell.get());
 }
 
+kvm::IoEvent StandardBoard::Function::doorbell_event(uint32_t where, size_t queue) const {
+  return {.address = where + devices::VirtioPci::kMemoryNotify + 4 * queue,
+          .length = 0,
+          .pio = false,
+          .fd = doorbells_[queue].get(),
+          .datamatch = std::nullopt};
+}
+
+void StandardBoard::Function::deassign(uint32_t where, size_t count) {
+  for (size_t i = 0; i < count; ++i) vm_->deassign_ioeventfd(doorbell_event(where, i));
+}
+
+void StandardBoard::Function::take_doorbells() {
+  if (!placed_ || placed_ == pci_.window_base(devices::VirtioPci::kMemoryBar)) return;
+  deassign(*placed_, doorbells_.size());
+  placed_.reset();
+}
+
 void StandardBoard::Function::place_doorbells() {
   const auto base = pci_.window_base(devices::VirtioPci::kMemoryBar);
-  if (base == placed_) return;
-  auto each = [&](uint32_t where, auto&& act) {
-    for (size_t i = 0; i < doorbells_.size(); ++i)
-      act(kvm::IoEvent{.address = where + devices::VirtioPci::kMemoryNotify + 4 * i,
-                       .length = 0,
-                       .pio = false,
-                       .fd = doorbells_[i].get(),
-                       .datamatch = std::nullopt});
-  };
-  if (placed_) each(*placed_, [&](const kvm::IoEvent& event) { vm_->deassign_ioeventfd(event); });
-  placed_.reset();
-  if (!base) return;
-  each(*base, [&](const kvm::IoEvent& event) { vm_->assign_ioeventfd(event); });
+  if (placed_ || !base) return;
+  for (size_t i = 0; i < doorbells_.size(); ++i) {
+    try {
+      vm_->assign_ioeventfd(doorbell_event(*base, i));
+    } catch (const Error& error) {
+      deassign(*base, i);
+      if (error.err() == EEXIST) return;
+      throw;
+    }
+  }
   placed_ = base;
 }
 
@@ -113,6 +127,13 @@ StandardBoard::StandardBoard(std::shared_ptr<kvm::Vm> vm, StandardHost& host, de
   if (config.balloon) balloon_ = add(std::make_unique<devices::VirtioBalloon>(host, 0, "balloon0", ram));
   if (config.vsock)
     vsock_ = add(std::make_unique<devices::VirtioVsock>(host, 0, "vsock0", ram, config.vsock->cid));
+  place_doorbells();
+}
+
+// First all that leave, since functions may have exchanged their places.
+void StandardBoard::place_doorbells() {
+  for (auto& function : functions_) function->take_doorbells();
+  for (auto& function : functions_) function->place_doorbells();
 }
 
 uint32_t StandardBoard::port_read(uint16_t port, unsigned size) {
@@ -169,10 +190,7 @@ void StandardBoard::save(ByteWriter& out) const {
 void StandardBoard::load(ByteReader& in) {
   load_sections(in, devices());
   pins_.load(in);
-  for (auto& function : functions_) {
-    std::lock_guard lock(function->mutex());
-    function->pci().windows_loaded();
-  }
+  place_doorbells();
 }
 
 }  // namespace hypertwin::machine

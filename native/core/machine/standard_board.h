@@ -60,9 +60,15 @@ class StandardBoard {
     size_t queues() const { return doorbells_.size(); }
     // As if the guest had notified each queue: who serves them looks at all.
     void ring_doorbells() const;
+    // Where the kernel listens for the guest's notifications: at the window, if anywhere. take_doorbells()
+    // leaves them where that still is; place_doorbells() does nothing while another function's are there, and
+    // the guest's notifications come as its other accesses do.
+    void take_doorbells();
+    void place_doorbells();
 
    private:
-    void place_doorbells();
+    void deassign(uint32_t where, size_t count);
+    kvm::IoEvent doorbell_event(uint32_t where, size_t queue) const;
 
     std::shared_ptr<kvm::Vm> vm_;
     std::mutex mutex_;
@@ -110,6 +116,8 @@ class StandardBoard {
 
  private:
   std::vector<devices::Device*> devices();
+  // After windows have moved.
+  void place_doorbells();
 
   std::shared_ptr<kvm::Vm> vm_;
   mutable std::mutex mutex_;

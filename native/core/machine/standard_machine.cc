@@ -30,7 +30,7 @@ namespace hypertwin::machine {
 
 namespace {
 
-constexpr uint8_t kStateVersion = 3;
+constexpr uint8_t kStateVersion = 4;
 constexpr auto kKickInterval = std::chrono::milliseconds(1);
 constexpr size_t kInboxPackets = 4096, kInboxBytes = 16u << 20, kMaxTyped = 64u << 10;
 constexpr unsigned kDiskThreads = 4, kDiskBatch = 8;
@@ -300,8 +300,12 @@ void StandardMachine::go() {
     vm_->set_clock(clock);
     clock_.reset();
   }
-  time_since_ = now_ns();
-  time_runs_ = true;
+  {
+    std::lock_guard lock(board_->mutex());
+    time_since_ = now_ns();
+    time_runs_ = true;
+  }
+  clock_changed_.notify_all();
   if (std::exchange(resubmit_, false)) {
     for (size_t i = 0; i < files_.size(); ++i) {
       std::lock_guard lock(board_->disk_function(i).mutex());
@@ -323,8 +327,10 @@ void StandardMachine::go() {
   std::optional<End> end;
   {
     std::lock_guard lock(mutex_);
-    // It may have ended before it ran: its memory was lost.
+    // It may have ended before it ran: its memory was lost, or its guest had ended it before the snapshot.
     end = std::exchange(end_, std::nullopt);
+    if (power_event_ && !end) end = end_of(*power_event_);
+    power_event_.reset();
     run_ = !end;
   }
   changed_.notify_all();
@@ -358,7 +364,11 @@ void StandardMachine::close_gate() {
 
 void StandardMachine::stand_still() {
   close_gate();
-  if (time_runs_.exchange(false)) time_base_ += now_ns() - time_since_;
+  {
+    // The clock's thread is not at an alarm.
+    std::lock_guard lock(board_->mutex());
+    if (time_runs_.exchange(false)) time_base_ += now_ns() - time_since_;
+  }
   if (kernel_clock_ && !clock_) clock_ = vm_->get_clock();
   for (auto& cpu : cpus_) {
     // Tells a guest with kvmclock that it was stopped, so that its watchdogs stay quiet.
@@ -657,16 +667,14 @@ void StandardMachine::clock_main() {
   std::unique_lock lock(board_->mutex());
   while (!clock_quit_) {
     const auto deadline = board_->rtc().deadline();
-    if (deadline && time_runs_) {
-      const uint64_t time = now();
-      if (*deadline > time)
-        clock_changed_.wait_for(lock,
-                                std::chrono::nanoseconds(std::min<uint64_t>(*deadline - time, 1000000000)));
-      else
-        board_->rtc().advance(time);
-    } else {
-      clock_changed_.wait_for(lock, std::chrono::seconds(1));
-    }
+    const uint64_t time = now();
+    if (!deadline || !time_runs_)
+      clock_changed_.wait(lock);
+    else if (*deadline > time)
+      clock_changed_.wait_for(lock,
+                              std::chrono::nanoseconds(std::min<uint64_t>(*deadline - time, 1000000000)));
+    else
+      board_->rtc().advance(time);
   }
 }
 
@@ -757,11 +765,13 @@ void StandardMachine::vsock_event(uint32_t, devices::VsockEvent event) {
 
 bool StandardMachine::vsock_busy(uint32_t) { return vsock_->busy(); }
 
-void StandardMachine::power(devices::PowerEvent event) {
+StandardMachine::End StandardMachine::end_of(devices::PowerEvent event) {
   const bool off = event == devices::PowerEvent::kPowerOff;
-  end_from_inside({State::kStopped, off ? Reason::kPowerOff : Reason::kReset,
-                   off ? "the guest powered off" : "the guest asked for a reset"});
+  return {State::kStopped, off ? Reason::kPowerOff : Reason::kReset,
+          off ? "the guest powered off" : "the guest asked for a reset"};
 }
+
+void StandardMachine::power(devices::PowerEvent event) { end_from_inside(end_of(event)); }
 
 // ---- Inputs and state from outside
 
@@ -843,6 +853,11 @@ uint64_t StandardMachine::step(size_t index, uint64_t most, std::span<const uint
   check_vcpu(index);
   std::lock_guard control(control_);
   if (state() != State::kPaused && state() != State::kCreated) bad_state(state(), "step");
+  if (const auto power = std::exchange(power_event_, std::nullopt)) {
+    End end = end_of(*power);
+    set_state(end.state, end.reason, std::move(end.message));
+    return 0;
+  }
   Cpu& cpu = *cpus_[index];
   uint64_t done = 0;
   try {
@@ -912,6 +927,11 @@ Counters StandardMachine::counters() const {
 }
 
 void StandardMachine::save_state(ByteWriter& out) {
+  // A machine that the guest has ended ends again when it is restored and resumed.
+  auto power = power_event_;
+  if (state() == State::kStopped && reason() == Reason::kPowerOff) power = devices::PowerEvent::kPowerOff;
+  if (state() == State::kStopped && reason() == Reason::kReset) power = devices::PowerEvent::kReset;
+  out.u8(power ? static_cast<uint8_t>(*power) : 0);
   out.u64(now());
   out.u64(clock_ ? clock_->clock : 0);
   for (uint32_t chip : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC})
@@ -928,6 +948,9 @@ void StandardMachine::save_state(ByteWriter& out) {
 }
 
 void StandardMachine::load_state(ByteReader& in) {
+  const uint8_t power = in.u8();
+  if (power > static_cast<uint8_t>(devices::PowerEvent::kReset)) in.corrupt("an unknown end of the machine");
+  if (power) power_event_ = static_cast<devices::PowerEvent>(power);
   time_base_ = in.u64();
   if (const uint64_t clock = in.u64(); clock && kernel_clock_) {
     clock_.emplace();
@@ -955,12 +978,30 @@ void StandardMachine::load_state(ByteReader& in) {
   reason_ = Reason::kRequested;
 }
 
+// The kernel's devices, but for what its timer does while the machine stands still: it asks for an interrupt.
+void StandardMachine::save_kernel_devices(ByteWriter& out) const {
+  for (uint32_t chip : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC}) {
+    kvm_irqchip state = vm_->get_irqchip(chip);
+    if (chip == KVM_IRQCHIP_PIC_MASTER) {
+      state.chip.pic.irr &= static_cast<uint8_t>(~(1u << IrqPins::kTimerOfPic));
+      state.chip.pic.last_irr &= static_cast<uint8_t>(~(1u << IrqPins::kTimerOfPic));
+    }
+    if (chip == KVM_IRQCHIP_IOAPIC) state.chip.ioapic.irr &= ~(1u << IrqPins::kTimerOfIoApic);
+    out.object(state);
+  }
+  kvm_pit_state2 pit = vm_->get_pit2();
+  for (auto& channel : pit.channels) channel.count_load_time = 0;
+  out.object(pit);
+  out.u64(clock_ ? clock_->clock : 0);
+}
+
 StateDigest StandardMachine::state_digest() {
   StateDigest digest;
   standing_still([&] {
     ByteWriter vcpus, devices;
-    for (const auto& cpu : cpus_) VcpuState::take(*cpu->vcpu).save_canonical(vcpus);
+    for (const auto& cpu : cpus_) FullVcpu::take(*cpu->vcpu).save_canonical(vcpus);
     digest.vcpu = digest128(vcpus.data());
+    save_kernel_devices(devices);
     board_->save(devices);
     digest.devices = digest128(devices.data());
     digest.memory = memory_->digest();

@@ -138,6 +138,8 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void launch();
   std::unique_ptr<KernelNet> open_kernel_net(size_t net);
   void load_state(ByteReader& in);
+  static End end_of(devices::PowerEvent event);
+  void save_kernel_devices(ByteWriter& out) const;
   void lost(const Error& error, bool settled);
   void save_state(ByteWriter& out);
 
@@ -227,6 +229,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   std::optional<kvm_clock_data> clock_;  // the guest's time while it stands still
   bool debugged_ = false;
   bool resubmit_ = false;  // restored: requests in flight are to be submitted, queues looked at
+  std::optional<devices::PowerEvent> power_event_;  // restored: the guest's wish that is to end the machine
 
   mutable std::mutex mutex_;  // guards the following
   std::condition_variable changed_;
