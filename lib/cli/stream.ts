@@ -149,10 +149,13 @@ class Turn {
   }
 
   /** In the background. */
-  begin(failed: (error: unknown) => void): void {
-    this.#opening = this.wait().catch((error: unknown) => {
-      if (!this.#signal.aborted) failed(error)
-    })
+  begin(failed: (error: unknown) => void, taken: (stream: ImageStream) => void = () => undefined): void {
+    this.#opening = this.wait().then(
+      () => this.stream && taken(this.stream),
+      (error: unknown) => {
+        if (!this.#signal.aborted) failed(error)
+      }
+    )
   }
 
   get page(): string | undefined {
@@ -231,10 +234,17 @@ export async function serve(source: string, options: ServeOptions): Promise<numb
     ui.result({ event: 'serving', uri: server.uri, pid: server.pid, streams: ours, page: turn.page ?? null })
     if (!ours) {
       ui.say('Another process streams into this cache; this one takes over when that ends.')
-      turn.begin(error => {
-        failed = error
-        failure.abort()
-      })
+      turn.begin(
+        error => {
+          failed = error
+          failure.abort()
+        },
+        stream => {
+          ui.say('This process streams now.')
+          ui.result({ event: 'streaming', page: turn.page ?? null })
+          void tell(stream, ui)
+        }
+      )
     } else if (turn.stream) void tell(turn.stream, ui)
     const ended = server.ended.then(() => {
       if (signal.aborted) return

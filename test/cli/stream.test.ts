@@ -191,6 +191,23 @@ t.test('a picture that cannot be written fails it, once all is closed', { skip: 
   t.notOk(existsSync(at('s')))
 })
 
+t.test('one that waited for its turn tells what happens from then on', { skip: noNbd, timeout: limit(120_000) }, async t => {
+  const at = packedIn(t, noise(40 * CHUNK, 'told'))
+  const first = running(t, 'serve', at('pack'), '--cache', at('cache'), '--socket', at('one'), '--no-fill', '--gate', 'none')
+  await first.event('serving')
+  const second = running(t, 'serve', at('pack'), '--cache', at('cache'), '--socket', at('two'), '--page')
+  t.match(await second.event('serving'), { streams: false, page: null })
+  first.child.kill('SIGINT')
+  await once(first.child, 'exit')
+  const { page } = await second.event('streaming')
+  t.match(page, /^http:/)
+  await second.event('ready')
+  await second.event('complete')
+  t.match(await (await fetch(`${page as string}progress.json`)).json(), { state: 'complete' })
+  second.child.kill('SIGINT')
+  await once(second.child, 'exit')
+})
+
 t.test('one that waits for its turn ends with its server', { skip: noNbd, timeout: limit(120_000) }, async t => {
   const at = packedIn(t, noise(40 * CHUNK, 'turn'))
   const first = running(t, 'serve', at('pack'), '--cache', at('cache'), '--socket', at('one'))

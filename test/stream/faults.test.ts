@@ -64,9 +64,11 @@ t.test('a chunk that stays damaged fails its readers, and no others; put right, 
   await t.rejects(stream.read(17 * CHUNK, 1), { code: 'CHUNK_CORRUPT', message: /Chunk 17/ })
   await until(() => stream.progress().missingBytes === CHUNK)
   t.equal(stream.map()[17], 0)
+  t.equal(stream.progress().trouble?.code, 'CHUNK_CORRUPT')
   t.ok((await stream.read(0, 17 * CHUNK)).equals(bytes.subarray(0, 17 * CHUNK)))
   bad = false
   t.ok((await stream.read(17 * CHUNK, CHUNK)).equals(bytes.subarray(17 * CHUNK, 18 * CHUNK)))
+  t.equal(stream.progress().trouble, undefined, 'and nobody has to put anything right any more')
   await stream.complete
   t.ok(copyOf(stream).equals(bytes))
 })
