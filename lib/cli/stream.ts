@@ -122,6 +122,8 @@ class Turn {
   async take(): Promise<boolean> {
     try {
       this.stream = await ImageStream.open(this.source, { ...this.options, signal: this.#signal })
+      const misfit = misfitOf(this.stream.progress().profile)
+      if (misfit !== undefined) this.ui.say(misfit)
       const { page, allowHost = [] } = this.shown
       if (page !== undefined) {
         const where = page === true ? {} : { listen: page }
@@ -184,6 +186,17 @@ async function streamOptions(options: SourceCliOptions): Promise<StreamOptions> 
     ...(options.manifest !== undefined && { manifest: options.manifest }),
     ...(options.profile !== undefined && { profile: options.profile === 'none' ? (false as const) : await Profile.load(options.profile) })
   }
+}
+
+/** What is to be said of a profile that was not made of just this image. */
+function misfitOf({ unchanged, moved, stale, placed }: StreamProgress['profile']): string | undefined {
+  if (placed > 0)
+    return `The profile is of chunks of another size: what lies in the places of its ${count(placed)} chunks comes first, which is right as far as the image is the same`
+  if (moved + stale === 0) return undefined
+  return (
+    `The profile is of another image, or an earlier version: of its ${count(unchanged + moved + stale)} chunks ${count(unchanged)} are as they were, ` +
+    `${count(moved)} lie elsewhere now, and ${count(stale)} are there no more`
+  )
 }
 
 /** A line of what is going on. */
@@ -357,11 +370,17 @@ const why: Readonly<Record<FetchClass, string>> = {
 }
 
 function summary(progress: StreamProgress): string {
-  const { fetched, demands, requests, corrupt } = progress
+  const { fetched, reads, demands, requests, corrupt } = progress
   const rows = Object.entries(fetched).filter(([, size]) => size > 0)
   return [
     line(progress),
     ...rows.map(([name, size]) => `  ${bytes(size).padStart(10)}  ${why[name as FetchClass]}`),
+    ...(reads.count > 0
+      ? [
+          `  ${count(reads.count)} reads: ${((100 * reads.hits) / reads.count).toFixed(1)} % waited for nothing, ${count(reads.stalls)} for more than 100 ms` +
+            (reads.failed > 0 ? `, ${count(reads.failed)} failed` : '')
+        ]
+      : []),
     `  ${count(demands.count)} chunks were waited for, ${(demands.ms / 1000).toFixed(1)} s altogether, ${demands.longestMs.toFixed(0)} ms at most`,
     `  ${count(requests.count)} requests${requests.failed > 0 ? `, ${count(requests.failed)} failed` : ''}${corrupt > 0 ? `, ${count(corrupt)} chunks came damaged` : ''}`
   ].join('\n')

@@ -7,7 +7,7 @@ import path from 'node:path'
 import process from 'node:process'
 import { createInterface } from 'node:readline'
 import t, { type Test } from 'tap'
-import { Profile, whyNoNbd } from '../../lib/stream/index.js'
+import { Manifest, Profile, whyNoNbd } from '../../lib/stream/index.js'
 import { guest } from '../machine/support.js'
 import { noKvm } from '../no_kvm.js'
 import { limit } from '../patience.js'
@@ -31,19 +31,31 @@ function json(result: SpawnSyncReturns<string>): Record<string, unknown> {
   return JSON.parse(lines[0] as string) as Record<string, unknown>
 }
 
+interface Running {
+  child: ChildProcess
+  lines: Record<string, unknown>[]
+  event: (name: string) => Promise<Record<string, unknown>>
+  /** On its standard error, so far. */
+  told: () => string
+}
+
 /** A command that goes on, and its lines of JSON. */
-function running(t: Test, ...args: string[]): { child: ChildProcess; lines: Record<string, unknown>[]; event: (name: string) => Promise<Record<string, unknown>> } {
-  const child = spawn(process.execPath, [command, 'stream', ...args, '--json'], { stdio: ['ignore', 'pipe', 'inherit'] })
+function running(t: Test, ...args: string[]): Running {
+  const separator = args.indexOf('--')
+  const own = separator < 0 ? args.length : separator
+  const child = spawn(process.execPath, [command, 'stream', ...args.slice(0, own), '--json', ...args.slice(own)], { stdio: ['ignore', 'pipe', 'pipe'] })
+  let said = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (said += text))
   t.teardown(() => child.kill('SIGKILL'))
   const lines: Record<string, unknown>[] = []
-  createInterface({ input: child.stdout as NodeJS.ReadableStream }).on('line', line => lines.push(JSON.parse(line) as Record<string, unknown>))
+  createInterface({ input: child.stdout }).on('line', line => lines.push(JSON.parse(line) as Record<string, unknown>))
   const event = async (name: string): Promise<Record<string, unknown>> => {
     await until(() => child.exitCode !== null || lines.some(line => line['event'] === name))
     const found = lines.find(line => line['event'] === name)
-    if (!found) throw new Error(`no ${name}: it ended with ${child.exitCode}`)
+    if (!found) throw new Error(`no ${name}: it ended with ${child.exitCode}: ${said}`)
     return found
   }
-  return { child, lines, event }
+  return { child, lines, event, told: () => said }
 }
 
 /** A folder with an image and its pack. */
@@ -140,6 +152,29 @@ t.test('from an image to a whole copy, with a profile learnt on the way', { skip
   third.child.kill('SIGINT')
   await once(third.child, 'exit')
   process.kill((await second.event('serving'))['pid'] as number, 'SIGTERM')
+})
+
+t.test('a profile that does not fit is told of', { skip: noNbd, timeout: limit(120_000) }, async t => {
+  const at = packedIn(t, noise(40 * CHUNK, 'fits'))
+  const old = noise(40 * CHUNK, 'fits').fill(0xff, 3 * CHUNK, 4 * CHUNK)
+  writeFileSync(at('old'), old)
+  stream('pack', at('old'), at('oldpack'))
+  stream('pack', at('old'), at('large'), '--chunk-size', '128KiB')
+  const manifest = new Manifest(readFileSync(at('oldpack/manifest')))
+  writeFileSync(at('profile'), Profile.fromOrder(manifest, [{ chunk: 3, atMs: 0 }, { chunk: 20, atMs: 1 }], 1).toString())
+  for (const [pack, said, profile] of [
+    ['oldpack', undefined, { unchanged: 2, moved: 0, stale: 0, placed: 0 }],
+    ['pack', /of its 2 chunks 1 are as they were, 0 lie elsewhere now, and 1 are there no more\n/, { unchanged: 1, moved: 0, stale: 1, placed: 0 }],
+    ['large', /is of chunks of another size: .* its 2 chunks/, { unchanged: 0, moved: 0, stale: 0, placed: 2 }]
+  ] as const) {
+    const { child, event, told } = running(t, 'serve', at(pack), '--cache', at(`cache-${pack}`), '--profile', at('profile'))
+    await event('ready')
+    if (said) t.match(told(), said)
+    else t.notMatch(told(), /The profile/)
+    t.match(json(stream('status', at(`cache-${pack}`), '--json')), { progress: { profile } })
+    child.kill('SIGINT')
+    await once(child, 'exit')
+  }
 })
 
 t.test('killed and started again at its socket, under a client', { skip: noNbd, timeout: limit(120_000) }, async t => {

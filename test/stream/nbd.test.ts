@@ -75,6 +75,41 @@ t.test('what is read is what is fetched', { skip }, async t => {
   t.same(profile.entries.map(({ chunk }) => chunk).filter(chunk => chunk > 1), order)
 })
 
+t.test('reads are counted: those that waited for nothing, and those that waited for long', { skip }, async t => {
+  const { folder } = await packed(t, noise(60 * CHUNK, 'counted'))
+  const server = await WebServer.start(t, folder)
+  const cache = scratch(t)
+  const first = await open(t, server.url, { cache, fill: false, gate: 'none' })
+  await first.read(0, 10 * CHUNK)
+  t.match(first.progress().reads, { count: 1, hits: 0, failed: 0 })
+  await first.read(0, 10 * CHUNK)
+  t.match(first.progress().reads, { count: 2, hits: 1 })
+  await first.close()
+  t.match(first.progress().reads, { count: 2, hits: 1 }, 'as it was at the end')
+  const stream = await open(t, server.url, { cache, fill: false, gate: 'none' })
+  t.same(stream.progress().reads, { count: 0, hits: 0, stalls: 0, failed: 0 })
+  const servers = [await served(t, cache), await served(t, cache)]
+  const { nbd } = native as { nbd: { open(uri: string): Promise<[{ read(offset: number, size: number): Promise<Buffer>; close(): Promise<void> }, number]> } }
+  const disks = await Promise.all(servers.map(async ({ uri }) => (await nbd.open(uri))[0]))
+  const read = async (chunk: number): Promise<void> => void (await Promise.all(disks.map(disk => disk.read(chunk * CHUNK, 512))))
+  for (let chunk = 0; chunk < 10; chunk++) await read(chunk)
+  await until(() => stream.progress().reads.count === 20)
+  t.same(stream.progress().reads, { count: 20, hits: 20, stalls: 0, failed: 0 })
+  let goOn: (() => void) | undefined
+  server.trouble = async () => {
+    await new Promise<void>(resolve => (goOn = resolve))
+    return false
+  }
+  const late = read(40)
+  await until(() => goOn !== undefined)
+  await new Promise(resolve => setTimeout(resolve, 150))
+  goOn?.()
+  await late
+  await until(() => stream.progress().reads.count === 22)
+  t.same(stream.progress().reads, { count: 22, hits: 20, stalls: 2, failed: 0 })
+  await Promise.all(disks.map(disk => disk.close()))
+})
+
 t.test('writes go to an overlay', { skip }, async t => {
   const { folder, bytes } = await packed(t, noise(16 * CHUNK, 'write'))
   const stream = await open(t, folder)
