@@ -84,9 +84,13 @@ export class Reads {
   }
 }
 
-/** Undefined when it is no such file. */
+/** Undefined when it is no such file, or cannot be read: nothing depends on it. */
 function countsIn(file: number): bigint[] | undefined {
   const bytes = Buffer.alloc(SIZE)
-  if (readSync(file, bytes, 0, SIZE, 0) !== SIZE || !bytes.subarray(0, MAGIC.length).equals(MAGIC)) return undefined
+  try {
+    if (readSync(file, bytes, 0, SIZE, 0) !== SIZE || !bytes.subarray(0, MAGIC.length).equals(MAGIC)) return undefined
+  } catch {
+    return undefined
+  }
   return Array.from({ length: COUNTS }, (_, i) => bytes.readBigUInt64LE(MAGIC.length + 8 * i))
 }

@@ -136,7 +136,8 @@ int get_ready() {
   });
 }
 
-// From here on this process serves. It is not ended with whoever started it (--exit-with-parent), whose file its messages went to.
+// From here on this process serves. It is not ended with whoever started it (--exit-with-parent), whose file
+// its messages went to.
 int after_fork() {
   if (guarded([] { served().counts->start(); }) != 0) return -1;
   if (!served().outlive) return 0;

@@ -1,6 +1,6 @@
 // What is read of an image's local copy, counted in the file `reads` beside it: by all who serve that copy,
-// for the process that streams into it (lib/stream/reads.ts). docs/stream-format.md describes the file. No read
-// waits for that: a thread writes, ten times a second.
+// for the process that streams into it (lib/stream/reads.ts). docs/stream-format.md describes the file. No
+// read waits for that: a thread writes, ten times a second.
 #pragma once
 
 #include <array>
@@ -42,7 +42,7 @@ class ReadCounts {
   Fd file_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  Counts pending_{};    // not in the file yet; guarded by mutex_
+  Counts pending_{};     // not in the file yet; guarded by mutex_
   bool ending_ = false;  // guarded by mutex_
   std::thread thread_;   // ended by ending_
 };
