@@ -339,6 +339,8 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
       ...(options.append !== undefined && { append: options.append }),
       ...(options.overlay !== undefined && { overlay: options.overlay }),
       args: qemuArgs,
+      // Without this process its console would be nobody's, and a second one would meet it at its overlay.
+      exitWithParent: true,
       // With --json standard output is for the result.
       stdio: ['inherit', options.json ? 2 : 'inherit', 'inherit']
     })
