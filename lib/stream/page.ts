@@ -140,11 +140,11 @@ async function look() {
 look()
 `
 
-const policy = pagePolicy(script, style, "'self'")
+const policy = pagePolicy(script, style, "'self' data:")
 
 const html = `<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>hypertwin stream</title><style>${style}</style></head>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>hypertwin stream</title><link rel="icon" href="data:,"><style>${style}</style></head>
 <body><main>
 <h1 id="title">hypertwin stream</h1><p id="state" role="status">Connecting</p>
 <section>
