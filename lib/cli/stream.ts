@@ -122,6 +122,8 @@ class Turn {
   async take(): Promise<boolean> {
     try {
       this.stream = await ImageStream.open(this.source, { ...this.options, signal: this.#signal })
+      const misfit = misfitOf(this.stream.progress().profile)
+      if (misfit !== undefined) this.ui.say(misfit)
       const { page, allowHost = [] } = this.shown
       if (page !== undefined) {
         const where = page === true ? {} : { listen: page }
@@ -149,10 +151,13 @@ class Turn {
   }
 
   /** In the background. */
-  begin(failed: (error: unknown) => void): void {
-    this.#opening = this.wait().catch((error: unknown) => {
-      if (!this.#signal.aborted) failed(error)
-    })
+  begin(failed: (error: unknown) => void, taken: (stream: ImageStream) => void = () => undefined): void {
+    this.#opening = this.wait().then(
+      () => this.stream && taken(this.stream),
+      (error: unknown) => {
+        if (!this.#signal.aborted) failed(error)
+      }
+    )
   }
 
   get page(): string | undefined {
@@ -181,6 +186,17 @@ async function streamOptions(options: SourceCliOptions): Promise<StreamOptions> 
     ...(options.manifest !== undefined && { manifest: options.manifest }),
     ...(options.profile !== undefined && { profile: options.profile === 'none' ? (false as const) : await Profile.load(options.profile) })
   }
+}
+
+/** What is to be said of a profile that was not made of just this image. */
+function misfitOf({ unchanged, moved, stale, placed }: StreamProgress['profile']): string | undefined {
+  if (placed > 0)
+    return `The profile is of chunks of another size: what lies in the places of its ${count(placed)} chunks comes first, which is right as far as the image is the same`
+  if (moved + stale === 0) return undefined
+  return (
+    `The profile is of another image, or an earlier version: of its ${count(unchanged + moved + stale)} chunks ${count(unchanged)} are as they were, ` +
+    `${count(moved)} lie elsewhere now, and ${count(stale)} are there no more`
+  )
 }
 
 /** A line of what is going on. */
@@ -231,10 +247,17 @@ export async function serve(source: string, options: ServeOptions): Promise<numb
     ui.result({ event: 'serving', uri: server.uri, pid: server.pid, streams: ours, page: turn.page ?? null })
     if (!ours) {
       ui.say('Another process streams into this cache; this one takes over when that ends.')
-      turn.begin(error => {
-        failed = error
-        failure.abort()
-      })
+      turn.begin(
+        error => {
+          failed = error
+          failure.abort()
+        },
+        stream => {
+          ui.say('This process streams now.')
+          ui.result({ event: 'streaming', page: turn.page ?? null })
+          void tell(stream, ui)
+        }
+      )
     } else if (turn.stream) void tell(turn.stream, ui)
     const ended = server.ended.then(() => {
       if (signal.aborted) return
@@ -316,6 +339,8 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
       ...(options.append !== undefined && { append: options.append }),
       ...(options.overlay !== undefined && { overlay: options.overlay }),
       args: qemuArgs,
+      // Without this process its console would be nobody's, and a second one would meet it at its overlay.
+      exitWithParent: true,
       // With --json standard output is for the result.
       stdio: ['inherit', options.json ? 2 : 'inherit', 'inherit']
     })
@@ -347,11 +372,17 @@ const why: Readonly<Record<FetchClass, string>> = {
 }
 
 function summary(progress: StreamProgress): string {
-  const { fetched, demands, requests, corrupt } = progress
+  const { fetched, reads, demands, requests, corrupt } = progress
   const rows = Object.entries(fetched).filter(([, size]) => size > 0)
   return [
     line(progress),
     ...rows.map(([name, size]) => `  ${bytes(size).padStart(10)}  ${why[name as FetchClass]}`),
+    ...(reads.count > 0
+      ? [
+          `  ${count(reads.count)} reads: ${((100 * reads.hits) / reads.count).toFixed(1)} % waited for nothing, ${count(reads.stalls)} for more than 100 ms` +
+            (reads.failed > 0 ? `, ${count(reads.failed)} failed` : '')
+        ]
+      : []),
     `  ${count(demands.count)} chunks were waited for, ${(demands.ms / 1000).toFixed(1)} s altogether, ${demands.longestMs.toFixed(0)} ms at most`,
     `  ${count(requests.count)} requests${requests.failed > 0 ? `, ${count(requests.failed)} failed` : ''}${corrupt > 0 ? `, ${count(corrupt)} chunks came damaged` : ''}`
   ].join('\n')

@@ -3,6 +3,7 @@
 //   manifest  as it was published; the copy is one of this image and of no other
 //   image     the image; what is not there yet is a hole
 //   chunks    a head of 4096 bytes, then a byte for each chunk; docs/stream-format.md describes it
+//   reads     how many reads there were, and how many of them waited
 //
 // A chunk is written before its byte is, so a process that is killed at any time leaves no byte without its chunk.
 // That order holds within one run of the kernel. After a power failure, which the kernel's boot id tells, each chunk
@@ -15,6 +16,7 @@ import process from 'node:process'
 import { digestOf } from './codec.js'
 import { failed, StreamError } from './errors.js'
 import { Manifest, MANIFEST_FILE, MAX_MANIFEST_BYTES, ZERO } from './manifest.js'
+import { Reads } from './reads.js'
 
 const MAGIC = 'htchunks'
 const VERSION = 1
@@ -39,6 +41,7 @@ export class Cache {
   presentBytes = 0
   /** Chunks that were there by the map, and were not what they should be. */
   readonly lost: number
+  readonly reads: Reads
   readonly #image: FileHandle
   readonly #mapFile: FileHandle
   readonly #map: Buffer
@@ -46,13 +49,14 @@ export class Cache {
   #doubtful = false
   #closing: Promise<void> | undefined
 
-  private constructor(folder: string, manifest: Manifest, image: FileHandle, mapFile: FileHandle, map: Buffer, lost: number) {
+  private constructor(folder: string, manifest: Manifest, image: FileHandle, mapFile: FileHandle, map: Buffer, lost: number, reads: Reads) {
     this.folder = folder
     this.manifest = manifest
     this.#image = image
     this.#mapFile = mapFile
     this.#map = map
     this.lost = lost
+    this.reads = reads
     map.forEach((byte, chunk) => {
       if (byte === HERE) this.presentBytes += manifest.sizeOf(chunk)
     })
@@ -134,7 +138,7 @@ export class Cache {
       await write(mapFile, head(manifest, boot), 0)
       // That it is open must outlast a power failure before anything is stored.
       await mapFile.datasync()
-      return new Cache(folder, manifest, image, mapFile, map.chunks, lost)
+      return new Cache(folder, manifest, image, mapFile, map.chunks, lost, Reads.open(folder))
     } catch (error) {
       for (const handle of opened) await handle.close()
       throw isFull(error) ? full(folder, error) : failed(`opening the cache ${folder}`, error)
@@ -206,6 +210,7 @@ export class Cache {
       await this.sync()
       if (!this.#doubtful) await write(this.#mapFile, Uint8Array.of(1), CLEAN_AT)
     } finally {
+      this.reads.close()
       await this.#image.close()
       await this.#mapFile.close()
     }

@@ -6,6 +6,7 @@ import { open, stat } from 'node:fs/promises'
 import { ExtFileSystem, isFile, isProgram, type Node } from './ext.js'
 import { failed, invalid, StreamError } from './errors.js'
 import { Manifest } from './manifest.js'
+import { mountsIn } from './fstab.js'
 import { commandsIn, nodeRequires, objectsIn, pathsIn, perlUses, pythonImports } from './hints.js'
 import { Profile } from './profile.js'
 import { runTool } from './tool.js'
@@ -46,7 +47,10 @@ export interface Examination {
   init: string | undefined
   /** The services that it starts, as systemd's units or as scripts. */
   services: string[]
-  /** Applications that are not there, and partitions with file systems of which nothing is known here. */
+  /**
+   * Applications that are not there, and file systems that were not looked into: those of which nothing is known here, and those
+   * that the system's /etc/fstab does not mount, or mounts from elsewhere.
+   */
   missed: string[]
 }
 
@@ -69,6 +73,8 @@ const MAX_MODULES = 2000
 const MAX_UNITS = 1000
 /** Of a file system: its descriptors, and the first of its bitmaps and tables. */
 const HEAD = 640 << 10
+/** Its journal's inode. */
+const JOURNAL = 8
 
 /** Where systemd looks for units. */
 const unitFolders = ['/etc/systemd/system', '/usr/lib/systemd/system', '/lib/systemd/system']
@@ -122,31 +128,39 @@ export async function examine(image: string, manifest: Manifest, options: Examin
     if ((await stat(image)).isDirectory()) throw new StreamError(`${image} is a folder: give the image itself`, { code: 'EISDIR' })
     const partitions = await partitionsOf(image, signal)
     const missed: string[] = []
-    let best: Examiner | undefined
-    let found = 0
-    for (const { offset, name } of partitions ?? [{ offset: 0, name: 'the image' }]) {
-      const system = await ExtFileSystem.open(image, offset, signal)
-      if (system) found++
-      if (!system) missed.push(name)
-      else if (best) await system[Symbol.asyncDispose]()
-      else if (await system.find('/etc/passwd')) best = new Examiner(system, manifest, partitions !== undefined)
-      else await system[Symbol.asyncDispose]()
+    await using systems = new Systems()
+    for (const partition of partitions ?? [{ offset: 0, name: 'the image', uuid: '', label: '' }]) {
+      const system = await ExtFileSystem.open(image, partition.offset, signal)
+      if (system) systems.all.push({ system, partition })
+      else missed.push(partition.name)
     }
-    if (!best)
+    const root = await systems.root()
+    if (!root)
       throw new StreamError(
-        `${image} has ${found > 0 ? 'no system in its ext file systems, for /etc/passwd is missing' : 'no ext2, ext3 or ext4 file system'}. ` +
+        `${image} has ${systems.all.length > 0 ? 'no system in its ext file systems, for /etc/passwd is missing' : 'no ext2, ext3 or ext4 file system'}. ` +
           'Streams need none: a trace of a start tells as much',
         { code: 'BAD_IMAGE' }
       )
-    await using examiner = best
-    return await examiner.run(applications, missed)
+    missed.push(...(await systems.mount(root)))
+    return await new Examiner(root, manifest, partitions !== undefined).run(applications, missed)
   } catch (error) {
     throw failed(`examining ${image}`, error)
   }
 }
 
-/** Where partitions begin; undefined when there is no partition table. */
-async function partitionsOf(image: string, signal: AbortSignal | undefined): Promise<{ offset: number; name: string }[] | undefined> {
+interface Partition {
+  /** Where it begins, in bytes. */
+  offset: number
+  /** As sfdisk calls it: the image's path and its number. */
+  name: string
+  number?: number
+  /** Of the partition, not of what is in it, in lower case; empty without one. */
+  uuid: string
+  label: string
+}
+
+/** The partitions; undefined when there is no partition table. */
+async function partitionsOf(image: string, signal: AbortSignal | undefined): Promise<Partition[] | undefined> {
   let said: string
   try {
     said = await runTool(['sfdisk', '--json', '--', image], { ...(signal && { signal }) })
@@ -155,9 +169,47 @@ async function partitionsOf(image: string, signal: AbortSignal | undefined): Pro
     if (error instanceof StreamError && error.code === 'TOOL_FAILED') return undefined
     throw error
   }
-  const { partitiontable } = JSON.parse(said) as { partitiontable?: { sectorsize?: number; partitions?: { node: string; start: number }[] } }
-  const sector = partitiontable?.sectorsize ?? 512
-  return (partitiontable?.partitions ?? []).map(({ node, start }) => ({ offset: start * sector, name: node }))
+  interface Told {
+    id?: string
+    sectorsize?: number
+    partitions?: { node: string; start: number; uuid?: string; name?: string }[]
+  }
+  const { id = '', sectorsize = 512, partitions = [] } = (JSON.parse(said) as { partitiontable?: Told }).partitiontable ?? {}
+  return partitions.map(({ node, start, uuid, name = '' }) => {
+    const number = Number(/\d+$/.exec(node.slice(image.length))?.[0])
+    // Of a DOS table the kernel makes one of the disk's.
+    const own = uuid ?? `${id.replace(/^0x/, '')}-${number.toString(16).padStart(2, '0')}`
+    return { offset: start * sectorsize, name: node, number, uuid: own.toLowerCase(), label: name }
+  })
+}
+
+/** The file systems of an image that can be looked into. */
+class Systems implements AsyncDisposable {
+  readonly all: { system: ExtFileSystem; partition: Partition }[] = []
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { system } of this.all) await system[Symbol.asyncDispose]()
+  }
+
+  /** The first one in which there is a system. */
+  async root(): Promise<ExtFileSystem | undefined> {
+    for (const { system } of this.all) if (await system.find('/etc/passwd')) return system
+    return undefined
+  }
+
+  /** Mounts the others as the system's own /etc/fstab says. @returns what is not looked into, in words */
+  async mount(root: ExtFileSystem): Promise<string[]> {
+    const node = (await root.find('/etc/fstab'))?.nodes.at(-1)
+    const text = node && (await root.contents([node], MAX_TEXT)).get(node.id)?.toString('utf8')
+    const left = new Set(this.all.filter(({ system }) => system !== root))
+    const missed: string[] = []
+    for (const { folder, what, is } of mountsIn(text ?? '')) {
+      const one = [...left].find(({ system, partition }) => is({ uuid: system.uuid, label: system.label, partition }))
+      if (one && (await root.mount(folder, one.system))) left.delete(one)
+      else missed.push(`${folder} (${what})`)
+    }
+    return [...missed, ...[...left].map(({ partition }) => partition.name)]
+  }
 }
 
 interface Wanted {
@@ -166,7 +218,7 @@ interface Wanted {
   node: Node
 }
 
-class Examiner implements AsyncDisposable {
+class Examiner {
   readonly #system: ExtFileSystem
   readonly #manifest: Manifest
   /** A boot loader in the image reads the kernel from it. */
@@ -181,10 +233,6 @@ class Examiner implements AsyncDisposable {
     this.#system = system
     this.#manifest = manifest
     this.#boots = boots
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#system[Symbol.asyncDispose]()
   }
 
   async run(applications: readonly string[], missed: string[]): Promise<Examination> {
@@ -337,31 +385,31 @@ class Examiner implements AsyncDisposable {
     return found.path
   }
 
-  /** Of large files, where in them; by inode. Holes and the blocks that lead to others shift that a little. */
+  /** Of large files, where in them; by id. Holes and the blocks that lead to others shift that a little. */
   readonly #partial = new Map<number, readonly (readonly [from: number, to: number])[]>()
   readonly #needed = new Map<number, Promise<string[]>>()
 
   /** Paths of what a file needs to run. */
   #needs(node: Node, name: string): Promise<string[]> {
-    let needs = this.#needed.get(node.inode)
+    let needs = this.#needed.get(node.id)
     if (!needs) {
       needs = this.#look(node, name)
-      this.#needed.set(node.inode, needs)
+      this.#needed.set(node.id, needs)
     }
     return needs
   }
 
   async #look(node: Node, name: string): Promise<string[]> {
-    const text = (await this.#system.contents([node], MAX_TEXT)).get(node.inode)
+    const text = (await this.#system.contents([node], MAX_TEXT)).get(node.id)
     if (text && text.subarray(0, 4).toString('latin1') !== '\x7fELF') {
       const script = text.subarray(0, 2).toString('latin1') === '#!' && isProgram(node)
       return this.#textNeeds(text.toString('utf8'), name, script)
     }
     // Larger ones are no scripts.
-    const said = await this.#system.withFiles([node], async files =>
-      runTool(['readelf', '--dynamic', '--program-headers', '--section-headers', '--wide', '--', files.get(node.inode) ?? ''], { anyStatus: true })
+    const said = await this.#system.withFile(node, async file =>
+      runTool(['readelf', '--dynamic', '--program-headers', '--section-headers', '--wide', '--', file], { anyStatus: true })
     )
-    if (node.size > MAX_LIBRARY && said.includes('Section Headers:') && libraryFolders.some(folder => name.replace(/\/[^/]*$/, '') === folder)) this.#partial.set(node.inode, loadedParts(said))
+    if (node.size > MAX_LIBRARY && said.includes('Section Headers:') && libraryFolders.some(folder => name.replace(/\/[^/]*$/, '') === folder)) this.#partial.set(node.id, loadedParts(said))
     const names = [...said.matchAll(/\((?:NEEDED)\).*\[([^\]/]+)\]/g)].map(([, name = '']) => name)
     const [, own = ''] = /\((?:RUNPATH|RPATH)\).*\[([^\]]*)\]/.exec(said) ?? []
     const origin = name.replace(/\/[^/]*$/, '')
@@ -545,7 +593,7 @@ class Examiner implements AsyncDisposable {
     const real = (await this.#system.find(program))?.path ?? program
     const home = real.replace(/\/bin\/java$/, '')
     const modules = (await this.#system.find(`${home}/lib/modules`))?.nodes.at(-1)
-    if (modules) this.#partial.set(modules.inode, [[0, MODULES_INDEX]])
+    if (modules) this.#partial.set(modules.id, [[0, MODULES_INDEX]])
     const libraries = ['jli', 'java', 'jimage', 'zip', 'nio', 'net', 'verify'].map(name => `lib/lib${name}.so`)
     return ['lib/jvm.cfg', 'lib/server/libjvm.so', ...libraries, 'lib/modules', 'lib/server/classes.jsa', 'conf/security/java.security', 'conf/net.properties', 'lib/tzdb.dat'].map(name => `${home}/${name}`)
   }
@@ -566,9 +614,9 @@ class Examiner implements AsyncDisposable {
   /** What a program that is started names: files, and what the folders of its configuration name in turn. */
   async #named(name: string, why: WantedBy): Promise<void> {
     const node = (await this.#system.find(name))?.nodes.at(-1)
-    if (!node || !isFile(node) || this.#followed.has(node.inode)) return
-    this.#followed.add(node.inode)
-    const bytes = (await this.#system.contents([node], MAX_PROGRAM)).get(node.inode)
+    if (!node || !isFile(node) || this.#followed.has(node.id)) return
+    this.#followed.add(node.id)
+    const bytes = (await this.#system.contents([node], MAX_PROGRAM)).get(node.id)
     if (!bytes) return
     const text = bytes.toString('latin1')
     if (!text.startsWith('\x7fELF')) {
@@ -590,10 +638,10 @@ class Examiner implements AsyncDisposable {
   async #follow(name: string, why: WantedBy, depth: number): Promise<void> {
     const found = await this.#system.find(name)
     const node = found?.nodes.at(-1)
-    if (!found || !node || forPeople.test(found.path) || this.#followed.has(node.inode)) return
+    if (!found || !node || forPeople.test(found.path) || this.#followed.has(node.id)) return
     const isConfiguration = found.path.startsWith('/etc/')
     if (node.children) {
-      this.#followed.add(node.inode)
+      this.#followed.add(node.id)
       this.#places.add(found.path)
       // What is available is used where it is enabled.
       if (isConfiguration && found.path.split('/').length > 2 && !/-available$/.test(found.path) && sizeOf(node) <= MAX_FOLDER)
@@ -612,7 +660,7 @@ class Examiner implements AsyncDisposable {
     if (/\.(py|pl|[cm]?js)$/.test(name)) await this.#program(name, why)
     else await this.#want(name, why)
     if (!isConfiguration || isProgram(node) || depth > 3 || forLater.test(found.path)) return
-    this.#followed.add(node.inode)
+    this.#followed.add(node.id)
     const text = (await this.#text(name)) ?? ''
     // Programs that it names are for later.
     for (const one of pathsIn(text.replace(/^[ \t]*[#;].*$/gm, ''))) if (!/\/s?bin\//.test(one)) await this.#follow(one, why, depth + 1)
@@ -690,7 +738,7 @@ class Examiner implements AsyncDisposable {
   /** The words in a file, as names of files are. */
   async #words(name: string): Promise<Set<string>> {
     const node = (await this.#system.find(name))?.nodes.at(-1)
-    const bytes = node && (await this.#system.contents([node], MAX_PROGRAM)).get(node.inode)
+    const bytes = node && (await this.#system.contents([node], MAX_PROGRAM)).get(node.id)
     const text = bytes?.toString('latin1') ?? ''
     const wide = (text.match(/(?:[\w.+-]\0){4,}/g) ?? []).map(word => word.replaceAll('\0', ''))
     return new Set([...(text.match(/[\w.+-]{4,}/g) ?? []), ...wide])
@@ -718,8 +766,8 @@ class Examiner implements AsyncDisposable {
     if (!found || !node) return undefined
     for (const one of found.nodes) this.#passed.add(one)
     if (!isFile(node)) return undefined
-    if (!this.#files.has(node.inode)) {
-      this.#files.add(node.inode)
+    if (!this.#files.has(node.id)) {
+      this.#files.add(node.id)
       this.#wanted.push({ path: found.path, why, node })
     }
     return node
@@ -727,18 +775,14 @@ class Examiner implements AsyncDisposable {
 
   async #text(name: string): Promise<string | undefined> {
     const node = (await this.#system.find(name))?.nodes.at(-1)
-    return node && (await this.#system.contents([node], MAX_TEXT)).get(node.inode)?.toString('utf8')
+    return node && (await this.#system.contents([node], MAX_TEXT)).get(node.id)?.toString('utf8')
   }
 
-  /** The chunks of all that: the file system's head, then each file after what leads to it. */
+  /** The chunks of all that: the file systems' heads, then each file after what leads to it. */
   async #profile(): Promise<Profile> {
     const { chunkSize, chunks } = this.#manifest
-    const { blockSize, offset } = this.#system
     const folders = [...this.#passed].filter(node => node.children)
-    const inodes = [...this.#passed].map(({ inode }) => inode)
-    const blocks = await this.#system.blocks([...folders.map(({ inode }) => inode), ...this.#wanted.map(({ node }) => node.inode)])
-    const tables = await this.#system.inodeBlocks(inodes)
-    const journal = (await this.#system.blocks([8])).get(8)?.slice(0, 1) ?? []
+    const nodes = [...folders, ...this.#wanted.map(({ node }) => node)]
     const order: { chunk: number; atMs: number }[] = []
     let at = 0
     const add = (byte: number, size: number): void => {
@@ -747,15 +791,25 @@ class Examiner implements AsyncDisposable {
       order.push({ chunk, atMs: at })
       at += size / BYTES_PER_MS
     }
-    // The partition table, and the file system's head with the descriptors of its groups.
+    // The partition table, and each file system's head with the descriptors of its groups.
     add(0, 0)
-    for (let byte = 0; byte < HEAD; byte += chunkSize) add(offset + byte, 0)
-    const used = [...blocks.values()].flat()
-    for (const block of [...journal, ...(await this.#system.bitmaps(used)), ...tables]) add(offset + block * blockSize, blockSize)
-    for (const node of [...folders, ...this.#wanted.map(({ node }) => node)]) {
-      const parts = this.#partial.get(node.inode)
+    const blocks = new Map<number, number[]>()
+    for (const system of new Set([this.#system, ...[...this.#passed].map(({ system }) => system)])) {
+      const { blockSize, offset } = system
+      const inodes = [...this.#passed].filter(node => node.system === system).map(({ inode }) => inode)
+      const own = nodes.filter(node => node.system === system)
+      const found = await system.blocks(own.map(({ inode }) => inode))
+      for (const { id, inode } of own) blocks.set(id, found.get(inode) ?? [])
+      const journal = (await system.blocks([JOURNAL])).get(JOURNAL)?.slice(0, 1) ?? []
+      for (let byte = 0; byte < HEAD; byte += chunkSize) add(offset + byte, 0)
+      for (const block of [...journal, ...(await system.bitmaps([...found.values()].flat())), ...(await system.inodeBlocks(inodes))])
+        add(offset + block * blockSize, blockSize)
+    }
+    for (const node of nodes) {
+      const { blockSize, offset } = node.system
+      const parts = this.#partial.get(node.id)
       const isIn = (byte: number): boolean => parts?.some(([from, to]) => byte + blockSize > from && byte < to) ?? true
-      for (const [i, block] of (blocks.get(node.inode) ?? []).entries()) if (isIn(i * blockSize)) add(offset + block * blockSize, blockSize)
+      for (const [i, block] of (blocks.get(node.id) ?? []).entries()) if (isIn(i * blockSize)) add(offset + block * blockSize, blockSize)
     }
     return Profile.fromOrder(this.#manifest, order, 0)
   }

@@ -30,7 +30,11 @@ interface Groups {
 
 /** A file, a folder or a link. @internal */
 export interface Node {
+  /** In which it lies; what is mounted in a folder lies in another one than that. */
+  system: ExtFileSystem
   inode: number
+  /** The same for all names of a file, and for no other one, also of another file system. */
+  id: number
   mode: number
   size: number
   children?: Map<string, Node>
@@ -43,18 +47,30 @@ export class ExtFileSystem implements AsyncDisposable {
   readonly root: Node
   /** Where it begins in the image, in bytes. */
   readonly offset: number
+  /** In lower case; empty where it has none. */
+  readonly uuid: string
+  /** Empty where it has none. */
+  readonly label: string
   readonly #device: string
   readonly #work: string
   readonly #signal: AbortSignal | undefined
   readonly #links = new Map<number, string>()
 
-  private constructor(device: string, offset: number, blockSize: number, work: string, signal: AbortSignal | undefined) {
+  private constructor(device: string, offset: number, superblock: string, blockSize: number, work: string, signal: AbortSignal | undefined) {
+    const value = (name: string): string => new RegExp(`^${name}:[ \\t]+(.*)$`, 'm').exec(superblock)?.[1] ?? ''
     this.#device = device
     this.offset = offset
+    this.uuid = value('Filesystem UUID').toLowerCase()
+    this.label = value('Filesystem volume name').replace(/^<none>$/, '')
     this.blockSize = blockSize
     this.#work = work
     this.#signal = signal
-    this.root = { inode: ROOT, mode: FOLDER, size: 0, children: new Map() }
+    this.root = { ...this.#identity(ROOT), mode: FOLDER, size: 0, children: new Map() }
+  }
+
+  /** Inodes have 32 bits, and two file systems do not begin at one place. */
+  #identity(inode: number): Pick<Node, 'system' | 'inode' | 'id'> {
+    return { system: this, inode, id: Math.floor(this.offset / 512) * 2 ** 32 + inode }
   }
 
   /** Reads the tree. @returns undefined when there is no such file system */
@@ -70,7 +86,7 @@ export class ExtFileSystem implements AsyncDisposable {
         await rm(work, { recursive: true, force: true })
         return undefined
       }
-      const system = new ExtFileSystem(device, offset, blockSize, work, signal)
+      const system = new ExtFileSystem(device, offset, said, blockSize, work, signal)
       await system.#walk()
       return system
     } catch (error) {
@@ -81,6 +97,19 @@ export class ExtFileSystem implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await rm(this.#work, { recursive: true, force: true })
+  }
+
+  /**
+   * Another one's tree takes the place of a folder: paths lead into that from then on, and nodes are its.
+   *
+   * @returns false when there is no such folder
+   */
+  async mount(folder: string, other: ExtFileSystem): Promise<boolean> {
+    const found = await this.find(folder)
+    if (!found?.nodes.at(-1)?.children || found.path === '/') return false
+    const [, parent = '', name = ''] = /^(.*)\/([^/]+)$/.exec(found.path) ?? []
+    ;(await this.find(parent))?.nodes.at(-1)?.children?.set(name, other.root)
+    return true
   }
 
   /** What a path leads to, and what is passed on the way (folders and links), the file itself as the last. */
@@ -103,7 +132,7 @@ export class ExtFileSystem implements AsyncDisposable {
         continue
       }
       if (++links > MAX_LINKS) return undefined
-      const target = await this.#target(node)
+      const target = await node.system.#target(node)
       if (target.startsWith('/')) at = []
       parts.unshift(...target.split('/').filter(piece => piece !== '' && piece !== '.'))
     }
@@ -115,32 +144,35 @@ export class ExtFileSystem implements AsyncDisposable {
     return [...(found?.nodes.at(-1)?.children?.keys() ?? [])].sort()
   }
 
-  /** Files' contents, as far as they are files and not larger than `limit`, by inode. */
+  /** Files' contents, as far as they are files and not larger than `limit`, by their ids; of mounted file systems too. */
   async contents(nodes: readonly Node[], limit: number): Promise<Map<number, Buffer>> {
     const files = nodes.filter(({ mode, size }) => (mode & TYPE) === FILE && size <= limit)
-    const at = (node: Node): string => path.join(this.#work, `file${node.inode}`)
-    await this.#debug(files.map(node => `dump <${node.inode}> ${at(node)}`))
     const result = new Map<number, Buffer>()
-    for (const node of files) {
-      const bytes = await readFile(at(node)).catch(() => undefined)
-      if (bytes) result.set(node.inode, bytes)
-      await rm(at(node), { force: true })
+    for (const system of new Set(files.map(({ system }) => system))) {
+      const own = files.filter(node => node.system === system)
+      const at = (node: Node): string => path.join(system.#work, `file${node.inode}`)
+      await system.#debug(own.map(node => `dump <${node.inode}> ${at(node)}`))
+      for (const node of own) {
+        const bytes = await readFile(at(node)).catch(() => undefined)
+        if (bytes) result.set(node.id, bytes)
+        await rm(at(node), { force: true })
+      }
     }
     return result
   }
 
-  /** Hands the files of this host's with these contents to `body`. */
-  async withFiles<T>(nodes: readonly Node[], body: (files: Map<number, string>) => Promise<T>): Promise<T> {
-    const files = new Map(nodes.map(node => [node.inode, path.join(this.#work, `elf${node.inode}`)]))
-    await this.#debug([...files].map(([inode, file]) => `dump <${inode}> ${file}`))
+  /** Hands a file of this host's with a file's contents to `body`; of mounted file systems too. */
+  async withFile<T>(node: Node, body: (file: string) => Promise<T>): Promise<T> {
+    const file = path.join(node.system.#work, `elf${node.inode}`)
+    await node.system.#debug([`dump <${node.inode}> ${file}`])
     try {
-      return await body(files)
+      return await body(file)
     } finally {
-      for (const file of files.values()) await rm(file, { force: true })
+      await rm(file, { force: true })
     }
   }
 
-  /** The blocks of each, in order, by inode. */
+  /** The blocks of each of its own inodes, in order. */
   async blocks(inodes: readonly number[]): Promise<Map<number, number[]>> {
     const said = await this.#debug(inodes.map(inode => `blocks <${inode}>`))
     return new Map(inodes.map((inode, i) => [inode, numbers(said[i] ?? '')]))
@@ -199,7 +231,7 @@ export class ExtFileSystem implements AsyncDisposable {
           const match = /^\/(\d+)\/(\d{6})\/\d+\/\d+\/([^/]+)\/(\d*)\/$/.exec(line)
           const [, inode, mode, name, size] = match ?? []
           if (inode === undefined || mode === undefined || name === undefined || name === '.' || name === '..') continue
-          const node: Node = { inode: Number(inode), mode: parseInt(mode, 8), size: Number(size) }
+          const node: Node = { ...this.#identity(Number(inode)), mode: parseInt(mode, 8), size: Number(size) }
           folder.children?.set(name, node)
           if ((node.mode & TYPE) !== FOLDER || seen.has(node.inode)) continue
           seen.add(node.inode)

@@ -82,8 +82,6 @@ export class Fetcher {
     failures: 0,
     corrupt: 0
   }
-  /** Why nothing comes at the moment; undefined when all is well. */
-  trouble: StreamError | undefined
   /** Why nothing will come any more. */
   fatal: StreamError | undefined
   /** Of each blob that came: why, and when, on performance.now()'s clock. */
@@ -96,6 +94,10 @@ export class Fetcher {
   readonly #cache: Cache
   readonly #waiters = new Map<number, Waiter[]>()
   readonly #tries = new Map<number, number>()
+  /** Chunks that came damaged each time, and have not come well since. */
+  readonly #spoilt = new Map<number, StreamError>()
+  /** Why nothing comes at the moment. */
+  #trouble: StreamError | undefined
   /** Chunks with many places that are being put there. */
   readonly #spreading = new Map<number, Buffer>()
   readonly #timers = new Set<NodeJS.Timeout>()
@@ -127,6 +129,11 @@ export class Fetcher {
     setMaxListeners(0, this.#stop.signal)
     this.came = { why: new Uint8Array(cache.manifest.blobs), at: new Float64Array(cache.manifest.blobs) }
     this.order = new FetchOrder(cache.manifest, this.#layout.offsets, chunk => cache.has(chunk), fill)
+  }
+
+  /** Why nothing comes at the moment, or some of it will not; undefined when all is well. */
+  get trouble(): StreamError | undefined {
+    return this.#trouble ?? this.#spoilt.values().next().value
   }
 
   /** How many chunks somebody waits for. */
@@ -262,6 +269,7 @@ export class Fetcher {
       const contents = await decodeChunk(stored, this.#manifest.chunkSize, this.#manifest.digestOf(blob))
       if (!contents) return this.#damaged(blob)
       this.#tries.delete(blob)
+      this.#spoilt.delete(blob)
       try {
         if (this.#hasManyPlaces(blob)) {
           this.#spreading.set(blob, contents)
@@ -275,8 +283,8 @@ export class Fetcher {
         this.order.missed(blob)
         return
       }
-      if (this.trouble?.call === 'write') {
-        this.trouble = undefined
+      if (this.#trouble?.call === 'write') {
+        this.#trouble = undefined
         this.#roomDelay = roomDelays.next()
       }
       this.order.here(blob)
@@ -330,16 +338,17 @@ export class Fetcher {
     if (tries > 1) this.#look(blob)
     if (tries < MAX_TRIES) return this.#later(50 * 4 ** (tries - 1), () => this.#missed(blob))
     this.#tries.delete(blob)
-    this.trouble = new StreamError(
+    const error = new StreamError(
       `Chunk ${chunk} of ${this.#source.where} came damaged ${tries} times: its publisher must put it right`,
       { code: 'CHUNK_CORRUPT' }
     )
-    this.#answer(blob, waiter => waiter.reject(this.fatal ?? this.trouble))
+    this.#spoilt.set(blob, error)
+    this.#answer(blob, waiter => waiter.reject(this.fatal ?? error))
     this.#later(REST_MS, () => this.#missed(blob))
   }
 
   #noRoom(error: StreamError): void {
-    this.trouble = error
+    this.#trouble = error
     if (this.#full) return
     this.#full = true
     this.#later(this.#roomDelay.duration, () => (this.#full = false))
@@ -351,7 +360,7 @@ export class Fetcher {
     this.counts.failures++
     const known = error instanceof StreamError
     if (known && (error.code === 'SOURCE_NO_RANGES' || error.code === 'TOOL_MISSING')) return this.#end(error)
-    this.trouble = known
+    this.#trouble = known
       ? error
       : new StreamError(`${this.#source.where}: ${(error as Error).message}`, { code: 'SOURCE_UNREACHABLE', cause: error })
     // A file that is gone may have been replaced.
@@ -371,14 +380,14 @@ export class Fetcher {
       this.#paused = 'no'
       this.#sourceDelay = sourceDelays.next()
     }
-    if (this.trouble?.code === 'SOURCE_UNREACHABLE' || this.trouble?.code === 'SOURCE_REFUSED') this.trouble = undefined
+    if (this.#trouble?.code === 'SOURCE_UNREACHABLE' || this.#trouble?.code === 'SOURCE_REFUSED') this.#trouble = undefined
   }
 
   /** Tells when the source publishes another image than the cache's by now; what is to be had of that comes all the same. */
   compare(): void {
     this.#inBackground(async () => {
       if (!(await this.#publishesAnother()) || this.fatal) return
-      this.trouble = new StreamError(
+      this.#trouble = new StreamError(
         `The cache ${this.#cache.folder} is of another image than ${this.#source.where} publishes now: it goes on with that one. Stream the ` +
           "new one into another folder, or give this one's digest if it is meant",
         { code: 'SOURCE_CHANGED' }
@@ -433,7 +442,7 @@ export class Fetcher {
   #end(error: StreamError): void {
     if (this.fatal) return
     this.fatal = error
-    this.trouble = error
+    this.#trouble = error
     for (const blob of [...this.#waiters.keys()]) this.#answer(blob, waiter => waiter.reject(error))
     this.onChange()
   }

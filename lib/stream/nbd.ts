@@ -1,7 +1,7 @@
 // Serves a local copy over NBD, by nbdkit and its plugin of ours (native/nbdkit). That process is one of its own: it goes
 // on when the one that streams is killed, and its reads wait until another one takes its place.
 import { spawn, type ChildProcess } from 'node:child_process'
-import { closeSync, existsSync, openSync, readFileSync, type Stats } from 'node:fs'
+import { closeSync, openSync, readFileSync, type Stats } from 'node:fs'
 import { lstat, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -9,7 +9,7 @@ import path from 'node:path'
 import process from 'node:process'
 import { nbdkitPlugin, usesMusl } from '../native.js'
 import { failed, invalid, StreamError } from './errors.js'
-import { missing, startError, toolEnvironment } from './tool.js'
+import { isInstalled, missing, startError, toolEnvironment } from './tool.js'
 
 /**
  * How a local copy is served.
@@ -45,8 +45,7 @@ const INTRODUCTION = 1_000
  * @since 0.1.0
  */
 export function whyNoNbd(): StreamError | undefined {
-  const folders = ['/usr/sbin', '/usr/bin', ...(process.env['PATH'] ?? '').split(':')]
-  if (!folders.some(folder => existsSync(path.join(folder, 'nbdkit')))) return missing('nbdkit')
+  if (!isInstalled('nbdkit')) return missing('nbdkit')
   if (nbdkitPlugin() !== undefined) return undefined
   const where = usesMusl ? 'comes built for glibc alone, and this system has musl' : 'is not there'
   return new StreamError(

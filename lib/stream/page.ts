@@ -115,18 +115,21 @@ async function look() {
     $('state').textContent = states[p.state] + (p.state === 'gate' && p.startInMs ? ', start in ' + (p.startInMs / 1000).toFixed(1) + ' s' : '') + (p.trouble ? ': ' + p.trouble.message : '')
     bar('gate', p.profile.bytes - p.profile.missingBytes, p.profile.bytes)
     bar('all', p.storedBytes - p.missingBytes, p.storedBytes)
-    const f = p.fetched, total = f.demand + f.gate + f.profile + f.ahead + f.fill
+    const f = p.fetched, r = p.reads, fit = p.profile, entries = fit.unchanged + fit.moved + fit.stale + fit.placed
     $('rows').replaceChildren(
       row('waited for now', p.waiting),
+      row('reads', r.count + (r.failed ? ', ' + r.failed + ' failed' : '')),
+      row('waited for nothing', r.count ? (100 * r.hits / r.count).toFixed(1) + ' % of the reads' : '-'),
+      row('waited for more than 100 ms', r.stalls + ' reads'),
       row('waited for altogether', p.demands.count + ' chunks, ' + (p.demands.ms / 1000).toFixed(1) + ' s'),
       row('longest wait', p.demands.longestMs.toFixed(0) + ' ms'),
+      row('profile', !entries ? '-' : fit.placed ? 'of chunks of another size' : (100 * (fit.unchanged + fit.moved) / entries).toFixed(1) + ' % is as it was'),
       row('link', p.bytesPerSecond ? bytes(p.bytesPerSecond) + '/s, ' + (p.roundTripMs ?? 0).toFixed(1) + ' ms' : 'not known yet'),
       row('came because a read waited', bytes(f.demand)),
       row('before the start', bytes(f.gate)),
       row('of the profile, after it', bytes(f.profile)),
       row('behind reads', bytes(f.ahead)),
       row('of the rest', bytes(f.fill)),
-      row('came ahead of its read', total ? (100 * (1 - f.demand / total)).toFixed(1) + ' %' : '-'),
       row('requests', p.requests.count + (p.requests.failed ? ', ' + p.requests.failed + ' failed' : '')),
       row('came damaged', p.corrupt))
     $('blocks').src = 'blocks.svg?' + Date.now()
@@ -137,11 +140,11 @@ async function look() {
 look()
 `
 
-const policy = pagePolicy(script, style, "'self'")
+const policy = pagePolicy(script, style, "'self' data:")
 
 const html = `<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>hypertwin stream</title><style>${style}</style></head>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>hypertwin stream</title><link rel="icon" href="data:,"><style>${style}</style></head>
 <body><main>
 <h1 id="title">hypertwin stream</h1><p id="state" role="status">Connecting</p>
 <section>

@@ -61,6 +61,8 @@ export interface ProfileMatch {
   moved: number
   /** Entries whose contents are nowhere; what is in their place now is wanted last. */
   stale: number
+  /** Entries of a profile of chunks of another size: what is in their place is wanted, and nobody knows whether it is the same. */
+  placed: number
 }
 
 /**
@@ -208,9 +210,9 @@ export class Profile {
 
   /** How it fits an image, be it the one that it was made with or a later one. */
   match(manifest: Manifest): ProfileMatch {
-    const result: ProfileMatch = { wanted: [], unchanged: 0, moved: 0, stale: 0 }
+    const result: ProfileMatch = { wanted: [], unchanged: 0, moved: 0, stale: 0, placed: 0 }
+    if (this.chunkSize !== manifest.chunkSize) return this.#place(manifest, result)
     const last: ProfileMatch['wanted'] = []
-    if (this.chunkSize !== manifest.chunkSize) return { ...result, stale: this.entries.length }
     let places: Map<string, number> | undefined
     for (const { chunk, digest, atMs } of this.entries) {
       const blob = chunk < manifest.chunks ? (manifest.blobOf[chunk] as number) : ZERO
@@ -231,6 +233,23 @@ export class Profile {
       }
     }
     result.wanted.push(...last)
+    return result
+  }
+
+  /** By where its chunks lie: digests say nothing of chunks of another size. */
+  #place(manifest: Manifest, result: ProfileMatch): ProfileMatch {
+    const seen = new Uint8Array(manifest.chunks)
+    for (const { chunk, atMs } of this.entries) {
+      const from = chunk * this.chunkSize
+      const end = Math.min(from + this.chunkSize, manifest.imageSize)
+      if (from >= end) result.stale++
+      else result.placed++
+      for (let one = Math.floor(from / manifest.chunkSize); one * manifest.chunkSize < end; one++) {
+        if (seen[one] === 1 || manifest.blobOf[one] === ZERO) continue
+        seen[one] = 1
+        result.wanted.push({ chunk: one, atMs })
+      }
+    }
     return result
   }
 }

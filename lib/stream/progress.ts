@@ -1,5 +1,7 @@
 // What a stream tells of itself.
 import type { FetchClass } from './order.js'
+import type { ProfileMatch } from './profile.js'
+import type { ReadCounts } from './reads.js'
 
 /**
  * How far a stream is. Sizes are in bytes; those that say *stored* as they come over the link, the others as in the
@@ -26,14 +28,16 @@ export interface StreamProgress {
   storedBytes: number
   /** Stored, of all that is not here. */
   missingBytes: number
-  /** What the profile has, stored: of all, and of what is not here. */
-  profile: { bytes: number; missingBytes: number }
+  /** What the profile has, stored: of all, and of what is not here; and how many of its entries fit, as {@link ProfileMatch}. */
+  profile: { bytes: number; missingBytes: number } & Omit<ProfileMatch, 'wanted'>
   /** How long until the start may be made, in milliseconds; 0 afterwards, undefined while nobody can tell. */
   startInMs: number | undefined
   /** Chunks that somebody waits for now. */
   waiting: number
   /** Stored, that came, by why it was fetched. */
   fetched: Record<FetchClass, number>
+  /** Reads of the image; hits of these, by all of them, is the hit rate. */
+  reads: ReadCounts
   /** Chunks that were waited for; how long altogether, and the longest, in milliseconds. */
   demands: { count: number; ms: number; longestMs: number }
   /** Requests; of these, those that failed. */

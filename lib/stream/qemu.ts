@@ -8,7 +8,7 @@ import { bytesOf, noSize, type Size } from '../size.js'
 import { failed, invalid, StreamError } from './errors.js'
 import type { Manifest } from './manifest.js'
 import type { NbdServer } from './nbd.js'
-import { runTool, startError } from './tool.js'
+import { isInstalled, missing, runTool, startError } from './tool.js'
 
 /**
  * What QEMU is started with.
@@ -35,10 +35,16 @@ export interface QemuOptions {
   overlay?: string
   /** More of QEMU's arguments. */
   args?: readonly string[]
+  /**
+   * It ends with the thread that started it, also when nobody closes it and however that ends. Default false: the guest of a
+   * process that is killed runs on. Needs setpriv (Debian: util-linux).
+   */
+  exitWithParent?: boolean
   /** QEMU's standard streams; the guest's serial port is on them. Default: ignored. */
   stdio?: StdioOptions
 }
 
+const QEMU = 'qemu-system-x86_64'
 /** Disks have whole ones. */
 const SECTOR = 512
 
@@ -74,20 +80,24 @@ export class QemuGuest implements AsyncDisposable {
    * @throws StreamError `EINVAL`, `TOOL_MISSING`, `TOOL_FAILED`
    */
   static async start(server: NbdServer, image: Pick<Manifest, 'imageSize' | 'digest'>, options: QemuOptions = {}): Promise<QemuGuest> {
-    const { cpus = 1, kernel, initrd, append, args = [], stdio = 'ignore' } = options
+    const { cpus = 1, kernel, initrd, append, args = [], exitWithParent = false, stdio = 'ignore' } = options
     const memory = bytesOf(options.memory ?? '1GiB')
     if (memory === undefined) throw invalid(noSize(options.memory))
     if (!Number.isInteger(cpus) || cpus < 1) throw invalid('cpus must be a whole number above 0')
     if (kernel === undefined && (initrd !== undefined || append !== undefined)) throw invalid('initrd and append go with a kernel')
     if (server.socket === undefined) throw invalid('the server must listen at a UNIX socket')
+    // The one that is spawned may be another program.
+    if (!isInstalled(QEMU)) throw missing(QEMU)
     const accelerator = options.accelerator ?? ((await mayOpen('/dev/kvm')) ? 'kvm' : 'tcg')
     const folder = await mkdtemp(path.join(tmpdir(), 'hypertwin-qemu-'))
     try {
       const overlay = path.resolve(options.overlay ?? path.join(folder, 'overlay.qcow2'))
       await makeOverlay(overlay, image)
+      const [program, ...before] = exitWithParent ? ['setpriv', '--pdeathsig', 'KILL', '--', QEMU] : [QEMU]
       const child = spawn(
-        'qemu-system-x86_64',
+        program,
         [
+          ...before,
           '-nodefaults', '-no-user-config', '-display', 'none', '-serial', 'mon:stdio',
           '-accel', accelerator, '-m', `${memory / (1n << 20n)}M`, '-smp', String(cpus),
           ...(kernel === undefined ? [] : ['-kernel', kernel]),
@@ -104,7 +114,7 @@ export class QemuGuest implements AsyncDisposable {
       )
       await new Promise<void>((resolve, reject) => {
         child.once('spawn', resolve)
-        child.once('error', error => reject(startError('qemu-system-x86_64', error)))
+        child.once('error', error => reject(startError(program, error)))
       })
       return new QemuGuest(child, folder)
     } catch (error) {
@@ -153,5 +163,3 @@ async function makeOverlay(overlay: string, { imageSize, digest }: Pick<Manifest
   await writeFile(of, `${digest}\n`)
   await runTool(['qemu-img', 'create', '-q', '-f', 'qcow2', '--', overlay, String(size)])
 }
-
-

@@ -227,7 +227,8 @@ export class ImageStream implements AsyncDisposable {
   progress(): StreamProgress {
     const { manifest } = this
     const { order, counts, link, trouble, fatal, waiting } = this.#fetcher
-    const profile = { bytes: 0, missingBytes: 0 }
+    const { unchanged = 0, moved = 0, stale = 0, placed = 0 } = this.match ?? {}
+    const profile = { bytes: 0, missingBytes: 0, unchanged, moved, stale, placed }
     this.#wanted.blobs.forEach((blob, i) => {
       const bytes = this.#wanted.bytes[i] as number
       profile.bytes += bytes
@@ -246,6 +247,7 @@ export class ImageStream implements AsyncDisposable {
       startInMs: this.#isReady ? 0 : this.#startInMs,
       waiting,
       fetched: { ...counts.bytes },
+      reads: this.#cache.reads.counts(),
       demands: { count: counts.demands, ms: counts.demandMs, longestMs: counts.longestMs },
       requests: { count: counts.requests, failed: counts.failures },
       corrupt: counts.corrupt,
@@ -277,12 +279,24 @@ export class ImageStream implements AsyncDisposable {
     if (offset >= end) return Buffer.alloc(0)
     const first = Math.floor(offset / chunkSize)
     const last = Math.floor((end - 1) / chunkSize)
+    const begun = performance.now()
+    let waitedMs = 0
+    const { reads } = this.#cache
     const pieces = await Promise.all(
       Array.from({ length: last - first + 1 }, async (_, i) => {
         const chunk = first + i
-        return ((await this.#need(chunk)) ?? (await this.#cache.read(chunk))).subarray(0, this.manifest.sizeOf(chunk))
+        let contents: Buffer | undefined
+        if (!this.#isHere(chunk)) {
+          contents = await this.#need(chunk)
+          waitedMs = performance.now() - begun
+        }
+        return (contents ?? (await this.#cache.read(chunk))).subarray(0, this.manifest.sizeOf(chunk))
       })
-    )
+    ).catch((error: unknown) => {
+      reads.failed()
+      throw error
+    })
+    reads.add(waitedMs)
     const start = offset - first * chunkSize
     return Buffer.concat(pieces).subarray(start, start + (end - offset))
   }
@@ -338,9 +352,12 @@ export class ImageStream implements AsyncDisposable {
     }
   }
 
+  #isHere(chunk: number): boolean {
+    return this.manifest.blobOf[chunk] === ZERO || this.#cache.has(chunk)
+  }
+
   async #need(chunk: number): Promise<Buffer | undefined> {
-    const blob = this.manifest.blobOf[chunk] as number
-    return blob === ZERO || this.#cache.has(chunk) ? undefined : this.#fetcher.need(blob)
+    return this.#isHere(chunk) ? undefined : this.#fetcher.need(this.manifest.blobOf[chunk] as number)
   }
 
   #changed(): void {

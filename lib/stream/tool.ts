@@ -1,5 +1,7 @@
 // Runs the programs that the work is left to: qemu-img, sfdisk, debugfs, readelf.
 import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import path from 'node:path'
 import { StreamError } from './errors.js'
 
 /** Which Debian package has a program, for the error. */
@@ -9,7 +11,8 @@ const packages: Readonly<Record<string, string>> = {
   nbdkit: 'nbdkit',
   sfdisk: 'fdisk',
   debugfs: 'e2fsprogs',
-  readelf: 'binutils'
+  readelf: 'binutils',
+  setpriv: 'util-linux'
 }
 
 /** What to say when a program is not there. @internal */
@@ -31,6 +34,11 @@ export const toolEnvironment = (): NodeJS.ProcessEnv => ({
   ...process.env,
   PATH: `${process.env['PATH'] ?? '/usr/bin:/bin'}:/usr/sbin:/sbin`
 })
+
+/** Whether a program is there. @internal */
+export function isInstalled(program: string): boolean {
+  return (toolEnvironment()['PATH'] ?? '').split(':').some(folder => existsSync(path.join(folder, program)))
+}
 
 /**
  * Its standard output.

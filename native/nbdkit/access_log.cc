@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "read_counts.h"
 
 namespace hypertwin::nbdkit {
 namespace {
@@ -16,7 +17,6 @@ constexpr size_t kHead = 4096;
 constexpr size_t kCountersAt = 64;
 constexpr char kMagic[] = "htaccess";
 constexpr uint32_t kVersion = 1;
-constexpr uint64_t kStallUs = 100'000;
 
 struct Record {
   uint64_t at_us;

@@ -21,6 +21,7 @@
 #include "access_log.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "read_counts.h"
 #include "stream/cached_image.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -39,6 +40,7 @@ struct Served {
   // Once it serves, it goes on when whoever started it ends, and says nothing more.
   bool outlive = false;
   std::unique_ptr<stream::CachedImage> image;
+  std::unique_ptr<ReadCounts> counts;
   std::unique_ptr<AccessLog> log;
 };
 
@@ -85,11 +87,13 @@ void read(void* to, uint32_t size, uint64_t offset) {
       const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin).count();
       waited_us = static_cast<uint64_t>(std::max<int64_t>(1, waited));
     }
+    served().counts->add(waited_us);
     const uint32_t chunk_size = cache().chunk_size();
     if (log)
       log->add(static_cast<uint32_t>(offset / chunk_size),
                static_cast<uint32_t>((offset + size - 1) / chunk_size), size, begin, waited_us);
   } catch (...) {
+    served().counts->failed();
     if (log) log->failed();
     throw;
   }
@@ -125,14 +129,17 @@ int get_ready() {
     Served& all = served();
     all.image =
         std::make_unique<stream::CachedImage>(all.folder, [](int ms) { return pause(read_began, ms); });
+    all.counts = std::make_unique<ReadCounts>(cache().folder());
     if (!all.log_path.empty())
       all.log = std::make_unique<AccessLog>(all.log_path, cache().chunk_size(), cache().chunks(),
                                             cache().manifest_digest());
   });
 }
 
-// From here on it is not ended with whoever started it (--exit-with-parent), whose file its messages went to.
+// From here on this process serves. It is not ended with whoever started it (--exit-with-parent), whose file
+// its messages went to.
 int after_fork() {
+  if (guarded([] { served().counts->start(); }) != 0) return -1;
   if (!served().outlive) return 0;
   const Fd nowhere(::open("/dev/null", O_WRONLY | O_CLOEXEC));
   if (::prctl(PR_SET_PDEATHSIG, 0) == 0 && ::dup2(nowhere.get(), STDOUT_FILENO) >= 0 &&

@@ -2,6 +2,7 @@
 // silent, gone, without room for them, and lying.
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -17,7 +18,9 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/mapping.h"
 #include "code_of.h"
+#include "machine/pager.h"
 #include "machine_util.h"
 #include "stream/cached_image.h"
 #include "stream/snapshot_pages.h"
@@ -329,6 +332,49 @@ TEST(Stream, PagesAreWaitedForAsLongAsWasSaid) {
   }
   EXPECT_EQ(pages.options().block, 1u);
   EXPECT_EQ(pages.pages_of(std::vector<uint32_t>{0, 1, 5}), (std::vector<uint64_t>{0, 0, 4}));
+}
+
+// A chunk that stays damaged, or of an image that was replaced: the process that streams says why.
+TEST(Stream, MemoryThatCannotBeHadEndsItsWaitWithTheReason) {
+  const auto image = some_image(9 * kChunk);  // its memory has eight pages
+  for (const std::string why : {"Chunk 3 came damaged 4 times", "another image is published now"}) {
+    Copy copy(image);
+    Bringer bringer(copy.folder(), [&](uint32_t first, uint32_t count) {
+      std::string answers;
+      for (uint32_t i = first; i < first + count; ++i) {
+        if (i == 3) return answers + Bringer::of(2, why);
+        copy.bring(i), answers += Bringer::here();
+      }
+      return answers;
+    });
+    const Mapping memory =
+        Mapping::map(8 * kChunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "for a test");
+    const std::vector<uint64_t> held{0xff};
+    std::mutex mutex;
+    std::vector<std::pair<std::string, bool>> told;
+    std::promise<void> settled;
+    auto source = std::make_shared<SnapshotPages>(copy.folder(), 0);
+    machine::Pager::Options options;
+    options.all = false;
+    options.block = 1;
+    machine::Pager pager({memory.data(), memory.size()}, held, source, options,
+                         [&](const Error& error, bool over) {
+                           std::lock_guard lock(mutex);
+                           told.emplace_back(error.what(), over);
+                           if (over) settled.set_value();
+                         });
+    pager.start();
+    EXPECT_EQ(std::memcmp(memory.data(), image.data() + kChunk, kChunk), 0) << "what can be had comes";
+    EXPECT_FALSE(pager.failed());
+    auto touched = std::async(std::launch::async,
+                              [&] { return *static_cast<volatile uint8_t*>(memory.data() + 2 * kChunk); });
+    settled.get_future().wait();
+    touched.get();
+    EXPECT_TRUE(pager.failed());
+    ASSERT_EQ(told.size(), 2u);
+    EXPECT_FALSE(told[0].second) << "before anybody goes on with zeros";
+    for (const auto& one : told) EXPECT_NE(one.first.find(why), std::string::npos) << one.first;
+  }
 }
 
 TEST(Stream, PagesThatNobodyWaitsForAreNotAskedFor) {

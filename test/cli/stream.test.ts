@@ -7,11 +7,11 @@ import path from 'node:path'
 import process from 'node:process'
 import { createInterface } from 'node:readline'
 import t, { type Test } from 'tap'
-import { Profile, whyNoNbd } from '../../lib/stream/index.js'
+import { Manifest, Profile, whyNoNbd, type StreamProgress } from '../../lib/stream/index.js'
 import { guest } from '../machine/support.js'
 import { noKvm } from '../no_kvm.js'
 import { limit } from '../patience.js'
-import { CHUNK, imageBytes, noise, scratch, until } from '../stream/support.js'
+import { checkCache, CHUNK, imageBytes, noEmulation, noise, scratch, until, WebServer } from '../stream/support.js'
 
 const command = path.resolve('dist/cli/main.js')
 process.env['PATH'] += ':/usr/sbin:/sbin'
@@ -31,19 +31,31 @@ function json(result: SpawnSyncReturns<string>): Record<string, unknown> {
   return JSON.parse(lines[0] as string) as Record<string, unknown>
 }
 
+interface Running {
+  child: ChildProcess
+  lines: Record<string, unknown>[]
+  event: (name: string) => Promise<Record<string, unknown>>
+  /** On its standard error, so far. */
+  told: () => string
+}
+
 /** A command that goes on, and its lines of JSON. */
-function running(t: Test, ...args: string[]): { child: ChildProcess; lines: Record<string, unknown>[]; event: (name: string) => Promise<Record<string, unknown>> } {
-  const child = spawn(process.execPath, [command, 'stream', ...args, '--json'], { stdio: ['ignore', 'pipe', 'inherit'] })
+function running(t: Test, ...args: string[]): Running {
+  const separator = args.indexOf('--')
+  const own = separator < 0 ? args.length : separator
+  const child = spawn(process.execPath, [command, 'stream', ...args.slice(0, own), '--json', ...args.slice(own)], { stdio: ['ignore', 'pipe', 'pipe'] })
+  let said = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (said += text))
   t.teardown(() => child.kill('SIGKILL'))
   const lines: Record<string, unknown>[] = []
-  createInterface({ input: child.stdout as NodeJS.ReadableStream }).on('line', line => lines.push(JSON.parse(line) as Record<string, unknown>))
+  createInterface({ input: child.stdout }).on('line', line => lines.push(JSON.parse(line) as Record<string, unknown>))
   const event = async (name: string): Promise<Record<string, unknown>> => {
     await until(() => child.exitCode !== null || lines.some(line => line['event'] === name))
     const found = lines.find(line => line['event'] === name)
-    if (!found) throw new Error(`no ${name}: it ended with ${child.exitCode}`)
+    if (!found) throw new Error(`no ${name}: it ended with ${child.exitCode}: ${said}`)
     return found
   }
-  return { child, lines, event }
+  return { child, lines, event, told: () => said }
 }
 
 /** A folder with an image and its pack. */
@@ -142,6 +154,100 @@ t.test('from an image to a whole copy, with a profile learnt on the way', { skip
   process.kill((await second.event('serving'))['pid'] as number, 'SIGTERM')
 })
 
+t.test('a profile that does not fit is told of', { skip: noNbd, timeout: limit(120_000) }, async t => {
+  const at = packedIn(t, noise(40 * CHUNK, 'fits'))
+  const old = noise(40 * CHUNK, 'fits').fill(0xff, 3 * CHUNK, 4 * CHUNK)
+  writeFileSync(at('old'), old)
+  stream('pack', at('old'), at('oldpack'))
+  stream('pack', at('old'), at('large'), '--chunk-size', '128KiB')
+  const manifest = new Manifest(readFileSync(at('oldpack/manifest')))
+  writeFileSync(at('profile'), Profile.fromOrder(manifest, [{ chunk: 3, atMs: 0 }, { chunk: 20, atMs: 1 }], 1).toString())
+  for (const [pack, said, profile] of [
+    ['oldpack', undefined, { unchanged: 2, moved: 0, stale: 0, placed: 0 }],
+    ['pack', /of its 2 chunks 1 are as they were, 0 lie elsewhere now, and 1 are there no more\n/, { unchanged: 1, moved: 0, stale: 1, placed: 0 }],
+    ['large', /is of chunks of another size: .* its 2 chunks/, { unchanged: 0, moved: 0, stale: 0, placed: 2 }]
+  ] as const) {
+    const { child, event, told } = running(t, 'serve', at(pack), '--cache', at(`cache-${pack}`), '--profile', at('profile'))
+    await event('ready')
+    if (said) t.match(told(), said)
+    else t.notMatch(told(), /The profile/)
+    t.match(json(stream('status', at(`cache-${pack}`), '--json')), { progress: { profile } })
+    child.kill('SIGINT')
+    await once(child, 'exit')
+  }
+})
+
+/**
+ * A disk that boots, of 16 MiB which nothing else looks at: the firmware reads by its interrupt 13h. Its boot sector reads the
+ * sectors 4096 n, n from 7 to 1, of which each must begin with n; then sector 1, which counts; says so to the serial port;
+ * writes that sector back with one more; and resets the machine, or with `stay` stands still.
+ */
+function bootable(stay = false): Buffer {
+  const bytes = noise(256 * CHUNK, 'boots').fill(0, 0, 3 * 512)
+  const code =
+    // 7c00: stack and segments; cx = 7
+    'fa 31c0 8ed8 8ec0 8ed0 bc007c fb b90700' +
+    // 7c10: push cx; lba = cx << 12; read; pop cx; the word there is cx, or 7c53; loop
+    '51 89c8 c1e00c a3717c b442 e84100 a10080 59 39c8 752d e2e8' +
+    // 7c28: lba = 1; read; the digit is what is there; one more; write
+    'c706717c0100 b442 e82c00 a00080 0430 a2827c fe060080 b80043 e81a00' +
+    // 7c45: the text, to port 3f8
+    'be797c ac 84c0 740b baf803 ee ebf5' +
+    // 7c53: what is wrong, in its place
+    'be867c ebf0' +
+    // 7c58: reset, by the keyboard's controller; halt
+    'b0fe e664 f4 ebfd' +
+    // 7c5f: int 13h for drive 80h by the packet at 7c69: one sector, to 8000; carry is 7c53
+    'b280 be697c cd13 72eb c3' +
+    '10 00 0100 0080 0000 0000000000000000'
+  bytes.write(code.replaceAll(' ', ''), 'hex')
+  bytes.write('streamed 0\r\n\0wrong\r\n\0', 0x79, 'latin1')
+  if (stay) bytes.write('9090', 0x5a, 'hex')
+  bytes.write('55aa', 510, 'hex')
+  for (let n = 1; n <= 7; n++) bytes.writeUInt16LE(n, n * 4096 * 512)
+  return bytes
+}
+
+const noQemu = noEmulation ?? (noNbd || lacks('qemu-system-x86_64', 'setpriv'))
+
+t.test('run: a machine boots from its image while that comes, and writes to its overlay', { skip: noQemu, timeout: limit(240_000) }, async t => {
+  const bytes = bootable()
+  const at = packedIn(t, bytes)
+  const web = await WebServer.start(t, at('pack'))
+  const runs = async (...options: string[]): Promise<{ said: string; result: { status: number; progress: StreamProgress } }> => {
+    const { child, lines, told } = running(t, 'run', web.url, '--cache', at('cache'), '--accel', 'tcg', '--memory', '64MiB', '--gate', 'none', '--no-fill', ...options, '--', '-no-reboot')
+    t.same(await once(child, 'close'), [0, null], told())
+    return { said: told(), result: lines[0] as { status: number; progress: StreamProgress } }
+  }
+  const first = await runs()
+  t.match(first.said, 'streamed 0\r\n')
+  t.match(first.result, { status: 0, progress: { reads: { failed: 0 } } })
+  const { fetched, reads } = first.result.progress
+  t.ok(reads.count >= 9, `${reads.count} reads`)
+  const came = Object.values(fetched).reduce((a, b) => a + b)
+  t.ok(came >= 7 * CHUNK && came < bytes.length / 4, `${came} of ${bytes.length} bytes have come`)
+  t.match((await runs()).said, 'streamed 0\r\n', 'what it wrote went with it')
+  const overlay = ['--overlay', at('overlay')]
+  t.match((await runs(...overlay)).said, 'streamed 0\r\n')
+  t.match((await runs(...overlay)).said, 'streamed 1\r\n', 'what it wrote is in the overlay')
+  t.ok((await checkCache(at('cache'), bytes)) >= 8, 'and not in the copy')
+})
+
+t.test('run: killed, its machine ends with it, and the same command starts it again', { skip: noQemu, timeout: limit(240_000) }, async t => {
+  const at = packedIn(t, bootable(true))
+  const args = ['run', at('pack'), '--cache', at('cache'), '--accel', 'tcg', '--memory', '64MiB', '--overlay', at('overlay')]
+  for (const [turn, end] of (['SIGKILL', 'SIGKILL', 'SIGTERM'] as const).entries()) {
+    const { child, told } = running(t, ...args)
+    await until(() => child.exitCode !== null || told().includes(`streamed ${turn}\r\n`))
+    t.match(told(), `streamed ${turn}\r\n`)
+    const [qemu] = execFileSync('pgrep', ['-f', `filename=${at('overlay')}`], { encoding: 'utf8' }).split('\n')
+    child.kill(end)
+    await once(child, 'exit')
+    await until(() => !existsSync(`/proc/${qemu}/exe`))
+  }
+  t.ok((await checkCache(at('cache'), bootable(true))) > 0)
+})
+
 t.test('killed and started again at its socket, under a client', { skip: noNbd, timeout: limit(120_000) }, async t => {
   const bytes = noise(40 * CHUNK, 'again')
   const at = packedIn(t, bytes)
@@ -189,6 +295,23 @@ t.test('a picture that cannot be written fails it, once all is closed', { skip: 
   const [status] = (await once(one.child, 'exit')) as [number]
   t.equal(status, 1)
   t.notOk(existsSync(at('s')))
+})
+
+t.test('one that waited for its turn tells what happens from then on', { skip: noNbd, timeout: limit(120_000) }, async t => {
+  const at = packedIn(t, noise(40 * CHUNK, 'told'))
+  const first = running(t, 'serve', at('pack'), '--cache', at('cache'), '--socket', at('one'), '--no-fill', '--gate', 'none')
+  await first.event('serving')
+  const second = running(t, 'serve', at('pack'), '--cache', at('cache'), '--socket', at('two'), '--page')
+  t.match(await second.event('serving'), { streams: false, page: null })
+  first.child.kill('SIGINT')
+  await once(first.child, 'exit')
+  const { page } = await second.event('streaming')
+  t.match(page, /^http:/)
+  await second.event('ready')
+  await second.event('complete')
+  t.match(await (await fetch(`${page as string}progress.json`)).json(), { state: 'complete' })
+  second.child.kill('SIGINT')
+  await once(second.child, 'exit')
 })
 
 t.test('one that waits for its turn ends with its server', { skip: noNbd, timeout: limit(120_000) }, async t => {

@@ -1,37 +1,10 @@
 // The page in a real browser; the server behind it; metrics.
-import { existsSync } from 'node:fs'
 import { request } from 'node:http'
-import path from 'node:path'
-import process from 'node:process'
-import { chromium, type Browser, type Page } from 'playwright-core'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { FileArbiter } from '../../lib/arbiter/index.js'
 import { HaMetrics, servePage, statusServer, type HaSource, type HaStatus } from '../../lib/ha/index.js'
-import { limit } from '../patience.js'
+import { browse, noBrowser } from '../browser.js'
 import { code, endless, guest, Holder, hypertwin, Command, noKvm, protection, scratch, standby, TestArbiter, Told } from './support.js'
-
-const program = process.env['CHROMIUM'] ?? '/usr/bin/chromium'
-const noBrowser = existsSync(program) ? false : `no browser: ${program} is not there (Debian package chromium)`
-
-async function browse(t: Test, url: string, colorScheme: 'light' | 'dark' = 'light'): Promise<{ page: Page; problems: string[] }> {
-  const profile = path.join(scratch(t), 'profile')
-  const args = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run']
-  args.push('--disable-background-networking', '--disable-component-update', '--disable-sync')
-  const context = await chromium.launchPersistentContext(profile, { executablePath: program, args, colorScheme, timeout: limit(60_000) })
-  const browser: Browser | null = context.browser()
-  t.teardown(async () => {
-    await context.close()
-    await browser?.close()
-  })
-  const page = context.pages()[0] ?? (await context.newPage())
-  page.setDefaultTimeout(limit(60_000))
-  const problems: string[] = []
-  page.on('console', message => (message.type() === 'error' || message.type() === 'warning') && problems.push(message.text()))
-  page.on('pageerror', error => problems.push(error.message))
-  page.on('request', one => one.url().startsWith(url) || one.url().startsWith('data:') || problems.push(`asked for ${one.url()}`))
-  await page.goto(url)
-  return { page, problems }
-}
 
 /** A status of nobody's, to change at will. */
 function status(name: string, change: Partial<HaStatus> = {}): HaStatus {

@@ -1,6 +1,6 @@
 // Examinations: of file systems made here, whose files lie where debugfs says, so that the right chunks can be known.
 import { execFileSync, spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { closeSync, cpSync, mkdirSync, openSync, readFileSync, symlinkSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import t, { type Test } from 'tap'
@@ -11,11 +11,16 @@ process.env['PATH'] += ':/usr/sbin:/sbin'
 const lacking = ['debugfs', 'mke2fs', 'sfdisk', 'readelf'].filter(name => spawnSync(name, ['-V']).error)
 const skip = lacking.length > 0 ? `missing: ${lacking.join(', ')} (Debian: e2fsprogs, fdisk, binutils)` : false
 
-/** A root file system of these files; a text that begins with -> is a link. */
-function image(t: Test, files: Record<string, string | Buffer>, { offset = 0 } = {}): string {
+/** A file system of these files; a text that begins with -> is a link, and an empty folder's name ends with a stroke. */
+function fileSystem(t: Test, files: Record<string, string | Buffer>, size: string, ...options: string[]): string {
   const folder = scratch(t)
   const tree = path.join(folder, 'tree')
-  for (const [name, contents] of Object.entries({ '/etc/passwd': 'root::0:0:root:/:/bin/sh\n', ...files })) {
+  mkdirSync(tree)
+  for (const [name, contents] of Object.entries(files)) {
+    if (name.endsWith('/')) {
+      mkdirSync(path.join(tree, name), { recursive: true })
+      continue
+    }
     const file = path.join(tree, name)
     mkdirSync(path.dirname(file), { recursive: true })
     if (typeof contents === 'string' && contents.startsWith('-> ')) symlinkSync(contents.slice(3), file)
@@ -23,7 +28,29 @@ function image(t: Test, files: Record<string, string | Buffer>, { offset = 0 } =
     else writeFileSync(file, contents, { mode: typeof contents === 'string' && !contents.startsWith('#!') ? 0o644 : 0o755 })
   }
   const made = path.join(folder, 'image')
-  execFileSync('mke2fs', ['-q', '-F', '-t', 'ext4', '-b', '4096', '-E', `offset=${offset}`, '-d', tree, made, '60M'])
+  execFileSync('mke2fs', ['-q', '-F', '-t', 'ext4', '-b', '4096', ...options, '-d', tree, made, size])
+  return made
+}
+
+const passwd = { '/etc/passwd': 'root::0:0:root:/:/bin/sh\n' }
+
+/** A root file system. */
+const image = (t: Test, files: Record<string, string | Buffer>, { offset = 0 } = {}): string =>
+  fileSystem(t, { ...passwd, ...files }, '60M', '-E', `offset=${offset}`)
+
+/** A disk with a partition table that sfdisk makes, and what lies in each, 32 MiB at most. */
+function disk(t: Test, label: 'dos' | 'gpt', parts: { contents: string; more?: string }[]): string {
+  const made = path.join(scratch(t), 'disk')
+  const mib = 1 << 20
+  writeFileSync(made, '')
+  truncateSync(made, (parts.length * 32 + 2) * mib)
+  const lines = parts.map(({ more = '' }, i) => `start=${(i * 32 + 1) * 2048},size=65536${more}`)
+  execFileSync('sfdisk', ['-q', made], { input: `label: ${label}\n${label === 'dos' ? 'label-id: 0x1234ABCD\n' : ''}${lines.join('\n')}\n` })
+  parts.forEach(({ contents }, i) => {
+    const file = openSync(made, 'r+')
+    writeSync(file, readFileSync(contents), 0, undefined, (i * 32 + 1) * mib)
+    closeSync(file)
+  })
   return made
 }
 
@@ -296,6 +323,44 @@ t.test('in a partition, with the kernel that its boot loader reads', { skip }, a
   t.notOk(names.includes('/boot/vmlinuz-6.1.0-9'))
   const wanted = new Set(profile.entries.map(({ chunk }) => chunk))
   t.ok(chunksOf(made, '/boot/vmlinuz-6.1.0-10', offset).every(chunk => wanted.has(chunk)), 'where they lie in the whole image')
+})
+
+t.test('file systems of other partitions, where /etc/fstab mounts them', { skip }, async t => {
+  const uuid = '01234567-89ab-cdef-0123-456789abcdef'
+  const { '/usr/sbin/webd': webd, '/usr/bin/tool': tool, '/usr/sbin/otherd': otherd, '/usr/share/doc/large': large, ...rest } = systemd
+  const usr = { '/sbin/webd': webd, '/bin/tool': tool, '/sbin/otherd': otherd, '/share/doc/large': large, '/local/': '' }
+  const root = (...fstab: string[]): string =>
+    fileSystem(
+      t,
+      { ...passwd, ...rest, '/boot/': '', '/usr/': '', '/srv/': '', '/etc/fstab': ['# <what> <where>', ...fstab, 'tmpfs /tmp tmpfs', '/dev/sr0 /media/cdrom0 udf,iso9660 user,noauto 0 0', ''].join('\n') },
+      '24M'
+    )
+  const local = (): string => fileSystem(t, { '/bin/prepare2': noise(90_000, 'local') }, '16M', '-L', 'of its own')
+  const boot = (): string => fileSystem(t, { '/vmlinuz-6.1': noise(200_000, 'kernel'), '/unused': noise(200_000, 'unused') }, '16M', '-U', uuid)
+  const other = (): string => fileSystem(t, { '/data': noise(200_000, 'data') }, '16M')
+  const unit = { '/etc/systemd/system/web.service.d/more.conf': '[Service]\nExecStartPre=/usr/local/bin/prepare2\n' }
+  Object.assign(rest, unit)
+  const partuuid = 'aaaaaaaa-89ab-cdef-0123-456789abcdef'
+  for (const [made, missed] of [
+    [disk(t, 'dos', [{ contents: boot() }, { contents: root(`UUID=${uuid.toUpperCase()} /boot ext4 defaults 0 2`, 'LABEL=of\\040its\\040own /usr/local ext4', '/dev/vda4 /usr ext4 ro', '/dev/sdb1 /srv ext4') }, { contents: local() }, { contents: fileSystem(t, usr, '16M') }]), ['/srv (/dev/sdb1)']],
+    [disk(t, 'gpt', [{ contents: root('/dev/disk/by-uuid/' + uuid + ' /boot/ auto', 'PARTLABEL=mine /usr/local ext4', `PARTUUID=${partuuid} /usr ext4`, '/dev/mapper/x-y /var ext4') }, { contents: boot() }, { contents: local(), more: ',name=mine' }, { contents: fileSystem(t, usr, '16M'), more: `,uuid=${partuuid}` }, { contents: other() }]), ['/var (/dev/mapper/x-y)', '5']],
+    [disk(t, 'dos', [{ contents: root('PARTUUID=1234abcd-03 /boot ext4', '/dev/nvme0n1p2 /usr ext4', '/dev/sda4 /usr/local ext4') }, { contents: fileSystem(t, usr, '16M') }, { contents: boot() }, { contents: local() }]), []]
+  ] as const) {
+    const { names, missed: left, profile, files } = await examined(t, made)
+    t.same(left.map(name => name.replace(made, '')), missed)
+    for (const name of ['/usr/sbin/webd', '/usr/bin/tool', '/bin/prepare', '/usr/local/bin/prepare2', '/boot/vmlinuz-6.1']) t.ok(names.includes(name), name)
+    for (const name of ['/usr/sbin/otherd', '/boot/unused']) t.notOk(names.includes(name), name)
+    t.equal(files[0]?.path, '/boot/vmlinuz-6.1', 'the boot loader reads it first')
+    const wanted = new Set(profile.entries.map(({ chunk }) => chunk))
+    const contents = readFileSync(made)
+    const has = (what: Buffer): boolean => Array.from({ length: Math.floor(what.length / 4096) }, (_, i) => contents.indexOf(what.subarray(i * 4096, i * 4096 + 32))).every(at => at > 0 && wanted.has(Math.floor(at / CHUNK)))
+    for (const what of [noise(300_000, 'webd'), noise(90_000, 'local'), noise(200_000, 'kernel')]) t.ok(has(what), 'where it lies in the whole image')
+    t.notOk(has(noise(200_000, 'unused')))
+  }
+  // Without a mount they are only told of.
+  const { missed, names } = await examined(t, disk(t, 'dos', [{ contents: root() }, { contents: fileSystem(t, usr, '16M') }]))
+  t.match(missed, [/disk2$/])
+  t.notOk(names.includes('/usr/sbin/webd'))
 })
 
 t.test('hostile: names, links and contents do nothing but mislead', { skip }, async t => {

@@ -1,13 +1,12 @@
 // Bad links, bad servers, bad chunks, no room: nothing wrong is ever given out, and what can go on does.
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { once } from 'node:events'
 import path from 'node:path'
-import process from 'node:process'
 import t, { type Test } from 'tap'
-import { ImageStream, pack, type StreamProgress } from '../../lib/stream/index.js'
-import { checkCache, CHUNK, code, copyOf, imageBytes, noise, packed, scratch, until, WebServer } from './support.js'
+import { ImageStream, pack, Profile, type Manifest, type StreamProgress } from '../../lib/stream/index.js'
+import { checkCache, CHUNK, code, copyOf, imageBytes, noise, noMount, packed, scratch, smallDisk, until, WebServer } from './support.js'
 
 async function open(t: Test, source: string, options: Partial<Parameters<typeof ImageStream.open>[1]> = {}): Promise<ImageStream> {
   const stream = await ImageStream.open(source, { cache: scratch(t), ...options })
@@ -64,38 +63,55 @@ t.test('a chunk that stays damaged fails its readers, and no others; put right, 
   await t.rejects(stream.read(17 * CHUNK, 1), { code: 'CHUNK_CORRUPT', message: /Chunk 17/ })
   await until(() => stream.progress().missingBytes === CHUNK)
   t.equal(stream.map()[17], 0)
+  t.equal(stream.progress().trouble?.code, 'CHUNK_CORRUPT')
   t.ok((await stream.read(0, 17 * CHUNK)).equals(bytes.subarray(0, 17 * CHUNK)))
   bad = false
   t.ok((await stream.read(17 * CHUNK, CHUNK)).equals(bytes.subarray(17 * CHUNK, 18 * CHUNK)))
+  t.equal(stream.progress().trouble, undefined, 'and nobody has to put anything right any more')
   await stream.complete
   t.ok(copyOf(stream).equals(bytes))
 })
 
-t.test('the link is cut at every hundredth of the way, and goes on each time', async t => {
-  const { folder, bytes, manifest } = await packed(t, noise(100 * CHUNK, 'cut'))
-  const server = await WebServer.start(t, folder)
-  let sent = 0
-  let next = 0
-  let cuts = 0
+/** Cuts each answer at the first of these offsets of the data file that lies in it; at each of them once. */
+function cutting(server: WebServer, manifest: Manifest, at: number[]): Set<number> {
+  const left = new Set(at)
   server.trouble = ({ name, from, to }, response) => {
     if (!name.endsWith('.chunks')) return false
-    const due = next - sent
-    sent += Math.min(to - from, Math.max(0, due))
-    if (due >= to - from) return false
-    // The middle of this answer is where the next hundredth lies.
-    const data = readFileSync(path.join(folder, name)).subarray(from, from + Math.max(0, due))
-    next += manifest.dataSize / 100
-    cuts++
+    const cut = Math.min(...[...left].filter(one => one >= from && one < to))
+    if (cut === Infinity) return false
+    left.delete(cut)
+    const data = readFileSync(path.join(server.folder, name)).subarray(from, cut)
     response.writeHead(206, { 'content-length': to - from, 'content-range': `bytes ${from}-${to - 1}/${manifest.dataSize}` })
     response.write(data, () => response.destroy())
     return true
   }
-  const stream = await open(t, server.url)
-  await stream.complete
-  t.ok(copyOf(stream).equals(bytes))
-  t.ok(cuts >= 100, `${cuts} cuts`)
-  t.ok(stream.progress().requests.failed >= 100)
-  t.equal(stream.progress().trouble, undefined)
+  return left
+}
+
+t.test('the link is cut at every hundredth of the way, and goes on each time', async t => {
+  const chunks = 100
+  const { folder, bytes, manifest } = await packed(t, noise(chunks * CHUNK, 'cut'))
+  const server = await WebServer.start(t, folder)
+  // In an order that lies nowhere.
+  const profile = Profile.fromOrder(manifest, Array.from({ length: chunks }, (_, i) => ({ chunk: (i * 37) % chunks, atMs: i })), 1)
+  const inOrder = { profile, fill: false, gate: 'profile' } as const
+  for (const [what, within, options] of [
+    ['after a byte of a chunk', 1, {}],
+    ['before its last byte', CHUNK - 1, {}],
+    ['in the middle of what a profile has', CHUNK / 2, inOrder]
+  ] as const) {
+    const left = cutting(server, manifest, Array.from({ length: chunks }, (_, i) => i * CHUNK + within))
+    const stream = await open(t, server.url, options)
+    await stream.ready
+    await stream.complete
+    t.ok(copyOf(stream).equals(bytes), what)
+    t.equal(left.size, 0)
+    const { requests, trouble, corrupt, fetched } = stream.progress()
+    t.ok(requests.failed >= chunks, `${requests.failed} failures`)
+    t.same([corrupt, trouble], [0, undefined])
+    if (options === inOrder) t.equal(fetched.fill, 0)
+    await stream.close()
+  }
 })
 
 t.test('the stream is closed and begun again at every hundredth', async t => {
@@ -276,23 +292,10 @@ t.test('the publisher writes over the data file in its place', async t => {
   t.equal(await checkCache(stream.cache, bytes), 10)
 })
 
-const noMount = (() => {
-  if (process.getuid?.() !== 0) return 'mounting a tmpfs needs root'
-  try {
-    execFileSync('unshare', ['--mount', 'true'])
-    return false
-  } catch (error) {
-    return `mounting is not allowed here: ${(error as Error).message}`
-  }
-})()
-
 t.test('a cache without room: reads go on, and so does the rest when there is room', { skip: noMount }, async t => {
   const { folder, bytes } = await packed(t, noise(60 * CHUNK, 'full'))
   const server = await WebServer.start(t, folder)
-  const disk = path.join(scratch(t), 'disk')
-  mkdirSync(disk)
-  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', disk])
-  t.teardown(() => execFileSync('umount', ['--lazy', disk]))
+  const disk = smallDisk(t, '2m')
   const cache = path.join(disk, 'cache')
   const stream = await open(t, server.url, { cache })
   const { message } = await trouble(stream, 'CACHE_FULL')
@@ -308,10 +311,7 @@ t.test('a cache without room: reads go on, and so does the rest when there is ro
 
 t.test('no room for a cache at all', { skip: noMount }, async t => {
   const { folder } = await packed(t, noise(4000 * 4096, 'none'), { chunkSize: 4096 })
-  const disk = path.join(scratch(t), 'disk')
-  mkdirSync(disk)
-  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=100k', 'tmpfs', disk])
-  t.teardown(() => execFileSync('umount', ['--lazy', disk]))
+  const disk = smallDisk(t, '100k')
   await t.rejects(ImageStream.open(folder, { cache: path.join(disk, 'cache') }), code('CACHE_FULL'))
 })
 

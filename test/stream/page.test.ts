@@ -1,6 +1,8 @@
 // What one sees of a stream: its blocks by why and when they came, the picture of them, and the page.
 import t from 'tap'
 import { blocksPicture, ImageStream, StreamPage, type BlockState } from '../../lib/stream/index.js'
+import { browse, noBrowser } from '../browser.js'
+import { limit } from '../patience.js'
 import { CHUNK, code, imageBytes, packed, scratch, WebServer } from './support.js'
 
 const get = async (url: string, init: RequestInit = {}): Promise<{ status: number; text: string; headers: Headers }> => {
@@ -44,4 +46,41 @@ t.test('the blocks, the picture and the page', async t => {
   t.equal((await get(page.url, { method: 'POST' })).status, 405)
   await t.rejects(StreamPage.serve(stream, { listen: page.url }), code('EINVAL'))
   await t.rejects(StreamPage.serve(stream, { listen: new URL(page.url).host }), code('EADDRINUSE'))
+})
+
+t.test('the page, as a browser sees it', { skip: noBrowser, timeout: limit(120_000) }, async t => {
+  const { folder } = await packed(t, imageBytes(60))
+  const web = await WebServer.start(t, folder)
+  const stream = await ImageStream.open(web.url, { cache: scratch(t), gate: 'none', fill: false })
+  t.teardown(() => stream.close())
+  await stream.read(8 * CHUNK, 1)
+  await stream.read(8 * CHUNK, 1)
+  const server = await StreamPage.serve(stream, { title: 'an <i>image' })
+  t.teardown(() => server.close())
+  const { page, problems } = await browse(t, server.url)
+  const row = (name: string, value: string | RegExp) => page.locator('#rows div', { has: page.locator('dt', { hasText: name }) }).locator('dd', { hasText: value })
+  await page.locator('#state', { hasText: 'The start may be made; the rest is coming' }).waitFor()
+  t.equal(await page.locator('h1').textContent(), 'an <i>image')
+  t.equal(await page.title(), 'an <i>image')
+  await row('waited for nothing', '50.0 % of the reads').waitFor()
+  await row('came because a read waited', '64 KiB').waitFor()
+  await row('profile', /^-$/).waitFor()
+  const shown = (id: string): Promise<number> => page.locator(id).evaluate(one => (one as unknown as { value: number }).value)
+  const all = await shown('#all')
+  t.ok(all > 0 && all < 1, `${all}`)
+  await page.waitForFunction("document.getElementById('blocks').naturalWidth > 0")
+  // What is bad, and what is good again.
+  await web.stop()
+  const read = stream.read(20 * CHUNK, 1)
+  await page.locator('#state.bad', { hasText: '127.0.0.1' }).waitFor()
+  await row('waited for now', /^1$/).waitFor()
+  await web.listen()
+  await read
+  await page.locator('#state:not(.bad)').waitFor()
+  await stream.read(0, 60 * CHUNK)
+  await page.locator('#state', { hasText: 'The copy is whole' }).waitFor()
+  t.equal(await shown('#all'), 1)
+  t.same(problems, [])
+  await server.close()
+  await page.locator('#state.bad', { hasText: 'The process that streams has gone' }).waitFor()
 })

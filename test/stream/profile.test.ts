@@ -36,7 +36,7 @@ t.test('several traces: what most of them have comes first', async t => {
 t.test('an image that has changed: the same, elsewhere, gone', async t => {
   const { manifest, image, bytes } = await packed(t, noise(20 * CHUNK, 'stale'))
   const profile = Profile.fromTrace(manifest, [access(3, 0), access(10, 1), access(5, 2), access(19, 3)])
-  t.same({ ...profile.match(manifest), wanted: [] }, { wanted: [], unchanged: 4, moved: 0, stale: 0 })
+  t.same({ ...profile.match(manifest), wanted: [] }, { wanted: [], unchanged: 4, moved: 0, stale: 0, placed: 0 })
   // Chunk 10 moves to 12, 5 changes, the end is cut off.
   const next = Buffer.from(bytes.subarray(0, 18 * CHUNK))
   bytes.copy(next, 12 * CHUNK, 10 * CHUNK, 11 * CHUNK)
@@ -45,9 +45,14 @@ t.test('an image that has changed: the same, elsewhere, gone', async t => {
   const after = (await packed(t, next)).manifest
   const match = profile.match(after)
   t.same(match.wanted.map(({ chunk }) => chunk), [3, 12, 5])
-  t.same({ ...match, wanted: [] }, { wanted: [], unchanged: 1, moved: 1, stale: 2 })
+  t.same({ ...match, wanted: [] }, { wanted: [], unchanged: 1, moved: 1, stale: 2, placed: 0 })
   const { manifest: large } = await pack(image, scratch(t), { chunkSize: '128KiB' })
-  t.same(profile.match(large), { wanted: [], unchanged: 0, moved: 0, stale: 4 }, 'chunks of another size')
+  const places = { unchanged: 0, moved: 0, stale: 0, placed: 4 }
+  t.same(profile.match(large), { ...places, wanted: [{ chunk: 1, atMs: 0 }, { chunk: 5, atMs: 1 }, { chunk: 2, atMs: 2 }, { chunk: 9, atMs: 3 }] }, 'larger chunks')
+  const { manifest: small } = await pack(image, scratch(t), { chunkSize: '32KiB' })
+  t.same(profile.match(small).wanted.map(({ chunk }) => chunk), [6, 7, 20, 21, 10, 11, 38, 39], 'smaller ones')
+  const { manifest: cut } = await packed(t, bytes.subarray(0, 10 * CHUNK + 1), { chunkSize: '128KiB' })
+  t.match(profile.match(cut), { wanted: { length: 3 }, stale: 1, placed: 3 })
 })
 
 t.test('no profile', async t => {

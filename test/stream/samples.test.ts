@@ -33,3 +33,8 @@ t.test('into QEMU', { skip: noEmulation ?? noNbd ?? noTools('qemu-system-x86_64'
   t.match(said, /nginx has served its page, and it is right/)
   t.match(said, /the copy is the image/)
 })
+
+t.test('a snapshot over HTTP', { skip: noKvm, timeout: limit(120_000) }, async t => {
+  const said = await run(t, 'stream-resume')
+  t.match(said, /^as it is touched: it answers after [^]*^what was touched first: it answers after /m)
+})

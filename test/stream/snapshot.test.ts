@@ -2,7 +2,7 @@
 // they do not get they do not run without.
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { copyFileSync, readFileSync } from 'node:fs'
+import { copyFileSync, readFileSync, rmSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import t, { type Test } from 'tap'
@@ -243,6 +243,27 @@ t.test('memory that does not come', { skip, timeout: limit(120_000) }, async t =
     await machine.close()
     await stream.close()
     web.trouble = () => false
+  }
+})
+
+t.test('memory that cannot be had any more fails the machine, and says why', { skip, timeout: limit(120_000) }, async t => {
+  for (const how of ['damaged', 'replaced'] as const) {
+    const { folder, web, manifest } = await published(t)
+    await using stream = await SnapshotStream.open(web.url, { cache: path.join(folder, 'copy'), gate: 'none', fill: false, profile: false })
+    const machine = await stream.restore({ prefetch: false })
+    t.teardown(() => machine.close())
+    if (how === 'damaged') web.spoil = bytes => Buffer.alloc(bytes.length, 1)
+    else {
+      copyFileSync(process.execPath, path.join(folder, 'other'))
+      await pack(path.join(folder, 'other'), path.join(folder, 'pack'), { chunkSize: '1MiB', quality: 0 })
+      rmSync(path.join(folder, 'pack', manifest.dataName))
+    }
+    await machine.resume()
+    machine.console.write(Buffer.from('pattern=random count=64 seed=7 rounds=1\n'))
+    await isOver(machine)
+    t.equal(machine.reason, 'error')
+    t.match(machine.message, how === 'damaged' ? /came damaged 4 times/ : /publishes another image now/)
+    await t.rejects(machine.stateDigest(), Error, 'its memory is not taken for zeros')
   }
 })
 

@@ -88,7 +88,7 @@ t.test('in the order of the profile, then the rest', async t => {
     return false
   }
   await using stream = await ImageStream.open(server.url, { cache: scratch(t), gate: 'profile' })
-  t.same({ ...stream.match, wanted: undefined }, { unchanged: 6, moved: 0, stale: 0, wanted: undefined })
+  t.same({ ...stream.match, wanted: undefined }, { unchanged: 6, moved: 0, stale: 0, placed: 0, wanted: undefined })
   await stream.ready
   const map = stream.map()
   t.ok(order.every(chunk => map[chunk] === 1), 'the gate opens when the profile is here')
@@ -96,11 +96,34 @@ t.test('in the order of the profile, then the rest', async t => {
   t.same(asked.slice(0, 6), order)
   t.ok(server.ranges().some(({ from, to }) => from === 7 * CHUNK && to === 9 * CHUNK), 'adjacent ones in one request')
   const { profile: told, fetched, state, startInMs } = stream.progress()
-  t.same({ told, gate: fetched.gate, state, startInMs }, { told: { bytes: 6 * CHUNK, missingBytes: 0 }, gate: 6 * CHUNK, state: 'rest', startInMs: 0 })
+  t.same({ told, gate: fetched.gate, state, startInMs }, { told: { bytes: 6 * CHUNK, missingBytes: 0, unchanged: 6, moved: 0, stale: 0, placed: 0 }, gate: 6 * CHUNK, state: 'rest', startInMs: 0 })
   released = true
   for (const go of held) go()
   await stream.complete
   t.ok(copyOf(stream).equals(bytes))
+})
+
+t.test('of a profile of an earlier version what is unchanged comes first, and it is told how much that is', async t => {
+  const before = await packed(t, noise(120 * CHUNK, 'before'))
+  const profile = Profile.fromOrder(before.manifest, [100, 7, 55, 3, 70].map((chunk, i) => ({ chunk, atMs: i })), 1)
+  const bytes = Buffer.from(before.bytes)
+  bytes.fill(noise(CHUNK, 'new'), 7 * CHUNK, 8 * CHUNK)
+  before.bytes.copy(bytes, 20 * CHUNK, 55 * CHUNK, 56 * CHUNK)
+  bytes.fill(noise(CHUNK, 'newer'), 55 * CHUNK, 56 * CHUNK)
+  const { folder } = await packed(t, bytes)
+  const server = await WebServer.start(t, folder)
+  await using stream = await ImageStream.open(server.url, { cache: scratch(t), profile, gate: 'profile' })
+  await stream.ready
+  t.match(stream.progress().profile, { unchanged: 3, moved: 1, stale: 1, placed: 0, missingBytes: 0 })
+  const asked = server.ranges().flatMap(({ from, to }) => Array.from({ length: (to - from) / CHUNK }, (_, i) => from / CHUNK + i))
+  t.same(asked.slice(0, 5), [100, 20, 3, 70, 7], 'then what has changed')
+  await stream.complete
+  t.ok(copyOf(stream).equals(bytes))
+  const other = await packed(t, bytes, { chunkSize: '128KiB' })
+  await using large = await ImageStream.open(other.folder, { cache: scratch(t), profile, gate: 'profile', fill: false })
+  await large.ready
+  t.match(large.progress().profile, { unchanged: 0, placed: 5, bytes: 5 * 2 * CHUNK, missingBytes: 0 })
+  t.same(large.map().reduce<number[]>((all, byte, chunk) => (byte === 0 ? all : [...all, chunk]), []), [1, 3, 27, 35, 50])
 })
 
 t.test('without a fill nothing comes unasked', async t => {

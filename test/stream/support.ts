@@ -1,13 +1,14 @@
 // What the tests of streams share: an image with all kinds of chunks, a pack of it, and a web server that does what it
 // is told, good or bad.
-import { spawnSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { createCipheriv, createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { createReadStream, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { createReadStream, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo, Server } from 'node:net'
 import path from 'node:path'
+import process from 'node:process'
 import type { Test } from 'tap'
 import { insideRig } from '../../scripts/rig/index.mjs'
 import { Cache } from '../../lib/stream/cache.js'
@@ -25,6 +26,22 @@ export const noEmulation = insideRig() ? 'this is a rig, where an emulated guest
 export function noTools(...names: string[]): string | false {
   const missing = names.filter(name => spawnSync('sh', ['-c', `PATH=$PATH:/usr/sbin:/sbin command -v ${name}`]).status !== 0)
   return missing.length > 0 && `missing: ${missing.join(', ')}`
+}
+
+/** Why there can be no small disk here; false when there can. */
+export const noMount = ((): string | false => {
+  if (process.getuid?.() !== 0) return 'mounting a tmpfs needs root'
+  const { status, stderr } = spawnSync('unshare', ['--mount', 'true'], { encoding: 'utf8' })
+  return status !== 0 && `mounting is not allowed here: ${stderr}`
+})()
+
+/** A folder that has room for so much. */
+export function smallDisk(t: Test, size: string): string {
+  const disk = path.join(scratch(t), 'disk')
+  mkdirSync(disk)
+  execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${size}`, 'tmpfs', disk])
+  t.teardown(() => execFileSync('umount', ['--lazy', disk]))
+  return disk
 }
 
 /** The same bytes each time, which do not compress. */
