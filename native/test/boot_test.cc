@@ -139,6 +139,10 @@ TEST(Acpi, TablesAreWholeAndFindEachOther) {
   check(ram.at<uint64_t>(fadt + 140), "DSDT");
   EXPECT_EQ(ram.text(ram.at<uint32_t>(fadt + 36), 4), "FACS");
   EXPECT_EQ(ram.at<uint32_t>(fadt + 64), devices::AcpiPm::kControl);
+  EXPECT_TRUE(ram.at<uint32_t>(fadt + 112) & 1u << 10) << "there is a reset register";
+  EXPECT_EQ(ram.at<uint16_t>(fadt + 116), 1u | 8u << 8) << "of 8 bits, in I/O space";
+  EXPECT_EQ(ram.at<uint64_t>(fadt + 120), 0xcf9u);
+  EXPECT_EQ(ram.at<uint8_t>(fadt + 128), 6u);
   const auto madt = ram.at<uint64_t>(xsdt + 44);
   const auto size = check(madt, "APIC");
   unsigned cpus = 0, overrides = 0;

@@ -1,8 +1,12 @@
 // The file disk's thread, and the tap where the host allows one.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/loop.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <condition_variable>
@@ -16,6 +20,7 @@
 #include "backends/file_disk.h"
 #include "backends/tap.h"
 #include "base/error.h"
+#include "base/fd.h"
 #include "tap_util.h"
 
 namespace hypertwin::backends {
@@ -145,6 +150,90 @@ TEST_F(FileDiskTest, DiscardsAndWritesZeroes) {
   disk.drain();
   EXPECT_EQ(done[4].err, EROFS);
   EXPECT_EQ(done[5].err, EROFS);
+}
+
+// A loop device on a file, gone with this; without a path where the host has none to give.
+class LoopDevice {
+ public:
+  explicit LoopDevice(const std::string& file) {
+    const Fd control(open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+    const Fd backing(open(file.c_str(), O_RDWR | O_CLOEXEC));
+    // Another process may take the free one first.
+    for (int tries = 0; tries < 10 && control && backing; ++tries) {
+      const std::string name = "/dev/loop" + std::to_string(ioctl(control.get(), LOOP_CTL_GET_FREE));
+      fd_ = Fd(open(name.c_str(), O_RDWR | O_CLOEXEC));
+      if (!fd_) return;
+      if (ioctl(fd_.get(), LOOP_SET_FD, backing.get()) == 0) {
+        path = name;
+        return;
+      }
+    }
+  }
+  ~LoopDevice() {
+    if (!path.empty()) ioctl(fd_.get(), LOOP_CLR_FD);
+  }
+  std::string path;
+
+ private:
+  Fd fd_;
+};
+
+// A discard of the device gives the file's space back: it reached the device.
+TEST_F(FileDiskTest, ABlockDevice) {
+  constexpr uint32_t kSize = 1 << 20, kPart = 256 << 10;
+  std::ofstream(path) << std::string(kSize, 'a');
+  auto blocks = [&] {
+    const Fd file(open(path.c_str(), O_RDWR | O_CLOEXEC));
+    struct stat status {};
+    EXPECT_EQ(fsync(file.get()), 0);
+    EXPECT_EQ(fstat(file.get(), &status), 0);
+    return static_cast<uint64_t>(status.st_blocks) * 512;
+  };
+  const LoopDevice device(path);
+  if (device.path.empty()) GTEST_SKIP() << "no loop device can be had here";
+  ASSERT_GE(blocks(), kSize);
+  auto of = [](uint64_t ordinal, BlockOperation operation, uint64_t offset, uint32_t size) {
+    return devices::BlockRequest{
+        .ordinal = ordinal, .operation = operation, .offset = offset, .size = size, .data = {}};
+  };
+  {
+    FileDisk disk(device.path, false, keep());
+    EXPECT_EQ(disk.size(), kSize);
+    disk.submit({.ordinal = 0,
+                 .operation = BlockOperation::kWrite,
+                 .offset = kPart + 512,
+                 .size = 0,
+                 .data = std::vector<uint8_t>(512, 'b')});
+    disk.submit(of(1, BlockOperation::kFlush, 0, 0));
+    disk.submit(of(2, BlockOperation::kRead, kPart, 2048));
+    disk.submit(of(3, BlockOperation::kDiscard, 0, kPart));
+    disk.submit(of(4, BlockOperation::kWriteZeroes, 2 * kPart, kPart));
+    auto unmap = of(5, BlockOperation::kWriteZeroes, 3 * kPart + 512, 1024);
+    unmap.unmap = unmap.durable = true;
+    disk.submit(std::move(unmap));
+    disk.submit(of(6, BlockOperation::kRead, 2 * kPart, 2 * kPart));
+    disk.submit(of(7, BlockOperation::kRead, kSize - 512, 1024));
+    disk.drain();
+    std::vector<uint64_t> written(1);
+    disk.take_written(written);
+    EXPECT_EQ(written[0], 0x1f1fu) << "by blocks of 64 KiB";
+  }
+  for (uint64_t i = 0; i < 7; ++i) EXPECT_EQ(done[i].status, BlockStatus::kOk) << i << ": " << done[i].err;
+  EXPECT_EQ(done[7].err, EINVAL);
+  auto text = [](const std::vector<uint8_t>& bytes) { return std::string(bytes.begin(), bytes.end()); };
+  EXPECT_EQ(text(done[2].data), std::string(512, 'a') + std::string(512, 'b') + std::string(1024, 'a'));
+  EXPECT_EQ(text(done[6].data), std::string(kPart, '\0') + std::string(512, 'a') + std::string(1024, '\0') +
+                                    std::string(kPart - 1536, 'a'));
+  EXPECT_LE(blocks(), kSize - kPart) << "the space of what was discarded";
+
+  FileDisk disk(device.path, true, keep());
+  disk.submit(of(8, BlockOperation::kDiscard, 0, 4096));
+  disk.submit(of(9, BlockOperation::kWriteZeroes, kPart, 4096));
+  disk.submit(of(10, BlockOperation::kRead, kPart, 512));
+  disk.drain();
+  EXPECT_EQ(done[8].err, EROFS);
+  EXPECT_EQ(done[9].err, EROFS);
+  EXPECT_EQ(text(done[10].data), std::string(512, 'a'));
 }
 
 TEST_F(FileDiskTest, TheDestructorPerformsWhatIsQueued) {

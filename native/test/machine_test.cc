@@ -157,6 +157,35 @@ TEST(Machine, AMachineThatTheGuestEndedEndsAgainWhenRestored) {
   EXPECT_EQ(twin->boundary(), machine->boundary()) << "the guest does not go on";
 }
 
+// The reset control register, and the keyboard controller's line.
+TEST(Machine, AGuestMayAskForAReset) {
+  NEED_KVM();
+  TempDir dir;
+  for (const auto& [port, value] : {std::pair<uint16_t, uint8_t>{0xcf9, 6}, {0x64, 0xfe}}) {
+    auto listener = std::make_shared<TestListener>();
+    auto machine = small_machine(system_, listener);
+    write_port_first(*machine, port, value);
+    machine->start();
+    ASSERT_TRUE(listener->wait_state(State::kStopped)) << listener->last_message_;
+    EXPECT_EQ(machine->reason(), Reason::kReset) << listener->last_message_;
+    EXPECT_EQ(listener->last_message_, "the guest asked for a reset");
+    EXPECT_EQ(machine->boundary(), 1u);
+    machine->snapshot(dir.file("snap"));
+    auto again = std::make_shared<TestListener>();
+    auto twin = Machine::restore(system_, dir.file("snap"), again);
+    twin->resume();
+    ASSERT_TRUE(again->wait_state(State::kStopped)) << again->last_message_;
+    EXPECT_EQ(twin->reason(), Reason::kReset);
+  }
+  // What does not ask for one: the guest goes on, and halts.
+  auto listener = std::make_shared<TestListener>();
+  auto machine = small_machine(system_, listener);
+  write_port_first(*machine, 0xcf9, 2);
+  machine->start();
+  ASSERT_TRUE(listener->wait_state(State::kStopped)) << listener->last_message_;
+  EXPECT_EQ(machine->reason(), Reason::kHalted);
+}
+
 // The caller's frame, to which the task refers, is gone by then.
 TEST(Machine, ATaskThatIsGivenUpNeverRuns) {
   NEED_KVM();

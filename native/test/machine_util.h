@@ -33,6 +33,17 @@ inline std::shared_ptr<kvm::System> open_kvm() {
   auto system_ = open_kvm(); \
   if (!system_) GTEST_SKIP() << "no usable /dev/kvm"
 
+// Makes the first thing that the guest of a created machine does a write to a port, and the second a halt for
+// ever.
+inline void write_port_first(VirtualMachine& machine, uint16_t port, uint8_t value) {
+  const uint8_t code[] = {
+      0x66, 0xba,  static_cast<uint8_t>(port), static_cast<uint8_t>(port >> 8),  // mov dx, port
+      0xb0, value,                                                               // mov al, value
+      0xee,                                                                      // out dx, al
+      0xfa, 0xf4};                                                               // cli; hlt
+  machine.write_memory(machine.vcpu_state(0).regs.rip, code);
+}
+
 class TestListener : public Listener {
  public:
   void on_state(State state, Reason reason, const std::string& message) override {

@@ -37,6 +37,20 @@ TEST(StandardMachine, RunsAGuestToItsPowerOff) {
   EXPECT_FALSE(machine->press_power_button()) << "this guest does not listen to it";
 }
 
+// The reset control register, which the FADT names, and the keyboard controller's line.
+TEST(StandardMachine, AGuestMayAskForAReset) {
+  NEED_KVM();
+  for (const auto& [port, value] : {std::pair<uint16_t, uint8_t>{0xcf9, 6}, {0x64, 0xfe}}) {
+    auto listener = std::make_shared<TestListener>();
+    auto machine = StandardMachine::create(system_, standard(), guest_image("hello"), listener);
+    write_port_first(*machine, port, value);
+    machine->start();
+    ASSERT_TRUE(listener->wait_state(State::kStopped)) << listener->last_message_;
+    EXPECT_EQ(machine->reason(), Reason::kReset) << listener->last_message_;
+    EXPECT_EQ(machine->counters().port_exits, 1u);
+  }
+}
+
 TEST(StandardMachine, EachStateAllowsWhatItShould) {
   NEED_KVM();
   auto machine = StandardMachine::create(system_, standard(), guest_image("exits"), nullptr);

@@ -17,7 +17,7 @@ const cacheFolder = path.join(root, '.cache/rig')
 // What they depend on comes before them. One that a kernel has built in is not there as a module.
 const modules = [
   'virtio_pci', 'virtio_console', 'virtio_net', 'virtio-rng', 'qemu_fw_cfg', '9p', '9pnet_virtio', 'overlay',
-  'kvm-amd nested=1', 'tun', 'veth', 'bridge', 'vhost_net', 'vhost_vsock', 'sch_netem'
+  'kvm-amd nested=1', 'tun', 'veth', 'bridge', 'vhost_net', 'vhost_vsock', 'sch_netem', 'loop'
 ]
 
 // What init.sh calls, by its own name or as sh.

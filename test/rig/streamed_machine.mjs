@@ -6,7 +6,6 @@ import { createHash } from 'node:crypto'
 import { copyFileSync } from 'node:fs'
 import http from 'node:http'
 import path from 'node:path'
-import process from 'node:process'
 import { Machine } from '../../dist/machine/index.js'
 import { ImageStream, memoryTrace, NbdServer, pack, Profile, readTrace, SnapshotStream } from '../../dist/stream/index.js'
 import { slowServer } from '../../scripts/shared/web.mjs'
@@ -74,5 +73,3 @@ await observe(async (folder, given, seen) => {
     await Promise.all([memory.close(), disk.close()])
   }
 })
-// What is still open when something went wrong.
-process.exit()
