@@ -87,6 +87,11 @@ irq_common:
     pushq %r10
     pushq %r11
     cld
+    // The interrupted instruction's address: below 2 GiB, as all of this.
+    cmpq $idle_halt, 72(%rsp)
+    jne 1f
+    movq $idle_awake, 72(%rsp)
+1:
     call irq_handler
     popq %r11
     popq %r10

@@ -202,10 +202,17 @@ static uint64_t write_deferred(uint64_t arg) {
   return arg;
 }
 
-// "sti; hlt" leaves no gap in which an interrupt could be missed.
+// "sti; hlt" leaves no gap in which an interrupt could be missed; where a host makes one (QEMU's SVM forgets
+// that the instruction behind sti is not interrupted), irq_common goes on behind the hlt.
 static uint64_t kernel_idle(uint64_t arg) {
   write_deferred(arg);
-  if (irq_pending == 0) __asm__ volatile("sti; hlt; cli" ::: "memory");
+  if (irq_pending == 0)
+    __asm__ volatile(
+        "sti\n"
+        ".global idle_halt, idle_awake\n"
+        "idle_halt: hlt\n"
+        "idle_awake: cli" ::
+            : "memory");
   uint32_t lines = irq_pending;
   irq_pending = 0;
   return lines;
