@@ -70,8 +70,9 @@ t.test('a machine on a terminal, and on another one from its snapshot', { skip, 
     t.equal(await screen.ended, 0)
   }
   t.ok(existsSync(file))
-  const screen = terminal(t, '--restore', file)
-  await screen.sees('\r\n')
+  // What it says tells that keys are its own from now on.
+  const screen = terminal(t, '--restore', file, '--gdb', `${file}.gdb`)
+  await screen.sees('gdb: target remote')
   screen.type('\x01s')
   await screen.sees('Where to?')
   screen.type('pattern=hotset count=8 rounds=1\n')
