@@ -210,6 +210,7 @@ export async function run(options: RunOptions): Promise<number> {
       const end = await session(options, signal)
       if (end.reason === 'reset' && options.reboot && options.restore === undefined) continue
       if (options.json === true) process.stdout.write(`${toJson(end)}\n`)
+      if (end.reason === 'reset' && options.reboot) process.stderr.write('hypertwin: The guest asked for a reset: what was restored is not made anew\n')
       const problem = trouble(end)
       if (problem) process.stderr.write(`hypertwin: ${problem.message}\n`)
       return problem ? Exit.failed : signal.aborted ? Exit.interrupted : Exit.ok
