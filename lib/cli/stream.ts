@@ -347,6 +347,8 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
     // What came while it was being started.
     if (signal.aborted || failed !== undefined) stop()
     const status = await guest.ended
+    // Then all of its reads are counted.
+    await server.close()
     const after = turn.stream?.progress()
     if (after) ui.say(summary(after))
     ui.result({ status: status ?? null, startedAfterMs: before?.elapsedMs ?? null, progress: after ?? null })
