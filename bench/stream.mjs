@@ -3,10 +3,10 @@
 //   npm run bench:stream -- [--json] [--images nginx,redis] [--links 20/40,100/5] [--ways nbdkit,demand,fill,examined,traced,full]
 //     [--all] [--seconds 60] [--locals 2] [--resume | --fresh] [--table] [--build] [--missed]
 // Links are Mb/s and ms of round trip, emulated (scripts/link). Guests run under QEMU's TCG. Default: all images, 20/40, nbdkit
-// (its own curl plugin on the raw image), demand (ours, nothing ahead), examined, traced, full; --all: 5, 20, 100, 1000 Mb/s with 5 and 40 ms. What has been measured with the same code is not
-// measured again; --resume: nor what was measured with other code; --fresh: all is. Each row goes to the results file at
-// once, so that what is interrupted goes on. --json prints all rows, those of earlier runs too; --table only what the results
-// file has, as Markdown. A start is watched, and its application used, for --seconds after its first right answer.
+// (its own curl plugin on the raw image), demand (ours, nothing ahead), examined, traced, full; --all: 5, 20, 100, 1000 Mb/s with
+// 5 and 40 ms. What has been measured with the same code is not measured again; --resume: nor what was measured with other
+// code; --fresh: all is. Each row goes to the results file at once, so that what is interrupted goes on. --json prints all
+// rows, those of earlier runs too; --table only what the results file has, as Markdown. A start is watched, and its application used, for --seconds after its first right answer.
 // --build only builds the images. --missed tells which files starts read that an examination did not expect, and what it
 // expected in vain; not of images that are held out. Exit code 1 when a start fails; a goal that is not met is a figure.
 import { spawn } from 'node:child_process'

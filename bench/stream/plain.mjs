@@ -15,7 +15,7 @@ const THREADS = 16
 const START_MS = 30_000
 
 /** Reads of a log, each `{ atMs, ms, bytes }`, by this process's clock; those without an answer yet are left out. */
-export function readsOf(log) {
+function readsOf(log) {
   const under = new Map()
   const reads = []
   for (const line of log.split('\n')) {
@@ -43,7 +43,7 @@ function counted(reads) {
 }
 
 /** As the streamed disk of a start. @param where.url - of the raw image */
-export async function plainDisk({ url }, { manifest, processors, closing }) {
+export async function plainDisk({ url }, { processors, closing }) {
   const folder = mkdtempSync(path.join(tmpdir(), 'bench-nbdkit-'))
   closing.push(() => rmSync(folder, { recursive: true, force: true }))
   const socket = path.join(folder, 'socket')
@@ -66,5 +66,5 @@ export async function plainDisk({ url }, { manifest, processors, closing }) {
   }
   const reads = () => readsOf(readFileSync(log, 'utf8'))
   const bytes = () => reads().reduce((sum, { bytes }) => sum + bytes, 0)
-  return { server: { socket }, manifest, progress: () => ({ bytes: bytes() }), counters: async () => counted(reads()), seen: async () => ({ seen: counted(reads()) }) }
+  return { server: { socket }, progress: () => ({ bytes: bytes() }), counters: async () => counted(reads()), seen: async () => ({ seen: counted(reads()) }) }
 }

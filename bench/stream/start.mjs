@@ -103,7 +103,6 @@ async function streamedDisk({ source, options, trace }, { processors, signal, cl
   await Promise.race([stream.ready, aborted(signal)])
   return {
     server,
-    manifest: stream.manifest,
     progress: () => stream.progress(),
     counters: async () => {
       const { stalls, waited } = await readTrace(trace)
@@ -128,11 +127,11 @@ export async function start(image, where, { seconds, processors, signal }) {
   const closing = []
   let said = ''
   try {
-    const disk = await (where.url ? plainDisk : streamedDisk)(where, { manifest: image.manifest, processors, signal, closing })
+    const disk = await (where.url ? plainDisk : streamedDisk)(where, { processors, signal, closing })
     const gateMs = since()
     const port = image.port === undefined ? undefined : await freePort()
     const forward = port === undefined ? '' : `,hostfwd=tcp:127.0.0.1:${port}-:${image.port}`
-    const guest = await QemuGuest.start(disk.server, disk.manifest, {
+    const guest = await QemuGuest.start(disk.server, image.manifest, {
       accelerator: 'tcg',
       memory: image.memory,
       kernel: image.kernel,

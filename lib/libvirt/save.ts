@@ -198,7 +198,7 @@ export function isGone(error: unknown): boolean {
 async function isActive(find: () => Promise<Domain>): Promise<boolean> {
   try {
     await using domain = await find()
-    return await runs(domain)
+    return await domain.isActive()
   } catch (error) {
     if (isGone(error)) return false
     throw error

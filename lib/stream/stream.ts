@@ -287,7 +287,7 @@ export class ImageStream implements AsyncDisposable {
         const chunk = first + i
         let contents: Buffer | undefined
         if (!this.#isHere(chunk)) {
-          contents = await this.#need(chunk)
+          contents = await this.#fetcher.need(this.manifest.blobOf[chunk] as number)
           waitedMs = performance.now() - begun
         }
         return (contents ?? (await this.#cache.read(chunk))).subarray(0, this.manifest.sizeOf(chunk))

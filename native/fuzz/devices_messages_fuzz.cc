@@ -109,12 +109,9 @@ struct Card {
     }
   }
 
-  uint8_t capability = 0;
+  const uint8_t capability = capability_of(pci, Msix::kCapability);
   Card() {
     pci.config_write(4, 2, 7);
-    for (uint8_t at = static_cast<uint8_t>(pci.config_read(0x34, 1)); at;
-         at = static_cast<uint8_t>(pci.config_read(static_cast<uint8_t>(at + 1), 1)))
-      if (pci.config_read(at, 1) == 0x11) capability = at;
     if (!capability) std::abort();
   }
 };

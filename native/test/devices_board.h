@@ -49,6 +49,16 @@ struct FakeLine : IrqLine {
   }
 };
 
+// Where a function's configuration space has the capability with this id; 0 where it has none.
+inline uint8_t capability_of(PciDevice& function, uint8_t id) {
+  auto byte = [&](int offset) {
+    return static_cast<uint8_t>(function.config_read(static_cast<uint8_t>(offset), 1));
+  };
+  uint8_t at = byte(0x34);
+  while (at && byte(at) != id) at = byte(at + 1);
+  return at;
+}
+
 // A board's memory, of zeros: one of a board that is gone, since fuzzers make many, and new memory takes most
 // of their time.
 class Memory {

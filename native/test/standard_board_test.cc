@@ -5,6 +5,7 @@
 #include <sys/eventfd.h>
 
 #include "code_of.h"
+#include "devices_board.h"
 #include "machine_util.h"
 
 namespace hypertwin::machine {
@@ -36,7 +37,10 @@ struct Board {
   NoHost host;
   std::shared_ptr<kvm::Vm> vm;
   std::vector<uint8_t> memory = std::vector<uint8_t>(2 * devices::kPageSize);
-  devices::GuestRam ram{{{.guest_address = 0, .size = devices::kPageSize, .host = aligned(), .slot = 0}}};
+  devices::GuestRam ram{{{.guest_address = 0,
+                          .size = devices::kPageSize,
+                          .host = devices::TestBoard::aligned(memory.data()),
+                          .slot = 0}}};
   std::unique_ptr<StandardBoard> board;
   Fd probe{::eventfd(0, EFD_CLOEXEC)};
 
@@ -45,10 +49,6 @@ struct Board {
     MachineConfig config;
     config.nets.resize(2);
     board = std::make_unique<StandardBoard>(vm, host, ram, config, [](uint32_t) {});
-  }
-  uint8_t* aligned() {
-    const auto at = reinterpret_cast<uintptr_t>(memory.data());
-    return memory.data() + (devices::kPageSize - at % devices::kPageSize) % devices::kPageSize;
   }
   void select(unsigned slot, uint8_t offset) {
     board->port_write(0xcf8, 4, 0x80000000 | slot << 11 | offset);

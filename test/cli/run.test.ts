@@ -12,10 +12,12 @@ const command = path.resolve('dist/cli/main.js')
 const skip = noKvm || (spawnSync('script', ['--version']).error ? 'the program script (util-linux, bsdutils) is missing' : false)
 
 interface Terminal {
-  type: (text: string) => void
+  /** Types, and waits for what answers. */
+  answers: (typed: string, text: string) => Promise<void>
   /** Waits for what comes behind that which was waited for before. */
   sees: (text: string) => Promise<void>
-  ended: Promise<number | null>
+  /** Ends the machine. @returns the exit status */
+  end: () => Promise<number | null>
 }
 
 /** The command on a pseudo terminal, which script(1) makes. */
@@ -33,20 +35,28 @@ function terminal(t: Test, ...args: string[]): Terminal {
     wake()
     return status as number | null
   })
-  return {
-    type: text => child.stdin.write(text),
-    async sees(text) {
-      for (;;) {
-        const at = shown.indexOf(text, from)
-        if (at >= 0) {
-          from = at + text.length
-          return
-        }
-        if (child.exitCode !== null) throw new Error(`it ended before it showed ${text}: ${shown.slice(from)}`)
-        await new Promise<void>(resolve => (wake = resolve))
+  const sees = async (text: string): Promise<void> => {
+    for (;;) {
+      const at = shown.indexOf(text, from)
+      if (at >= 0) {
+        from = at + text.length
+        return
       }
+      if (child.exitCode !== null) throw new Error(`it ended before it showed ${text}: ${shown.slice(from)}`)
+      await new Promise<void>(resolve => (wake = resolve))
+    }
+  }
+  return {
+    answers(typed, text) {
+      child.stdin.write(typed)
+      return sees(text)
     },
-    ended
+    sees,
+    // Ctrl-A x.
+    async end() {
+      child.stdin.write('\x01x')
+      return ended
+    }
   }
 }
 
@@ -55,28 +65,19 @@ t.test('a machine on a terminal, and on another one from its snapshot', { skip, 
   {
     const screen = terminal(t, '--kernel', 'dirtier', '--append', 'base=4M pages=64 count=64 rounds=1 stay=1', '--snapshot', file)
     await screen.sees('dirtier done 1')
-    screen.type('\x01h')
-    await screen.sees('Ctrl-A x  end the machine')
+    await screen.answers('\x01h', 'Ctrl-A x  end the machine')
     // Ctrl-C is the guest's.
-    screen.type('\x03\npattern=hotset count=8 rounds=1\n')
-    await screen.sees('dirtier done 2')
-    screen.type('\x01p')
-    await screen.sees('does not listen to a power button')
-    screen.type('\x01s')
-    await screen.sees(`Written: ${file}`)
-    screen.type('\x01?')
-    await screen.sees('Ctrl-A h  this help')
-    screen.type('\x01x')
-    t.equal(await screen.ended, 0)
+    await screen.answers('\x03\npattern=hotset count=8 rounds=1\n', 'dirtier done 2')
+    await screen.answers('\x01p', 'does not listen to a power button')
+    await screen.answers('\x01s', `Written: ${file}`)
+    await screen.answers('\x01?', 'Ctrl-A h  this help')
+    t.equal(await screen.end(), 0)
   }
   t.ok(existsSync(file))
   // What it says tells that keys are its own from now on.
   const screen = terminal(t, '--restore', file, '--gdb', `${file}.gdb`)
   await screen.sees('gdb: target remote')
-  screen.type('\x01s')
-  await screen.sees('Where to?')
-  screen.type('pattern=hotset count=8 rounds=1\n')
-  await screen.sees('dirtier done')
-  screen.type('\x01x')
-  t.equal(await screen.ended, 0)
+  await screen.answers('\x01s', 'Where to?')
+  await screen.answers('pattern=hotset count=8 rounds=1\n', 'dirtier done')
+  t.equal(await screen.end(), 0)
 })

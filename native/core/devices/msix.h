@@ -29,6 +29,7 @@ class MessageSink {
 class Msix {
  public:
   static constexpr uint32_t kEntrySize = 16;
+  static constexpr uint8_t kCapability = 0x11;
   // Of the capability's control word.
   static constexpr uint16_t kEnable = 1 << 15, kMaskAll = 1 << 14;
 

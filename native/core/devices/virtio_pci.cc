@@ -13,7 +13,6 @@ namespace {
 
 constexpr uint8_t kVendorCapability = 0x09;
 enum CapabilityType : uint8_t { kCommonCfg = 1, kNotifyCfg, kIsrCfg, kDeviceCfg, kPciCfg };
-constexpr uint8_t kMsixCapability = 0x11;
 constexpr uint32_t kMessageSize = 0x1000, kPendingOffset = 0x800;
 constexpr uint32_t kCommonSize = 56, kDeviceSize = 0x40;
 
@@ -51,7 +50,7 @@ void VirtioPci::add_msix(MessageSink& sink) {
   put_le<uint16_t>(&body[0], static_cast<uint16_t>(msix_->vectors() - 1));
   put_le<uint32_t>(&body[2], kMessageBar);
   put_le<uint32_t>(&body[6], kPendingOffset | kMessageBar);
-  msix_capability_ = add_capability(kMsixCapability, body);
+  msix_capability_ = add_capability(Msix::kCapability, body);
   const uint8_t mask[] = {0, (Msix::kEnable | Msix::kMaskAll) >> 8};
   allow_write(static_cast<uint8_t>(msix_capability_ + 2), mask);
 }

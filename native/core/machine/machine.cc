@@ -594,10 +594,9 @@ bool Machine::leave_boundary() {
   }
 
   if (power_event_) {
-    bool off = *power_event_ == devices::PowerEvent::kPowerOff;
+    End end = end_of(*power_event_);
     power_event_.reset();
-    set_state(State::kStopped, off ? Reason::kPowerOff : Reason::kReset,
-              off ? "the guest powered off" : "the guest asked for a reset");
+    set_state(end.state, end.reason, std::move(end.message));
     return false;
   }
   switch (source_->end(here)) {
@@ -868,10 +867,7 @@ StateDigest Machine::state_digest() {
 void Machine::save_state(ByteWriter& out) {
   out.u64(ordinal_.load(std::memory_order_relaxed));
   out.u64(virtual_now_);
-  // A machine that the guest has ended ends again when it is restored and resumed.
-  auto power = power_event_;
-  if (state() == State::kStopped && reason() == Reason::kPowerOff) power = devices::PowerEvent::kPowerOff;
-  if (state() == State::kStopped && reason() == Reason::kReset) power = devices::PowerEvent::kReset;
+  const auto power = saved_power_event(power_event_);
   out.u8(static_cast<uint8_t>(at_boundary_ | halted_ << 1 | can_inject_ << 2 | interrupts_on_ << 3 |
                               (vcpu_->run_page()->request_interrupt_window & 1) << 4 |
                               (power ? static_cast<int>(*power) : 0) << 5));

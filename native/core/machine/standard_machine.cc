@@ -765,12 +765,6 @@ void StandardMachine::vsock_event(uint32_t, devices::VsockEvent event) {
 
 bool StandardMachine::vsock_busy(uint32_t) { return vsock_->busy(); }
 
-StandardMachine::End StandardMachine::end_of(devices::PowerEvent event) {
-  const bool off = event == devices::PowerEvent::kPowerOff;
-  return {State::kStopped, off ? Reason::kPowerOff : Reason::kReset,
-          off ? "the guest powered off" : "the guest asked for a reset"};
-}
-
 void StandardMachine::power(devices::PowerEvent event) { end_from_inside(end_of(event)); }
 
 // ---- Inputs and state from outside
@@ -927,10 +921,7 @@ Counters StandardMachine::counters() const {
 }
 
 void StandardMachine::save_state(ByteWriter& out) {
-  // A machine that the guest has ended ends again when it is restored and resumed.
-  auto power = power_event_;
-  if (state() == State::kStopped && reason() == Reason::kPowerOff) power = devices::PowerEvent::kPowerOff;
-  if (state() == State::kStopped && reason() == Reason::kReset) power = devices::PowerEvent::kReset;
+  const auto power = saved_power_event(power_event_);
   out.u8(power ? static_cast<uint8_t>(*power) : 0);
   out.u64(now());
   out.u64(clock_ ? clock_->clock : 0);

@@ -93,11 +93,6 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
     base::ThreadId thread_id;
     std::atomic<uint64_t> port_exits{0}, mmio_exits{0}, kicks{0};
   };
-  struct End {
-    State state;
-    Reason reason;
-    std::string message;
-  };
   // Devices' threads pass while it is open.
   class Gate {
    public:
@@ -138,7 +133,6 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void launch();
   std::unique_ptr<KernelNet> open_kernel_net(size_t net);
   void load_state(ByteReader& in);
-  static End end_of(devices::PowerEvent event);
   void save_kernel_devices(ByteWriter& out) const;
   void lost(const Error& error, bool settled);
   void save_state(ByteWriter& out);

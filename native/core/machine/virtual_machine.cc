@@ -49,6 +49,19 @@ std::string_view state_name(State state) {
   return "unknown";
 }
 
+End end_of(devices::PowerEvent event) {
+  const bool off = event == devices::PowerEvent::kPowerOff;
+  return {State::kStopped, off ? Reason::kPowerOff : Reason::kReset,
+          off ? "the guest powered off" : "the guest asked for a reset"};
+}
+
+std::optional<devices::PowerEvent> VirtualMachine::saved_power_event(
+    std::optional<devices::PowerEvent> pending) const {
+  if (state() == State::kStopped && reason() == Reason::kPowerOff) return devices::PowerEvent::kPowerOff;
+  if (state() == State::kStopped && reason() == Reason::kReset) return devices::PowerEvent::kReset;
+  return pending;
+}
+
 std::string_view reason_name(Reason reason) {
   switch (reason) {
     case Reason::kNone:

@@ -18,6 +18,7 @@
 
 #include "backends/disk.h"
 #include "base/digest.h"
+#include "devices/device.h"
 #include "devices/guest_ram.h"
 #include "kvm/kvm.h"
 #include "machine/config.h"
@@ -48,6 +49,15 @@ enum class Reason : uint8_t {
   kUnprotected,    // its backup is lost, and the policy is to stop
   kBreakpoint,     // a vCPU came to one while the machine was debugged; the message names it
 };
+
+// How a machine ends.
+struct End {
+  State state;
+  Reason reason;
+  std::string message;
+};
+// By its guest's wish.
+End end_of(devices::PowerEvent event);
 
 // What a machine tells its owner. Called on a thread of the machine, which waits: be brief, never call back.
 // Outputs that were held come on the thread that lets them out, never two of one device at once.
@@ -183,6 +193,10 @@ class VirtualMachine {
   virtual Snapshots& snapshots() = 0;
 
  protected:
+  // What a snapshot keeps of the guest's wish, done or pending: a machine that the guest has ended ends again
+  // when it is restored and resumed.
+  std::optional<devices::PowerEvent> saved_power_event(std::optional<devices::PowerEvent> pending) const;
+
   // Throws Error("BAD_STATE") when write_memory() is not to be. Memory is not frozen meanwhile.
   virtual void check_writable() const {}
   // Throw Error("ERANGE").
