@@ -56,7 +56,8 @@ TEST(BzImage, LiesWhereItsHeaderSays) {
   Ram ram(64 * kMiB);
   const auto file = bzimage();
   const std::vector<uint8_t> initrd(5000, 0x42);
-  const Entry entry = load_kernel(ram.ram, {file, initrd, "console=ttyS0", 0xe0000});
+  const std::vector<uint8_t> seed(32, 0x77);
+  const Entry entry = load_kernel(ram.ram, {file, initrd, "console=ttyS0", 0xe0000, seed});
   EXPECT_EQ(entry.rip, kHighMemory);
   EXPECT_EQ(ram.at<uint8_t>(kHighMemory), 0xc3);
   EXPECT_EQ(ram.at<uint8_t>(kHighMemory + 99999), 0xc3);
@@ -71,6 +72,13 @@ TEST(BzImage, LiesWhereItsHeaderSays) {
   EXPECT_EQ(at % 4096, 0u);
   EXPECT_GE(at, 20 * kMiB) << "clear of where the kernel unpacks itself";
   EXPECT_EQ(ram.at<uint8_t>(at + 4999), 0x42);
+  // One setup_data: the seed of its random numbers.
+  const uint64_t data = ram.at<uint64_t>(page + 0x250);
+  EXPECT_EQ(ram.at<uint64_t>(data), 0u) << "the last one";
+  EXPECT_EQ(ram.at<uint32_t>(data + 8), 9u);
+  EXPECT_EQ(ram.at<uint32_t>(data + 12), seed.size());
+  EXPECT_EQ(ram.text(data + 16, seed.size()), std::string(seed.size(), 0x77));
+  EXPECT_EQ(ram.at<uint8_t>(data + 16 + seed.size()), 0);
   // The memory map: RAM, the BIOS area, RAM.
   ASSERT_EQ(ram.at<uint8_t>(page + 0x1e8), 3);
   EXPECT_EQ(ram.at<uint64_t>(page + 0x2d0 + 8), kLowMemoryEnd);

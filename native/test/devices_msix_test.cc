@@ -137,6 +137,25 @@ TEST(MsixTable, NonsenseGoesNowhere) {
   EXPECT_EQ(c.queue_vector(0), 0xffffu) << "a reset takes them away";
 }
 
+TEST(MsixTable, AStateHoldsNoMoreThanAGuestCanWrite) {
+  struct Sink : MessageSink {
+    std::vector<Message> messages;
+    void set_message(unsigned, const Message& message) override { messages.push_back(message); }
+    void signal(unsigned) override {}
+  } sink;
+  ByteWriter state;
+  state.u16(Msix::kEnable);
+  for (unsigned i = 0; i < Msix::kEntrySize; ++i) state.u8(i == 12 ? 0xfe : 0xff);
+  state.u8(0);
+  const auto bytes = state.take();
+  Msix table(1, sink);
+  ByteReader in(bytes, "state");
+  table.load(in);
+  EXPECT_EQ(table.read(12, 4), 0u);
+  ASSERT_EQ(sink.messages.size(), 1u);
+  EXPECT_EQ(sink.messages[0].address, ~uint64_t{3});
+}
+
 TEST(MsixTable, OutlivesASnapshot) {
   MsixCard c;
   c.control(Msix::kEnable);

@@ -216,6 +216,19 @@ TEST(VirtioPciRegisters, BusMasterThatWasNeverGivenIsNotMissed) {
   EXPECT_EQ(rx.used_index(), 1);
 }
 
+TEST(VirtioPciRegisters, QueuesAreServedElsewhere) {
+  TestBoard board;
+  FakeLine line;
+  VirtioPci card(board.net, line);
+  std::vector<unsigned> rung;
+  card.serve_elsewhere([&](unsigned queue) { rung.push_back(queue); });
+  card.bar_write(VirtioPci::kIoBar, VirtioPci::kIoNotify, 2, 1);
+  card.bar_write(VirtioPci::kMemoryBar, VirtioPci::kMemoryNotify, 2, 0);
+  card.bar_write(VirtioPci::kIoBar, VirtioPci::kIoNotify, 2, 2);
+  card.bar_write(VirtioPci::kIoBar, VirtioPci::kIoNotify, 2, 0xffff);
+  EXPECT_EQ(rung, (std::vector<unsigned>{1, 0})) << "and there are two";
+}
+
 TEST(VirtioPciRegisters, TheInterruptIsALevelUntilIsrIsRead) {
   TestBoard board;
   FakeLine line;

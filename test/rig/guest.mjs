@@ -39,7 +39,9 @@ export async function observe(work) {
       }
     rmSync(folder, { recursive: true, force: true })
   }
-  process.stdout.write(`${JSON.stringify(seen, (_, value) => (typeof value === 'bigint' ? Number(value) : value))}\n`)
+  const line = JSON.stringify(seen, (_, value) => (typeof value === 'bigint' ? Number(value) : value))
+  // What is still open when something went wrong does not hold it up.
+  process.stdout.write(`${line}\n`, () => process.exit())
 }
 
 /** The options of the machine that the test has asked for. */

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 
+#include "base/random.h"
 #include "boot/kernel.h"
 #include "boot/layout.h"
 
@@ -15,12 +16,21 @@ namespace {
 constexpr uint64_t kSetupSectors = 0x1f1, kJump = 0x201, kMagic = 0x202, kVersion = 0x206,
                    kLoaderType = 0x210, kLoadFlags = 0x211, kCode32Start = 0x214, kRamdiskImage = 0x218,
                    kRamdiskSize = 0x21c, kCommandLinePointer = 0x228, kInitrdMax = 0x22c,
-                   kCommandLineSize = 0x238, kPreferredAddress = 0x258, kInitSize = 0x260;
+                   kCommandLineSize = 0x238, kSetupDataPointer = 0x250, kPreferredAddress = 0x258,
+                   kInitSize = 0x260;
 // In boot_params alone.
 constexpr uint64_t kRsdp = 0x070, kE820Entries = 0x1e8, kE820Table = 0x2d0;
 constexpr size_t kE820Size = 20, kE820Max = 128;
 constexpr uint32_t kHdrS = 0x53726448;
 constexpr uint8_t kLoadedHigh = 1, kOtherLoader = 0xff;
+constexpr uint32_t kRandomSeed = 9;  // SETUP_RNG_SEED, of Linux 6.0; older ones take no notice
+
+// One of a list; its data follow.
+struct SetupData {
+  uint64_t next = 0;
+  uint32_t type = 0;
+  uint32_t size = 0;
+};
 
 template <class T>
 void set(std::array<uint8_t, 4096>& page, uint64_t offset, T value) {
@@ -76,6 +86,13 @@ Entry load_bzimage(devices::GuestRam& ram, const Image& image) {
     set(page, kRamdiskImage, static_cast<uint32_t>(put_initrd(ram, image.initrd, run, end, max + 1)));
     set(page, kRamdiskSize, static_cast<uint32_t>(image.initrd.size()));
   }
+  set<uint64_t>(page, kSetupDataPointer, 0);
+  if (!image.seed.empty()) {
+    const SetupData header{.type = kRandomSeed, .size = static_cast<uint32_t>(image.seed.size())};
+    put(ram, kSetupData, header);
+    if (!ram.write(kSetupData + sizeof(header), image.seed)) bad_kernel("its seed does not fit");
+    set(page, kSetupDataPointer, kSetupData);
+  }
   set(page, kRsdp, image.rsdp);
   const auto map = memory_map(ram);
   const size_t entries = std::min(map.size(), kE820Max);
@@ -92,6 +109,12 @@ Entry load_bzimage(devices::GuestRam& ram, const Image& image) {
   const std::array<uint64_t, 4> gdt{0, 0, 0x00cf9b000000ffff, 0x00cf93000000ffff};
   put(ram, kGdt, gdt);
   return {.rip = kHighMemory, .rsi = kZeroPage, .gdt = kGdt, .gdt_limit = sizeof(gdt) - 1};
+}
+
+Seed new_seed() {
+  Seed seed;
+  fill_random(seed, "for the guest's kernel");
+  return seed;
 }
 
 Entry load_kernel(devices::GuestRam& ram, const Image& image) {

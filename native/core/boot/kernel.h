@@ -2,6 +2,7 @@
 // vmlinux) or Linux's bzImage. The file is hostile input. Sets no vCPU state itself.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -24,8 +25,12 @@ struct Image {
   std::span<const uint8_t> kernel;
   std::span<const uint8_t> initrd;
   std::string command_line;
-  uint64_t rsdp = 0;  // physical address of ACPI's root pointer; 0: no ACPI
+  uint64_t rsdp = 0;                   // physical address of ACPI's root pointer; 0: no ACPI
+  std::span<const uint8_t> seed = {};  // for the kernel's random numbers; PVH has no place for it
 };
+
+using Seed = std::array<uint8_t, 32>;
+Seed new_seed();
 
 // Loads the kernel, the initrd (as high as it fits), the command line, the memory map and what the protocol
 // wants. Throws Error("BAD_KERNEL") saying what is wrong with the file, or "NO_MEMORY" when the RAM is too

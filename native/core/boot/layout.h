@@ -17,6 +17,7 @@ namespace hypertwin::boot {
 // Below the EBDA, above the real-mode IVT and BDA, out of the way of kernels.
 inline constexpr uint64_t kBootDataBegin = 0x6000;
 inline constexpr uint64_t kStartInfo = 0x6000;
+inline constexpr uint64_t kSetupData = 0x6000;
 inline constexpr uint64_t kMemoryMap = 0x6100;
 inline constexpr uint64_t kModules = 0x6f00;
 inline constexpr uint64_t kCommandLine = 0x7000;

@@ -1,12 +1,22 @@
 #include "devices/msix.h"
 
-#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "devices/state.h"
 
 namespace hypertwin::devices {
+
+namespace {
+
+// What an entry keeps of what is written to its byte `at`.
+uint8_t writable(uint32_t at, uint8_t byte) {
+  if (at == 0) return byte & 0xfc;
+  if (at == 12) return byte & 1;
+  return at > 12 ? 0 : byte;
+}
+
+}  // namespace
 
 void Msix::set_control(uint16_t value) {
   control_ = value & (kEnable | kMaskAll);
@@ -28,10 +38,7 @@ void Msix::write(uint32_t offset, unsigned size, uint32_t value) {
   if (vector >= entries_.size()) return;
   for (unsigned i = 0; i < size && offset % kEntrySize + i < kEntrySize; ++i) {
     const uint32_t at = offset % kEntrySize + i;
-    uint8_t byte = static_cast<uint8_t>(value >> (8 * i));
-    if (at == 0) byte &= 0xfc;
-    if (at >= 12) byte = at == 12 ? byte & 1 : 0;
-    entries_[vector].bytes[at] = byte;
+    entries_[vector].bytes[at] = writable(at, static_cast<uint8_t>(value >> (8 * i)));
   }
   refresh(vector);
 }
@@ -88,7 +95,7 @@ void Msix::load(ByteReader& in) {
   const uint16_t control = in.u16();
   for (auto& entry : entries_) {
     const auto bytes = in.raw(kEntrySize);
-    std::copy(bytes.begin(), bytes.end(), entry.bytes);
+    for (uint32_t at = 0; at < kEntrySize; ++at) entry.bytes[at] = writable(at, bytes[at]);
     entry.pending = load_flag(in);
     entry.known.reset();
   }

@@ -235,7 +235,14 @@ void VirtioPci::bar_write(unsigned bar, uint32_t offset, unsigned size, uint32_t
   else if (place.area == Area::kDevice)
     device_.config_write(place.offset, size, value);
   else if (place.area == Area::kNotify)
-    device_.notify(value & 0xffff);
+    notify(value & 0xffff);
+}
+
+void VirtioPci::notify(uint32_t queue) {
+  if (serve_ && queue < device_.queues().size())
+    serve_(queue);
+  else
+    device_.notify(queue);
 }
 
 // Whether the window capability names a whole access that a BAR of ours holds.

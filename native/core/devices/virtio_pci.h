@@ -49,11 +49,12 @@ class VirtioPci final : public PciDevice, public VirtioTransport {
   void watch_interrupts(std::function<void()> watcher) { interrupts_changed_ = std::move(watcher); }
   void config_interrupt() override;
   void queue_again(unsigned queue) override {
-    if (again_) again_(queue);
+    if (serve_) serve_(queue);
   }
-  // Who notifies the device of a queue that may hold more than a turn took. Called under the guard. Without
-  // it nobody need: where the guest stands still meanwhile, a queue never does.
-  void serve_again(std::function<void(unsigned queue)> again) { again_ = std::move(again); }
+  // Who serves a queue that the guest has notified by an access, or that may hold more than a turn took.
+  // Called under the guard. Without it the access itself is the device's turn, and takes all: the guest
+  // stands still meanwhile.
+  void serve_elsewhere(std::function<void(unsigned queue)> serve) { serve_ = std::move(serve); }
 
  private:
   enum class Area : uint8_t { kNone, kCommon, kNotify, kIsr, kDevice };
@@ -68,6 +69,7 @@ class VirtioPci final : public PciDevice, public VirtioTransport {
   void add_capabilities(unsigned bar);
   void add_msix(MessageSink& sink);
   uint16_t vector(uint32_t value) const;
+  void notify(uint32_t queue);
   void interrupts_changed() const {
     if (interrupts_changed_) interrupts_changed_();
   }
@@ -89,7 +91,7 @@ class VirtioPci final : public PciDevice, public VirtioTransport {
   uint16_t config_vector_ = kNoVector;
   std::vector<uint16_t> queue_vectors_;
   std::function<void()> interrupts_changed_;
-  std::function<void(unsigned)> again_;
+  std::function<void(unsigned)> serve_;
 };
 
 }  // namespace hypertwin::devices

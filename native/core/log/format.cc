@@ -1,13 +1,12 @@
 // The event log's fixed parts as bytes: header blob, segment header, block header.
 #include "log/format.h"
 
-#include <sys/random.h>
-
 #include <algorithm>
 #include <cstdio>
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/random.h"
 
 namespace hypertwin::log {
 
@@ -67,16 +66,8 @@ std::string text(ByteReader& in) { return std::string(as_text(in.raw(in.remainin
 }  // namespace
 
 LogId random_log_id() {
-  LogId id{};
-  size_t have = 0;
-  while (have < id.size()) {
-    ssize_t n = getrandom(id.data() + have, id.size() - have, 0);
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      throw_errno("getrandom", "making a log id");
-    }
-    have += static_cast<size_t>(n);
-  }
+  LogId id;
+  fill_random(id, "making a log id");
   return id;
 }
 

@@ -184,7 +184,9 @@ void Machine::load_state(ByteReader& in) {
 }
 
 void Machine::boot(const Image& image) {
-  const boot::Entry entry = boot::load_kernel(*ram_, {image.kernel, image.initrd, config_.command_line});
+  const boot::Seed seed = boot::new_seed();
+  const boot::Entry entry =
+      boot::load_kernel(*ram_, {image.kernel, image.initrd, config_.command_line, /*rsdp=*/0, seed});
   set_entry(*vcpu_, entry);
 }
 

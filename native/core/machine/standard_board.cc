@@ -29,7 +29,7 @@ StandardBoard::Function::Function(StandardBoard& board, std::unique_ptr<devices:
     if (!doorbells_.back()) throw_errno("eventfd", "for a queue's notifications");
   }
   pci_.guard(mutex_);
-  pci_.serve_again([this](unsigned queue) { ring(doorbells_[queue].get()); });
+  pci_.serve_elsewhere([this](unsigned queue) { ring(doorbells_[queue].get()); });
   board.pci_.add(pci_, irq);
   pci_.watch_windows([&board] { board.place_doorbells(); });
 }

@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -16,6 +15,7 @@
 #include "base/error.h"
 #include "base/event.h"
 #include "base/hex.h"
+#include "base/random.h"
 #include "boot/acpi.h"
 #include "boot/kernel.h"
 #include "machine/entry.h"
@@ -36,14 +36,6 @@ constexpr size_t kInboxPackets = 4096, kInboxBytes = 16u << 20, kMaxTyped = 64u 
 constexpr unsigned kDiskThreads = 4, kDiskBatch = 8;
 constexpr uint64_t kTssAddress = 0xfffbd000;
 constexpr uint32_t kMtrrDefault = 0x2ff, kMtrrWriteBack = 1 << 11 | 6;
-
-void get_random(std::span<uint8_t> bytes, const char* what) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::getrandom(bytes.data(), bytes.size(), 0);
-    if (n < 0 && errno != EINTR) throw_errno("getrandom", what);
-    if (n > 0) bytes = bytes.subspan(static_cast<size_t>(n));
-  }
-}
 
 }  // namespace
 
@@ -199,8 +191,9 @@ std::unique_ptr<StandardMachine> StandardMachine::create(std::shared_ptr<kvm::Sy
       new StandardMachine(std::move(system), std::move(config), std::move(listener)));
   const uint64_t rsdp = machine->board_->write_acpi(*machine->ram_, machine->config_.vcpus);
   machine->new_generation();
-  const boot::Entry entry =
-      boot::load_kernel(*machine->ram_, {image.kernel, image.initrd, machine->config_.command_line, rsdp});
+  const boot::Seed seed = boot::new_seed();
+  const boot::Entry entry = boot::load_kernel(
+      *machine->ram_, {image.kernel, image.initrd, machine->config_.command_line, rsdp, seed});
   const auto& first = machine->cpus_.front()->vcpu;
   set_entry(*first, entry);
   for (const auto& cpu : machine->cpus_) {
@@ -734,7 +727,7 @@ void StandardMachine::entropy_wanted(uint32_t, devices::EntropyRequest request) 
 
 void StandardMachine::new_generation() {
   uint8_t id[boot::kGenerationIdSize];
-  get_random(id, "for the guest's generation");
+  fill_random(id, "for the guest's generation");
   // A guest of less than 1 MiB has no room for it, and no tables.
   [[maybe_unused]] const bool written = ram_->write(boot::kGenerationId, id);
 }
@@ -746,7 +739,7 @@ void StandardMachine::give_entropy() {
     const auto request = entropy_.front();
     entropy_.pop_front();
     bytes.resize(request.size);
-    get_random(bytes, "for the guest's entropy device");
+    fill_random(bytes, "for the guest's entropy device");
     board_->rng_function().as<devices::VirtioRng>().complete(request.ordinal, bytes);
   }
 }

@@ -1,10 +1,10 @@
 // The source's side of pre-copy.
-#include <sys/random.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "base/clock.h"
+#include "base/random.h"
 #include "migrate/codec.h"
 #include "migrate/migrate.h"
 #include "migrate/payloads.h"
@@ -32,8 +32,7 @@ double seconds(uint64_t ns) { return static_cast<double>(ns) / 1e9; }
 
 SessionId random_session() {
   SessionId id;
-  if (::getrandom(id.data(), id.size(), 0) != static_cast<ssize_t>(id.size()))
-    throw_errno("getrandom", "naming a migration");
+  fill_random(id, "naming a migration");
   return id;
 }
 
