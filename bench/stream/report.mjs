@@ -96,8 +96,9 @@ export function lineOf(row) {
   if (row.way === 'local') return `${name} ${`no. ${row.number}`.padEnd(9)} ${ready}  needs ${(row.neededBytes / 2 ** 20).toFixed(1)} MiB`
   if (row.computed) return `${name} ${row.way.padEnd(9)} ${ready}  ${times(row.toOracle)} of the oracle  (computed)`
   return (
-    `${name} ${row.way.padEnd(9)} ${ready}  ${times(row.toOracle)} of the oracle  ${percent(row.shareOfImage)} of the image, ` +
-    `${percent(row.shareOfAllocated)} of what is allocated  stalls ${row.stallsBeforeReady}, then ${row.stallsAfterReady}` +
+    `${name} ${row.way.padEnd(9)} ${ready}  ${times(row.toOracle)} of the oracle  ${percent(row.shareOfImage)} of the image` +
+    (row.shareOfAllocated === undefined ? '' : `, ${percent(row.shareOfAllocated)} of what is allocated`) +
+    `  stalls ${row.stallsBeforeReady}, then ${row.stallsAfterReady}` +
     (row.vainShare === undefined ? '' : `  in vain ${percent(row.vainShare)}`)
   )
 }

@@ -9,6 +9,7 @@ import { memoryTrace, type Manifest, Profile, restoreStreamed, SnapshotStream, S
 import { CliError, Exit, interruption, resolveGuest, toJson, usage } from './common.js'
 import { diskSentence, trouble, type RunEnd } from './guest.js'
 import { checkKvm } from './kvm.js'
+import { misfitOf } from './profile.js'
 
 interface RunOptions {
   kernel?: string
@@ -101,7 +102,9 @@ class Streamed implements AsyncDisposable {
     try {
       const manifest = stream?.manifest ?? (await Cache.manifestIn(cache, digest))
       if (!manifest)
-        throw new StreamError(`${cache} is the local copy of another image than of the one with the digest ${digest}`, { code: 'BAD_DIGEST' })
+        throw new StreamError(`${cache} has gone while another process streamed into it: run the same command again`, { code: 'BAD_CACHE' })
+      const misfit = prefetch && stream && misfitOf(stream.progress().profile)
+      if (misfit) process.stderr.write(`hypertwin: ${misfit}\n`)
       if (prefetch && stream) await Promise.race([stream.ready, once(signal, 'abort')])
       signal.throwIfAborted()
       const machine = await (stream ? stream.restore({ ...restore, prefetch }) : restoreStreamed(cache, { ...restore, prefetch }))

@@ -24,6 +24,7 @@ import { Cache } from '../stream/cache.js'
 import { MANIFEST_FILE, MAX_MANIFEST_BYTES } from '../stream/manifest.js'
 import { openSource } from '../stream/source.js'
 import { bytes, count, Exit, interruption, Ui, usage } from './common.js'
+import { misfitOf } from './profile.js'
 
 export interface PackOptions {
   format?: 'raw' | 'qcow2'
@@ -186,17 +187,6 @@ async function streamOptions(options: SourceCliOptions): Promise<StreamOptions> 
     ...(options.manifest !== undefined && { manifest: options.manifest }),
     ...(options.profile !== undefined && { profile: options.profile === 'none' ? (false as const) : await Profile.load(options.profile) })
   }
-}
-
-/** What is to be said of a profile that was not made of just this image. */
-function misfitOf({ unchanged, moved, stale, placed }: StreamProgress['profile']): string | undefined {
-  if (placed > 0)
-    return `The profile is of chunks of another size: what lies in the places of its ${count(placed)} chunks comes first, which is right as far as the image is the same`
-  if (moved + stale === 0) return undefined
-  return (
-    `The profile is of another image, or an earlier version: of its ${count(unchanged + moved + stale)} chunks ${count(unchanged)} are as they were, ` +
-    `${count(moved)} lie elsewhere now, and ${count(stale)} are there no more`
-  )
 }
 
 /** A line of what is going on. */

@@ -2,7 +2,7 @@
 import { execFileSync, spawn, spawnSync, type ChildProcess, type SpawnSyncReturns } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import { createInterface } from 'node:readline'
@@ -336,8 +336,9 @@ t.test('a machine goes on from a snapshot while it comes', { skip: noKvm, timeou
   await machine.snapshot(at('snapshot'))
   await machine.close()
   stream('pack', at('snapshot'), at('pack'), '--chunk-size', '16KiB')
-  for (const learn of [true, false]) {
-    const args = ['run', '--restore', at('pack'), '--cache', at(`cache${learn}`), '--json', ...(learn ? ['--learn', at('pack/profile.json')] : [])]
+  stream('pack', at('snapshot'), at('large'), '--chunk-size', '32KiB')
+  for (const [pack, learn] of [['pack', true], ['pack', false], ['large', false]] as const) {
+    const args = ['run', '--restore', at(pack), '--cache', at(`cache-${pack}-${learn}`), '--json', ...(learn ? ['--learn', at('pack/profile.json')] : [])]
     const child = spawn(process.execPath, [command, ...args], { stdio: ['pipe', 'ignore', 'pipe'] })
     t.teardown(() => child.kill('SIGKILL'))
     let said = ''
@@ -345,6 +346,8 @@ t.test('a machine goes on from a snapshot while it comes', { skip: noKvm, timeou
     child.stdin.write('pattern=hotset count=64 seed=7 rounds=1\n')
     await until(() => said.includes('dirtier done 2') || child.exitCode !== null)
     t.match(said, 'dirtier done 2')
+    t.equal(said.includes('The profile is of chunks of another size'), pack === 'large')
+    if (learn) copyFileSync(at('pack/profile.json'), at('large/profile.json'))
     child.kill('SIGTERM')
     t.same(await once(child, 'exit'), [130, null])
   }

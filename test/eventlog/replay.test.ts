@@ -91,19 +91,23 @@ t.test('seeking forwards and back', { skip }, async t => {
   t.match(await replay.run(), { stop: 'log-end', complete: true })
 })
 
-for (const [what, plantedFaults] of [
-  ['one input left out', { skipInput: 20 }],
-  ['one interrupt shifted by one boundary', { shiftInterrupt: 10 }],
-  ['one byte of a packet changed', { flipPacket: 20 }]
+for (const [what, faults] of [
+  ['one input left out', [{ skipInput: 20 }]],
+  ['one interrupt shifted by one boundary', [{ shiftInterrupt: 10 }]],
+  // A packet that a busy client has sent twice changes nothing.
+  ['one byte of a packet changed', [{ flipPacket: 20 }, { flipPacket: 21 }, { flipPacket: 22 }]]
 ] as const)
   t.test(`caught: ${what}`, { skip }, async t => {
-    const { directory, result } = await recordMailroom(t, scratch(t), { plantedFaults })
-    const again = await replayed(directory)
-    t.equal(again.stop, 'diverged')
-    const divergence = again.divergence!
-    t.ok(divergence.boundary >= result.firstBoundary && divergence.boundary <= result.lastBoundary)
-    t.match(divergence.kind, /^(digest|input|clock|interrupt|halt|state|stall)$/)
-    t.match(divergence.message, new RegExp(`boundary ${divergence.boundary}`), divergence.message)
+    for (const plantedFaults of faults) {
+      const { directory, result } = await recordMailroom(t, scratch(t), { plantedFaults })
+      const { stop, divergence } = await replayed(directory)
+      if (stop !== 'diverged' || !divergence) continue
+      t.ok(divergence.boundary >= result.firstBoundary && divergence.boundary <= result.lastBoundary)
+      t.match(divergence.kind, /^(digest|input|clock|interrupt|halt|state|stall)$/)
+      t.match(divergence.message, new RegExp(`boundary ${divergence.boundary}`), divergence.message)
+      return
+    }
+    t.fail('nothing diverged')
   })
 
 t.test('caught: a guest that reads the time-stamp counter', { skip }, async t => {
