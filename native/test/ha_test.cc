@@ -728,7 +728,7 @@ TEST(HaNegative, WithoutTheOutputRuleAcknowledgedOperationsAreLost) {
   pair.boot();
   auto cable = std::make_shared<Cable>();
   auto [left, right] = streams();
-  pair.protect.heartbeats = pair.follow.heartbeats = {2000us, 1s, 1s};
+  pair.protect.heartbeats = pair.follow.heartbeats = {2000us, 2s, 2s};
   ASSERT_TRUE(pair.protect_it(
       {std::make_unique<wire::Channel>(std::make_unique<CuttableStream>(std::move(left), cable)),
        std::make_unique<wire::Channel>(std::move(right))}));
@@ -736,7 +736,7 @@ TEST(HaNegative, WithoutTheOutputRuleAcknowledgedOperationsAreLost) {
   pair.arbiter.only("backup");
   cable->cut.store(true);
   // The users go on being answered, though nothing leaves for the backup.
-  ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 10));
+  ASSERT_TRUE(pair.users->wait_acknowledged(pair.users->acknowledged() + 50));
   ASSERT_EQ(pair.backup->wait_settled(60s), State::kLive) << pair.text();
   ASSERT_TRUE(pair.primary_events.wait(State::kHalted)) << pair.text();
   EXPECT_FALSE(pair.users->move_to(pair.backup->machine()));
