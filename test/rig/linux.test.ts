@@ -7,13 +7,10 @@ import process from 'node:process'
 import t from 'tap'
 import { guestImage } from '../../scripts/hosts/index.mjs'
 import { rigsUp, whyNoRigs, type Rig } from '../../scripts/rig/index.mjs'
+import { deterministic, thorough } from './thorough.js'
 
 const skip = await whyNoRigs()
-const thorough = process.env['HYPERTWIN_THOROUGH'] === '1'
 const seconds = thorough ? 900 : 230
-
-// What docs/machine.md says that Linux needs on the deterministic board.
-const deterministic = 'acpi=off nolapic reboot=p lpj=4000000'
 
 interface Seen {
   givenUp?: Record<'size' | 'reported' | 'inflated', number>
