@@ -7,7 +7,8 @@ import { ExtFileSystem, isFile, isProgram, type Node } from './ext.js'
 import { failed, invalid, StreamError } from './errors.js'
 import { Manifest } from './manifest.js'
 import { mountsIn } from './fstab.js'
-import { commandsIn, nodeRequires, objectsIn, pathsIn, perlUses, pythonImports } from './hints.js'
+import { commandsIn, conditionsIn, nodeRequires, objectsIn, pathsIn, perlUses, pythonImports, type Condition } from './hints.js'
+import { hardwareReads } from './hwdb.js'
 import { Profile } from './profile.js'
 import { runTool } from './tool.js'
 
@@ -65,6 +66,7 @@ const MAX_PROGRAM = 128 << 20
 const MAX_NAMED = 256 << 10
 /** Of a folder that something names, so much altogether. */
 const MAX_FOLDER = 2 << 20
+const MAX_FONTS = 8 << 20
 /** Of a larger library a start reads what the loader needs, and hardly any of its code. */
 const MAX_LIBRARY = 8 << 20
 /** Of the JVM's modules: their index. */
@@ -89,6 +91,8 @@ const systemdFolders = [
 const systemdPrograms = ['systemd-journald', 'systemd-udevd', 'systemd-executor', 'systemd-modules-load', 'systemd-sysctl', 'systemd-random-seed', 'systemd-remount-fs', 'systemd-user-sessions', 'systemd-update-utmp', 'systemd-logind', 'systemd-network-generator', 'systemd-sysusers', 'systemd-fsck', 'systemd-user-runtime-dir'].map(name => `/usr/lib/systemd/${name}`)
 /** What it and its units run by names of their own, and what udev's rules run. */
 const basePrograms = ['/bin/sh', '/usr/bin/mount', '/usr/bin/kmod', '/usr/sbin/modprobe', '/usr/bin/udevadm', '/usr/sbin/fsck', '/usr/sbin/fsck.ext4', '/usr/sbin/agetty', '/usr/bin/login', '/usr/bin/ip']
+/** Its database of hardware: the first of these. */
+const hardwareFiles = ['/etc/systemd/hwdb/hwdb.bin', '/etc/udev/hwdb.bin', '/usr/lib/systemd/hwdb/hwdb.bin', '/usr/lib/udev/hwdb.bin']
 const helperFolders = ['/usr/lib/udev', '/usr/lib/systemd/system-generators', '/usr/lib/systemd/system-environment-generators']
 /** Modules that systemd, its units and udev load on most virtual machines. */
 const modules = ['autofs4', 'configfs', 'dm-mod', 'fuse', 'loop', 'efi-pstore', 'efivarfs', 'ip_tables', 'x_tables', 'ata_piix', 'ata_generic', 'acpi-cpufreq', 'pcc-cpufreq', 'ptp_kvm', 'virtio_net', 'virtio_balloon', 'virtio_rng', 'virtio_console', 'qemu_fw_cfg', 'button', 'evdev', 'serio_raw', 'pcspkr', 'kvm', 'kvm-intel', 'kvm-amd']
@@ -104,6 +108,8 @@ const forLater = /^\/etc\/(?:cron|logrotate)/
 const commandFolders = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']
 const perlFolders = ['/etc/perl', '/usr/local/share/perl', '/usr/lib/x86_64-linux-gnu/perl5', '/usr/share/perl5', '/usr/lib/x86_64-linux-gnu/perl-base', '/usr/lib/x86_64-linux-gnu/perl', '/usr/share/perl']
 const nodeFolders = ['/usr/share/nodejs', '/usr/lib/x86_64-linux-gnu/nodejs', '/usr/lib/nodejs', '/usr/local/lib/node_modules', '/usr/lib/node_modules']
+/** What is there at a start though the image has none of it. */
+const made = /^\/(?:run|proc|sys|dev|tmp|var)(?:\/|$)/
 /** Of a unit, what does not happen at a start. */
 const notAtStart = /^(?:ExecStop|ExecStopPost|ExecReload|Documentation|Description)=.*$/gm
 /** Sections of a library that the loader does not look at. */
@@ -253,6 +259,7 @@ class Examiner {
         await this.#configuration(name, 'application')
       }
     }
+    if (this.#wanted.some(({ path }) => path.includes('/libfontconfig.so'))) await this.#fonts()
     const release = (await this.#text('/etc/os-release')) ?? (await this.#text('/usr/lib/os-release')) ?? ''
     return {
       profile: await this.#profile(),
@@ -262,6 +269,12 @@ class Examiner {
       services: [...this.#services],
       missed
     }
+  }
+
+  /** Who shows or prints text looks at all fonts. */
+  async #fonts(): Promise<void> {
+    const fonts = (await this.#system.find('/usr/share/fonts'))?.nodes.at(-1)
+    for (const folder of ['/etc/fonts', '/var/cache/fontconfig', ...(fonts && sizeOf(fonts) <= MAX_FONTS ? ['/usr/share/fonts'] : [])]) await this.#folder(folder, 'application')
   }
 
   /** The newest kernel and its initial RAM disk. */
@@ -287,13 +300,25 @@ class Examiner {
     for (const folder of helperFolders)
       for (const name of await this.#system.list(folder)) {
         const node = (await this.#system.find(`${folder}/${name}`))?.nodes.at(-1)
-        // Data that is searched is read here and there alone: udev's of hardware.
         if (node && isProgram(node)) await this.#program(`${folder}/${name}`, 'init')
       }
     for (const name of [...systemdPrograms, ...basePrograms]) await this.#program(name, 'init')
     const [version] = (await this.#system.list('/lib/modules')).sort((a, b) => b.localeCompare(a, 'en', { numeric: true }))
     if (version !== undefined) await this.#modules(`/lib/modules/${version}`)
+    await this.#hardware()
     await this.#units()
+  }
+
+  /** What udev reads of its database of hardware, in which it searches. */
+  async #hardware(): Promise<void> {
+    for (const name of hardwareFiles) {
+      const node = (await this.#system.find(name))?.nodes.at(-1)
+      const bytes = node && (await this.#system.contents([node], MAX_PROGRAM)).get(node.id)
+      if (!bytes) continue
+      this.#partial.set(node.id, hardwareReads(bytes))
+      await this.#want(name, 'init')
+      return
+    }
   }
 
   /** The indexes of a kernel's modules, and those that are loaded by name, with what they depend on. */
@@ -324,10 +349,13 @@ class Examiner {
       const template = unit.replace(/@[^.]*\./, '@.')
       // Its instances may come from a generator.
       if (unit.endsWith('.service') && !unit.includes('@')) pull(unit.replace('.service', '@.service'))
-      for (const name of new Set([unit, template]))
+      for (const name of new Set([unit, template])) {
+        const own: string[] = []
+        const dropIns: string[] = []
         for (const folder of unitFolders) {
           const text = await this.#text(`${folder}/${name}`)
           if (text !== undefined) {
+            own.push(text)
             await this.#want(`${folder}/${name}`, 'service')
             // A link has another unit's name: default.target.
             const real = (await this.#system.find(`${folder}/${name}`))?.path.split('/').at(-1)
@@ -335,18 +363,20 @@ class Examiner {
           }
           for (const kind of ['wants', 'requires'])
             for (const other of await this.#system.list(`${folder}/${name}.${kind}`)) pull(other)
-          const dropIns = await this.#system.list(`${folder}/${name}.d`)
-          const texts = [text, ...(await Promise.all(dropIns.map(file => this.#text(`${folder}/${name}.d/${file}`))))]
-          for (const one of texts) {
-            // A timer's unit is not started with it.
-            for (const [, value = ''] of (one ?? '').matchAll(/^(?:Requires|Wants|BindsTo|Upholds|Sockets)=(.*)$/gm)) value.split(/\s+/).forEach(pull)
-            for (const [, value = ''] of (one ?? '').matchAll(/^(?:ExecStart|ExecStartPre|ExecStartPost|ExecCondition|EnvironmentFile)=[-@:+!|]*(\S+)/gm))
-              programs.push(value)
-            for (const [, value = ''] of (one ?? '').matchAll(/^WorkingDirectory=-?(\/\S+)/gm)) folders.push(value)
-            if (name.endsWith('.service')) named.push(...pathsIn((one ?? '').replace(notAtStart, '')))
-          }
-          if (text !== undefined && name.endsWith('.service')) this.#services.add(unit)
+          for (const file of await this.#system.list(`${folder}/${name}.d`)) dropIns.push((await this.#text(`${folder}/${name}.d/${file}`)) ?? '')
         }
+        const texts = [...own, ...dropIns]
+        // A timer's unit is not started with it.
+        for (const text of texts) for (const [, value = ''] of text.matchAll(/^(?:Requires|Wants|BindsTo|Upholds|Sockets)=(.*)$/gm)) value.split(/\s+/).forEach(pull)
+        // Of several files of a name the first counts.
+        if (!(await this.#mayHold(conditionsIn([...own.slice(0, 1), ...dropIns].join('\n'))))) continue
+        for (const text of texts) {
+          for (const [, value = ''] of text.matchAll(/^(?:ExecStart|ExecStartPre|ExecStartPost|ExecCondition|EnvironmentFile)=[-@:+!|]*(\S+)/gm)) programs.push(value)
+          for (const [, value = ''] of text.matchAll(/^WorkingDirectory=-?(\/\S+)/gm)) folders.push(value)
+          if (name.endsWith('.service')) named.push(...pathsIn(text.replace(notAtStart, '')))
+        }
+        if (own.length > 0 && name.endsWith('.service')) this.#services.add(unit)
+      }
     }
     const paths = programs.map(name => (name.startsWith('/') ? name : `/usr/bin/${name}`))
     for (const name of paths) await this.#program(name, 'service')
@@ -354,6 +384,27 @@ class Examiner {
     for (const name of paths) await this.#configuration(name, 'service')
     for (const name of named) await this.#follow(name, 'service', 1)
     for (const name of folders) await this.#application(name, 'service')
+  }
+
+  /** False where the image shows that a unit's conditions do not hold. */
+  async #mayHold(conditions: readonly Condition[]): Promise<boolean> {
+    const each = await Promise.all(conditions.map(async one => ({ ...one, holds: await this.#holds(one) })))
+    const triggers = each.filter(({ trigger }) => trigger)
+    return each.every(({ trigger, holds }) => trigger || holds !== false) && (triggers.length === 0 || triggers.some(({ holds }) => holds !== false))
+  }
+
+  /** @returns undefined where the image does not tell */
+  async #holds({ kind, not, value }: Condition): Promise<boolean | undefined> {
+    if (kind === 'FirstBoot') {
+      // Without it, or where an installation has left it to the first start.
+      const first = /^(?:uninitialized)?\s*$/.test((await this.#text('/etc/machine-id')) ?? '')
+      return first === (/^(?:yes|true|on|1)$/.test(value) !== not)
+    }
+    const node = (await this.#system.find(value))?.nodes.at(-1)
+    const is: boolean | undefined = { PathExists: node !== undefined, PathIsDirectory: node?.children !== undefined, DirectoryNotEmpty: (node?.children?.size ?? 0) > 0, FileNotEmpty: node !== undefined && isFile(node) && node.size > 0, FileIsExecutable: node !== undefined && isProgram(node) }[kind]
+    // Some places are filled at a start, though nobody puts into a folder what configures those that look there at once.
+    if (is === undefined || (!is && made.test(value) && kind !== 'DirectoryNotEmpty')) return undefined
+    return is !== not
   }
 
   /** BusyBox's and System V's way. */
@@ -475,6 +526,8 @@ class Examiner {
     for (let name = todo.shift(); name !== undefined && seen.size < MAX_MODULES; name = todo.shift()) {
       if (name === '' || seen.has(name)) continue
       seen.add(name)
+      // Where setuptools and its like keep what they bring along.
+      if (name.includes('.extern.')) todo.push(name.replace('.extern.', '._vendor.'))
       for (const folder of folders) {
         const base = `${folder}/${name.replaceAll('.', '/')}`
         const parent = base.replace(/\/[^/]+$/, '')

@@ -14,6 +14,11 @@ const ROOT = 2
 /** Of one file system; what is beyond is not looked at. */
 const MAX_FOLDERS = 200_000
 const MAX_LINKS = 40
+/** Links whose targets are read with the tree. */
+const MAX_KNOWN_LINKS = 20_000
+/** Smaller files' contents are kept for who looks again, up to so much of them. */
+const MAX_SMALL = 1 << 20
+const MAX_KEPT = 64 << 20
 
 /** So many blocks of an inode table, aligned, are read with one of them, and the one behind: Linux's default. */
 const INODE_READAHEAD = 32
@@ -54,7 +59,10 @@ export class ExtFileSystem implements AsyncDisposable {
   readonly #device: string
   readonly #work: string
   readonly #signal: AbortSignal | undefined
+  /** What links name, by inode. */
   readonly #links = new Map<number, string>()
+  readonly #kept = new Map<number, Buffer>()
+  #keptBytes = 0
 
   private constructor(device: string, offset: number, superblock: string, blockSize: number, work: string, signal: AbortSignal | undefined) {
     const value = (name: string): string => new RegExp(`^${name}:[ \\t]+(.*)$`, 'm').exec(superblock)?.[1] ?? ''
@@ -151,20 +159,30 @@ export class ExtFileSystem implements AsyncDisposable {
     for (const system of new Set(files.map(({ system }) => system))) {
       const own = files.filter(node => node.system === system)
       const at = (node: Node): string => path.join(system.#work, `file${node.inode}`)
-      await system.#debug(own.map(node => `dump <${node.inode}> ${at(node)}`))
+      await system.#debug(own.filter(({ inode }) => !system.#kept.has(inode)).map(node => `dump <${node.inode}> ${at(node)}`))
       for (const node of own) {
-        const bytes = await readFile(at(node)).catch(() => undefined)
-        if (bytes) result.set(node.id, bytes)
+        const bytes = system.#kept.get(node.inode) ?? (await readFile(at(node)).catch(() => undefined))
         await rm(at(node), { force: true })
+        if (!bytes) continue
+        system.#keep(node.inode, bytes)
+        result.set(node.id, bytes)
       }
     }
     return result
   }
 
+  #keep(inode: number, bytes: Buffer): void {
+    if (this.#kept.has(inode) || bytes.length > MAX_SMALL || this.#keptBytes + bytes.length > MAX_KEPT) return
+    this.#keptBytes += bytes.length
+    this.#kept.set(inode, bytes)
+  }
+
   /** Hands a file of this host's with a file's contents to `body`; of mounted file systems too. */
   async withFile<T>(node: Node, body: (file: string) => Promise<T>): Promise<T> {
     const file = path.join(node.system.#work, `elf${node.inode}`)
-    await node.system.#debug([`dump <${node.inode}> ${file}`])
+    const kept = node.system.#kept.get(node.inode)
+    if (kept) await writeFile(file, kept)
+    else await node.system.#debug([`dump <${node.inode}> ${file}`])
     try {
       return await body(file)
     } finally {
@@ -222,6 +240,7 @@ export class ExtFileSystem implements AsyncDisposable {
 
   async #walk(): Promise<void> {
     let level: Node[] = [this.root]
+    const links: number[] = []
     const seen = new Set([ROOT])
     while (level.length > 0 && seen.size <= MAX_FOLDERS) {
       const said = await this.#debug(level.map(({ inode }) => `ls -p <${inode}>`))
@@ -233,6 +252,7 @@ export class ExtFileSystem implements AsyncDisposable {
           if (inode === undefined || mode === undefined || name === undefined || name === '.' || name === '..') continue
           const node: Node = { ...this.#identity(Number(inode)), mode: parseInt(mode, 8), size: Number(size) }
           folder.children?.set(name, node)
+          if ((node.mode & TYPE) === LINK) links.push(node.inode)
           if ((node.mode & TYPE) !== FOLDER || seen.has(node.inode)) continue
           seen.add(node.inode)
           node.children = new Map()
@@ -241,20 +261,26 @@ export class ExtFileSystem implements AsyncDisposable {
       })
       level = next
     }
+    await this.#readLinks(links.slice(0, MAX_KNOWN_LINKS))
+  }
+
+  /** Those whose targets are short lie in their inodes. */
+  async #readLinks(inodes: readonly number[]): Promise<void> {
+    const said = await this.#debug(inodes.map(inode => `stat <${inode}>`))
+    for (const [i, inode] of inodes.entries()) {
+      const target = /^Fast link dest: "(.*)"$/m.exec(said[i] ?? '')?.[1]
+      if (target !== undefined) this.#links.set(inode, target)
+    }
   }
 
   async #target(node: Node): Promise<string> {
+    if (!this.#links.has(node.inode)) await this.#readLinks([node.inode])
     const known = this.#links.get(node.inode)
     if (known !== undefined) return known
-    const [said = ''] = await this.#debug([`stat <${node.inode}>`])
-    const target = /^Fast link dest: "(.*)"$/m.exec(said)?.[1] ?? (await this.#slowTarget(node))
+    const [said = ''] = await this.#debug([`cat <${node.inode}>`])
+    const target = said.slice(0, node.size)
     this.#links.set(node.inode, target)
     return target
-  }
-
-  async #slowTarget(node: Node): Promise<string> {
-    const [said = ''] = await this.#debug([`cat <${node.inode}>`])
-    return said.slice(0, node.size)
   }
 
   #debug(commands: readonly string[]): Promise<string[]> {
@@ -269,14 +295,17 @@ export const isProgram = (node: Node): boolean => isFile(node) && (node.mode & 0
 
 const numbers = (text: string): number[] => (text.match(/\d+/g) ?? []).map(Number)
 
+/** Several may run at once. */
+let runs = 0
+
 /** What debugfs says to each command; nothing to one that fails, of which its status is the count. */
 async function debug(device: string, work: string, commands: readonly string[], signal: AbortSignal | undefined): Promise<string[]> {
   if (commands.length === 0) return []
-  const file = path.join(work, 'commands')
+  const file = path.join(work, `commands${++runs}`)
   // Between two commands one that does nothing, and which no name or contents of a file's can pretend to be.
   const mark = `lcd ${work}`
   await writeFile(file, commands.flatMap(command => [command, mark]).join('\n') + '\n')
-  const said = await runTool(['debugfs', '-f', file, device], { limit: 1 << 28, anyStatus: true, ...(signal && { signal }) })
+  const said = await runTool(['debugfs', '-f', file, device], { limit: 1 << 28, anyStatus: true, ...(signal && { signal }) }).finally(() => rm(file, { force: true }))
   return said
     .split(`debugfs: ${mark}\n`)
     .slice(0, commands.length)

@@ -26,6 +26,26 @@ export function commandsIn(script: string): string[] {
 /** The shell's own. */
 const shellWords = new Set('alias bg break case cd command continue do done echo elif else esac eval exec exit export false fi for function getopts if in let local printf pwd read readonly return set shift test then time times trap true type ulimit umask unset until wait while'.split(' '))
 
+/** What must hold for a systemd unit to be started. @internal */
+export interface Condition {
+  /** Without Condition, `'PathExists'`. */
+  kind: string
+  /** Of those that have this, one is enough. */
+  trigger: boolean
+  /** It must not hold. */
+  not: boolean
+  value: string
+}
+
+/** A unit's conditions. An empty one takes back those before it. @internal */
+export function conditionsIn(unit: string): Condition[] {
+  let found: Condition[] = []
+  for (const [, kind = '', trigger, not, value = ''] of unit.matchAll(/^Condition(\w+)[ \t]*=[ \t]*(\|?)[ \t]*(!?)[ \t]*(.*?)[ \t]*$/gm))
+    if (value === '') found = []
+    else found.push({ kind, trigger: trigger !== '', not: not !== '', value })
+  return found
+}
+
 /** Names of shared objects that configuration loads: `LoadModule x modules/mod_x.so`, `extension=x.so`. @internal */
 export function objectsIn(text: string): string[] {
   return [...new Set([...text.replace(/^[ \t]*[#;].*$/gm, '').matchAll(/(?:^|[\s"'=/])([\w+-]+\.so)(?=[\s"']|$)/gm)].map(([, name = '']) => name))]

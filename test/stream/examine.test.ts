@@ -5,6 +5,7 @@ import path from 'node:path'
 import process from 'node:process'
 import t, { type Test } from 'tap'
 import { examine, pack, type Examination, type Manifest } from '../../lib/stream/index.js'
+import { hardwareDatabase } from './hwdb.js'
 import { CHUNK, code, noise, scratch } from './support.js'
 
 process.env['PATH'] += ':/usr/sbin:/sbin'
@@ -150,12 +151,14 @@ t.test('a script needs its interpreter, a Python one its modules', { skip }, asy
       [`${python}/re.py`]: '',
       [`${python}/__pycache__/re.cpython-311.pyc`]: 'compiled',
       [`${python}/turtle.py`]: '',
-      '/srv/app': '#!/usr/bin/env python3\nimport json, nosuch\n',
+      [`${python}/bundle/__init__.py`]: 'from bundle.extern.inner import one\n',
+      [`${python}/bundle/_vendor/inner.py`]: '',
+      '/srv/app': '#!/usr/bin/env python3\nimport json, nosuch, bundle\n',
       '/usr/bin/env': noise(30_000, 'env')
     }),
     ['/srv/app']
   )
-  for (const name of ['/srv/app', '/usr/bin/env', '/usr/bin/python3.11', `${python}/os.py`, `${python}/stat.py`, `${python}/json/decoder.py`, `${python}/json/scanner.py`, `${python}/__pycache__/re.cpython-311.pyc`])
+  for (const name of ['/srv/app', '/usr/bin/env', '/usr/bin/python3.11', `${python}/os.py`, `${python}/stat.py`, `${python}/json/decoder.py`, `${python}/json/scanner.py`, `${python}/bundle/_vendor/inner.py`, `${python}/__pycache__/re.cpython-311.pyc`])
     t.ok(names.includes(name), name)
   for (const name of [`${python}/turtle.py`, `${python}/re.py`]) t.notOk(names.includes(name), name)
 })
@@ -220,13 +223,65 @@ t.test('instances of templates come, what timers start later does not, and a uni
       '/usr/bin/daily': noise(50_000, 'daily'),
       '/lib/systemd/system/web.service': unit('WorkingDirectory=/srv/app', 'ExecStart=/usr/sbin/webd --data /srv/data', 'ExecStop=/usr/bin/stopper'),
       '/usr/bin/stopper': noise(50_000, 'stopper'),
-      '/srv/app/templates/front.html': 'front\n',
-      '/usr/lib/udev/hwdb.bin': 'data\n'
+      '/srv/app/templates/front.html': 'front\n'
     })
   )
   t.ok(services.includes('web.service'))
   for (const name of ['/usr/bin/instance', '/srv/app/templates/front.html']) t.ok(names.includes(name), name)
   for (const name of ['/usr/bin/daily', '/usr/bin/stopper']) t.notOk(names.includes(name), name)
+})
+
+t.test('of the database of hardware comes what a search reads', { skip }, async t => {
+  // The page of each device's node lies apart from the others'.
+  const { file, nodes } = hardwareDatabase({ children: { a: { prefix: 'cpi:PNP0A03:' }, q: { prefix: 'uantum:' } } }, 1 << 19)
+  const { names, profile, image: made } = await examined(t, image(t, { ...systemd, '/usr/lib/udev/hwdb.bin': file }))
+  t.ok(names.includes('/usr/lib/udev/hwdb.bin'))
+  const wanted = new Set(profile.entries.map(({ chunk }) => chunk))
+  const chunks = execFileSync('debugfs', ['-R', 'blocks /usr/lib/udev/hwdb.bin', made], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).match(/\d+/g) ?? []
+  const chunkAt = (byte = 0): number => Math.floor((Number(chunks[Math.floor(byte / 4096)]) * 4096) / CHUNK)
+  const [known = 0, unknown = 0] = [...nodes.values()]
+  t.ok(wanted.has(chunkAt(known)))
+  t.notOk(wanted.has(chunkAt(unknown)))
+})
+
+t.test('who has fontconfig looks at all fonts', { skip }, async t => {
+  const files = { '/usr/share/fonts/one/a.ttf': noise(50_000, 'a'), '/etc/fonts/fonts.conf': 'x\n', '/usr/lib/libfontconfig.so.1': noise(10_000, 'library') }
+  const program = (needs: string): string => `#!/bin/sh\n${needs}\n`
+  const paths = (all: string[]): string[] => all.filter(name => name.includes('/fonts'))
+  t.same(paths((await examined(t, image(t, { ...files, '/opt/app': program('/usr/lib/libfontconfig.so.1') }), ['/opt/app'])).names), ['/etc/fonts/fonts.conf', '/usr/share/fonts/one/a.ttf'])
+  t.same(paths((await examined(t, image(t, { ...files, '/opt/app': program('') }), ['/opt/app'])).names), [])
+})
+
+t.test('a unit runs nothing where its conditions do not hold', { skip }, async t => {
+  const conditions: Record<string, string[]> = {
+    runs1: ['ConditionPathExists=/etc/there', 'ConditionPathExists=!/etc/missing', 'ConditionFirstBoot=no'],
+    runs2: ['ConditionPathExists=|/etc/missing', 'ConditionDirectoryNotEmpty=|/etc/full.d'],
+    runs3: ['ConditionPathExists=/run/made', 'ConditionVirtualization=!container', 'ConditionPathExists=/etc/missing', 'ConditionPathExists='],
+    runs4: ['ConditionFileNotEmpty=/etc/there', 'ConditionFileIsExecutable=/usr/bin/runs4', 'ConditionPathIsDirectory=/etc/full.d'],
+    not1: ['ConditionPathExists=/etc/missing'],
+    not2: ['ConditionDirectoryNotEmpty=|/etc/empty.d', 'ConditionDirectoryNotEmpty=|/run/missing.d'],
+    not3: ['ConditionFirstBoot=yes'],
+    not4: ['ConditionPathExists=!/etc/there', 'ConditionSecurity=selinux'],
+    not5: ['ConditionFileIsExecutable=/etc/there']
+  }
+  const names = Object.keys(conditions)
+  const { names: found, services } = await examined(
+    t,
+    image(t, {
+      ...systemd,
+      '/etc/machine-id': '6d1a3a5c1bd44b0d8e9dd0d5a6a1c0de\n',
+      '/etc/there': 'x\n',
+      '/etc/full.d/one': 'x\n',
+      '/lib/systemd/system/multi-user.target': `[Unit]\nWants=${names.map(name => `${name}.service`).join(' ')}\n`,
+      ...Object.fromEntries(names.map(name => [`/lib/systemd/system/${name}.service`, `[Unit]\n${conditions[name]?.join('\n')}\n[Service]\nExecStart=/usr/bin/${name}\n`])),
+      ...Object.fromEntries(names.map(name => [`/usr/bin/${name}`, noise(20_000, name)]))
+    })
+  )
+  for (const name of names) {
+    const runs = name.startsWith('runs')
+    t.equal(found.includes(`/usr/bin/${name}`), runs, name)
+    t.equal(services.includes(`${name}.service`), runs, `${name}.service`)
+  }
 })
 
 t.test('Perl’s, Node’s and Java’s modules; commands of shell scripts', { skip }, async t => {

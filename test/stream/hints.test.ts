@@ -1,7 +1,7 @@
 // Hints: what texts and programs name. Nothing that they contain makes that slow.
 import t from 'tap'
 import { limit } from '../patience.js'
-import { commandsIn, nodeRequires, objectsIn, pathsIn, perlUses, pythonImports } from '../../lib/stream/hints.js'
+import { commandsIn, conditionsIn, nodeRequires, objectsIn, pathsIn, perlUses, pythonImports } from '../../lib/stream/hints.js'
 
 t.test('paths', async t => {
   t.same(pathsIn('a /usr/lib/x.so, "/etc/a/b.conf" x=/srv/www/ --data=/var/lib/x. /tmp/no relative/etc/no\0/opt/y\0'), [
@@ -12,6 +12,15 @@ t.test('paths', async t => {
 t.test('commands of a shell script', async t => {
   const script = '#!/bin/sh\n# not this\nset -e\nif first -x; then second; fi\nx=$(third | fourth) && fifth || exec sixth "$@"\necho seventh\n'
   t.same(commandsIn(script).sort(), ['fifth', 'first', 'fourth', 'second', 'sixth', 'third'])
+})
+
+t.test('conditions of a unit', async t => {
+  const unit = '[Unit]\nConditionPathExists=/gone\nConditionPathExists=\nConditionPathExists=|!/etc/a\nConditionDirectoryNotEmpty = | /etc/b.d \n#ConditionPathExists=/c\nConditionFirstBoot=yes\n'
+  t.same(conditionsIn(unit), [
+    { kind: 'PathExists', trigger: true, not: true, value: '/etc/a' },
+    { kind: 'DirectoryNotEmpty', trigger: true, not: false, value: '/etc/b.d' },
+    { kind: 'FirstBoot', trigger: false, not: false, value: 'yes' }
+  ])
 })
 
 t.test('shared objects', async t => {
