@@ -90,7 +90,7 @@ const systemdFolders = [
 ]
 const systemdPrograms = ['systemd-journald', 'systemd-udevd', 'systemd-executor', 'systemd-modules-load', 'systemd-sysctl', 'systemd-random-seed', 'systemd-remount-fs', 'systemd-user-sessions', 'systemd-update-utmp', 'systemd-logind', 'systemd-network-generator', 'systemd-sysusers', 'systemd-fsck', 'systemd-user-runtime-dir'].map(name => `/usr/lib/systemd/${name}`)
 /** What it and its units run by names of their own, and what udev's rules run. */
-const basePrograms = ['/bin/sh', '/usr/bin/mount', '/usr/bin/kmod', '/usr/sbin/modprobe', '/usr/bin/udevadm', '/usr/sbin/fsck', '/usr/sbin/fsck.ext4', '/usr/sbin/agetty', '/usr/bin/login', '/usr/bin/ip']
+const basePrograms = ['/bin/sh', '/usr/bin/mount', '/usr/bin/kmod', '/usr/sbin/modprobe', '/usr/bin/udevadm', '/usr/sbin/fsck', '/usr/sbin/fsck.ext4', '/usr/sbin/agetty', '/usr/bin/login', '/usr/bin/ip', '/usr/bin/run-parts']
 /** Its database of hardware: the first of these. */
 const hardwareFiles = ['/etc/systemd/hwdb/hwdb.bin', '/etc/udev/hwdb.bin', '/usr/lib/systemd/hwdb/hwdb.bin', '/usr/lib/udev/hwdb.bin']
 const helperFolders = ['/usr/lib/udev', '/usr/lib/systemd/system-generators', '/usr/lib/systemd/system-environment-generators']
@@ -771,21 +771,33 @@ class Examiner {
         for (const [name, node] of (await this.#system.find(own))?.nodes.at(-1)?.children ?? []) if (isFile(node)) left.set(`${own}/${name}`, node)
       // Breadth first: what is named names others.
       const todo = [program]
+      const scripted = await this.#scripted()
       for (const name of left.keys()) if (name.startsWith('/etc/')) await this.#follow(name, 'application', 1)
       for (let next = todo.shift(); next !== undefined; next = todo.shift()) {
         const words = await this.#words(next)
         for (const [name, node] of left) {
           const base = name.split('/').at(-1) ?? ''
-          if (!words.has(base) || base.length < 4) continue
+          const isTool = isProgram(node) && /\/s?bin\//.test(name)
+          // Tools are for people, but for those that a service's scripts run.
+          if (!(isTool ? scripted : words).has(base) || base.length < 4) continue
           left.delete(name)
-          // Tools for people.
-          if (isProgram(node) && /\/s?bin\//.test(name)) continue
           todo.push(name)
           if (isProgram(node) || name.includes('.so')) await this.#program(name, 'application')
           else if (node.size <= MAX_NAMED) await this.#want(name, 'application')
         }
       }
     }
+  }
+
+  /** The words in the scripts that services run, and in the modules of these. */
+  async #scripted(): Promise<Set<string>> {
+    const words = new Set<string>()
+    for (const { path, why, node } of this.#wanted) {
+      if (why !== 'service' || !(isProgram(node) || /\.(pm|py|sh)$/.test(path))) continue
+      const bytes = (await this.#system.contents([node], MAX_TEXT)).get(node.id)
+      if (bytes?.toString('latin1', 0, 4) !== '\x7fELF') for (const word of await this.#words(path)) words.add(word)
+    }
+    return words
   }
 
   /** The words in a file, as names of files are. */

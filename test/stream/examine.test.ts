@@ -186,6 +186,23 @@ t.test('of its package an application brings what it names, in whatever letters,
   for (const name of ['/etc/app/app.conf', '/etc/app.d/more.conf']) t.ok(names.includes(name), name)
 })
 
+t.test('tools of its package come where a service’s scripts run them', { skip }, async t => {
+  const { names } = await examined(
+    t,
+    image(t, {
+      ...systemd,
+      '/bin/prepare': '#!/bin/sh\nrun_for_version app-control start\n',
+      '/usr/lib/app/bin/app': Buffer.concat([readFileSync('/bin/true'), Buffer.from('\0app-other\0')]),
+      '/usr/lib/app/bin/app-control': noise(10_000, 'control'),
+      '/usr/lib/app/bin/app-other': noise(10_000, 'other'),
+      '/var/lib/dpkg/info/app.list': '/usr/lib/app/bin/app\n/usr/lib/app/bin/app-control\n/usr/lib/app/bin/app-other\n'
+    }),
+    ['/usr/lib/app/bin/app']
+  )
+  t.ok(names.includes('/usr/lib/app/bin/app-control'))
+  t.notOk(names.includes('/usr/lib/app/bin/app-other'))
+})
+
 t.test('configuration brings the modules that it loads, where they are enabled', { skip }, async t => {
   const { names } = await examined(
     t,
