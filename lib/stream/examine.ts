@@ -7,7 +7,7 @@ import { ExtFileSystem, isFile, isProgram, type Node } from './ext.js'
 import { failed, invalid, StreamError } from './errors.js'
 import { Manifest } from './manifest.js'
 import { mountsIn } from './fstab.js'
-import { commandsIn, conditionsIn, nodeRequires, objectsIn, pathsIn, perlUses, pythonImports, type Condition } from './hints.js'
+import { addWords, commandsIn, conditionsIn, nodeRequires, objectsIn, pathsIn, perlUses, pythonImports, type Condition } from './hints.js'
 import { hardwareReads } from './hwdb.js'
 import { Profile } from './profile.js'
 import { runTool } from './tool.js'
@@ -92,7 +92,7 @@ const systemdPrograms = ['systemd-journald', 'systemd-udevd', 'systemd-executor'
 /** What it and its units run by names of their own, and what udev's rules run. */
 const basePrograms = ['/bin/sh', '/usr/bin/mount', '/usr/bin/kmod', '/usr/sbin/modprobe', '/usr/bin/udevadm', '/usr/sbin/fsck', '/usr/sbin/fsck.ext4', '/usr/sbin/agetty', '/usr/bin/login', '/usr/bin/ip', '/usr/bin/run-parts']
 /** Its database of hardware: the first of these. */
-const hardwareFiles = ['/etc/systemd/hwdb/hwdb.bin', '/etc/udev/hwdb.bin', '/usr/lib/systemd/hwdb/hwdb.bin', '/usr/lib/udev/hwdb.bin']
+const hardwareFiles = ['/etc/systemd/hwdb', '/etc/udev', '/usr/lib/systemd/hwdb', '/lib/systemd/hwdb', '/usr/lib/udev', '/lib/udev'].map(folder => `${folder}/hwdb.bin`)
 const helperFolders = ['/usr/lib/udev', '/usr/lib/systemd/system-generators', '/usr/lib/systemd/system-environment-generators']
 /** Modules that systemd, its units and udev load on most virtual machines. */
 const modules = ['autofs4', 'configfs', 'dm-mod', 'fuse', 'loop', 'efi-pstore', 'efivarfs', 'ip_tables', 'x_tables', 'ata_piix', 'ata_generic', 'acpi-cpufreq', 'pcc-cpufreq', 'ptp_kvm', 'virtio_net', 'virtio_balloon', 'virtio_rng', 'virtio_console', 'qemu_fw_cfg', 'button', 'evdev', 'serio_raw', 'pcspkr', 'kvm', 'kvm-intel', 'kvm-amd']
@@ -108,8 +108,8 @@ const forLater = /^\/etc\/(?:cron|logrotate)/
 const commandFolders = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']
 const perlFolders = ['/etc/perl', '/usr/local/share/perl', '/usr/lib/x86_64-linux-gnu/perl5', '/usr/share/perl5', '/usr/lib/x86_64-linux-gnu/perl-base', '/usr/lib/x86_64-linux-gnu/perl', '/usr/share/perl']
 const nodeFolders = ['/usr/share/nodejs', '/usr/lib/x86_64-linux-gnu/nodejs', '/usr/lib/nodejs', '/usr/local/lib/node_modules', '/usr/lib/node_modules']
-/** What is there at a start though the image has none of it. */
-const made = /^\/(?:run|proc|sys|dev|tmp|var)(?:\/|$)/
+/** Where a start mounts something. */
+const mounted = /^\/(?:run|proc|sys|dev|tmp)(?:\/|$)/
 /** Of a unit, what does not happen at a start. */
 const notAtStart = /^(?:ExecStop|ExecStopPost|ExecReload|Documentation|Description)=.*$/gm
 /** Sections of a library that the loader does not look at. */
@@ -148,7 +148,7 @@ export async function examine(image: string, manifest: Manifest, options: Examin
         { code: 'BAD_IMAGE' }
       )
     missed.push(...(await systems.mount(root)))
-    return await new Examiner(root, manifest, partitions !== undefined).run(applications, missed)
+    return await new Examiner(root, manifest, partitions !== undefined, systems.elsewhere).run(applications, missed)
   } catch (error) {
     throw failed(`examining ${image}`, error)
   }
@@ -192,6 +192,8 @@ async function partitionsOf(image: string, signal: AbortSignal | undefined): Pro
 /** The file systems of an image that can be looked into. */
 class Systems implements AsyncDisposable {
   readonly all: { system: ExtFileSystem; partition: Partition }[] = []
+  /** Folders in which something is mounted that is not looked into. */
+  readonly elsewhere: string[] = []
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { system } of this.all) await system[Symbol.asyncDispose]()
@@ -212,7 +214,10 @@ class Systems implements AsyncDisposable {
     for (const { folder, what, is } of mountsIn(text ?? '')) {
       const one = [...left].find(({ system, partition }) => is({ uuid: system.uuid, label: system.label, partition }))
       if (one && (await root.mount(folder, one.system))) left.delete(one)
-      else missed.push(`${folder} (${what})`)
+      else {
+        missed.push(`${folder} (${what})`)
+        this.elsewhere.push(folder)
+      }
     }
     return [...missed, ...[...left].map(({ partition }) => partition.name)]
   }
@@ -229,16 +234,18 @@ class Examiner {
   readonly #manifest: Manifest
   /** A boot loader in the image reads the kernel from it. */
   readonly #boots: boolean
+  readonly #elsewhere: readonly string[]
   readonly #wanted: Wanted[] = []
   /** All that is looked at on the way, in that order. */
   readonly #passed = new Set<Node>()
   readonly #files = new Set<number>()
   readonly #services = new Set<string>()
 
-  constructor(system: ExtFileSystem, manifest: Manifest, boots: boolean) {
+  constructor(system: ExtFileSystem, manifest: Manifest, boots: boolean, elsewhere: readonly string[]) {
     this.#system = system
     this.#manifest = manifest
     this.#boots = boots
+    this.#elsewhere = elsewhere
   }
 
   async run(applications: readonly string[], missed: string[]): Promise<Examination> {
@@ -271,10 +278,12 @@ class Examiner {
     }
   }
 
-  /** Who shows or prints text looks at all fonts. */
+  /** Who shows or prints text looks at the fonts: LibreOffice at each of them, others at what is kept of that. */
   async #fonts(): Promise<void> {
-    const fonts = (await this.#system.find('/usr/share/fonts'))?.nodes.at(-1)
-    for (const folder of ['/etc/fonts', '/var/cache/fontconfig', ...(fonts && sizeOf(fonts) <= MAX_FONTS ? ['/usr/share/fonts'] : [])]) await this.#folder(folder, 'application')
+    for (const folder of ['/etc/fonts', '/var/cache/fontconfig', '/usr/share/fonts']) {
+      const node = (await this.#system.find(folder))?.nodes.at(-1)
+      if (node && sizeOf(node) <= MAX_FONTS) await this.#folder(folder, 'application')
+    }
   }
 
   /** The newest kernel and its initial RAM disk. */
@@ -315,7 +324,9 @@ class Examiner {
       const node = (await this.#system.find(name))?.nodes.at(-1)
       const bytes = node && (await this.#system.contents([node], MAX_PROGRAM)).get(node.id)
       if (!bytes) continue
-      this.#partial.set(node.id, hardwareReads(bytes))
+      const reads = hardwareReads(bytes)
+      if (reads.length === 0) return
+      this.#partial.set(node.id, reads)
       await this.#want(name, 'init')
       return
     }
@@ -349,34 +360,37 @@ class Examiner {
       const template = unit.replace(/@[^.]*\./, '@.')
       // Its instances may come from a generator.
       if (unit.endsWith('.service') && !unit.includes('@')) pull(unit.replace('.service', '@.service'))
-      for (const name of new Set([unit, template])) {
-        const own: string[] = []
-        const dropIns: string[] = []
+      let own: string | undefined
+      let masked = false
+      /** Of several files of a name the first counts. */
+      const dropIns = new Map<string, string>()
+      for (const name of new Set([unit, template]))
         for (const folder of unitFolders) {
           const text = await this.#text(`${folder}/${name}`)
           if (text !== undefined) {
-            own.push(text)
+            own ??= text
             await this.#want(`${folder}/${name}`, 'service')
             // A link has another unit's name: default.target.
             const real = (await this.#system.find(`${folder}/${name}`))?.path.split('/').at(-1)
             if (real !== undefined && real !== name) pull(real)
-          }
+          } else masked ||= own === undefined && (await this.#system.list(folder)).includes(name)
           for (const kind of ['wants', 'requires'])
             for (const other of await this.#system.list(`${folder}/${name}.${kind}`)) pull(other)
-          for (const file of await this.#system.list(`${folder}/${name}.d`)) dropIns.push((await this.#text(`${folder}/${name}.d/${file}`)) ?? '')
+          for (const file of await this.#system.list(`${folder}/${name}.d`))
+            if (file.endsWith('.conf') && !dropIns.has(file)) dropIns.set(file, (await this.#text(`${folder}/${name}.d/${file}`)) ?? '')
         }
-        const texts = [...own, ...dropIns]
-        // A timer's unit is not started with it.
-        for (const text of texts) for (const [, value = ''] of text.matchAll(/^(?:Requires|Wants|BindsTo|Upholds|Sockets)=(.*)$/gm)) value.split(/\s+/).forEach(pull)
-        // Of several files of a name the first counts.
-        if (!(await this.#mayHold(conditionsIn([...own.slice(0, 1), ...dropIns].join('\n'))))) continue
-        for (const text of texts) {
-          for (const [, value = ''] of text.matchAll(/^(?:ExecStart|ExecStartPre|ExecStartPost|ExecCondition|EnvironmentFile)=[-@:+!|]*(\S+)/gm)) programs.push(value)
-          for (const [, value = ''] of text.matchAll(/^WorkingDirectory=-?(\/\S+)/gm)) folders.push(value)
-          if (name.endsWith('.service')) named.push(...pathsIn(text.replace(notAtStart, '')))
-        }
-        if (own.length > 0 && name.endsWith('.service')) this.#services.add(unit)
+      // A link to /dev/null.
+      if (masked) continue
+      const texts = [own ?? '', ...[...dropIns].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, text]) => text)]
+      // A timer's unit is not started with it.
+      for (const text of texts) for (const [, value = ''] of text.matchAll(/^(?:Requires|Wants|BindsTo|Upholds|Sockets)=(.*)$/gm)) value.split(/\s+/).forEach(pull)
+      if (!(await this.#mayHold(conditionsIn(texts.join('\n'))))) continue
+      for (const text of texts) {
+        for (const [, value = ''] of text.matchAll(/^(?:ExecStart|ExecStartPre|ExecStartPost|ExecCondition|EnvironmentFile)=[-@:+!|]*(\S+)/gm)) programs.push(value)
+        for (const [, value = ''] of text.matchAll(/^WorkingDirectory=-?(\/\S+)/gm)) folders.push(value)
+        if (unit.endsWith('.service')) named.push(...pathsIn(text.replace(notAtStart, '')))
       }
+      if (own !== undefined && unit.endsWith('.service')) this.#services.add(unit)
     }
     const paths = programs.map(name => (name.startsWith('/') ? name : `/usr/bin/${name}`))
     for (const name of paths) await this.#program(name, 'service')
@@ -388,23 +402,69 @@ class Examiner {
 
   /** False where the image shows that a unit's conditions do not hold. */
   async #mayHold(conditions: readonly Condition[]): Promise<boolean> {
-    const each = await Promise.all(conditions.map(async one => ({ ...one, holds: await this.#holds(one) })))
-    const triggers = each.filter(({ trigger }) => trigger)
-    return each.every(({ trigger, holds }) => trigger || holds !== false) && (triggers.length === 0 || triggers.some(({ holds }) => holds !== false))
+    let triggers: 'none' | 'no' | 'maybe' = 'none'
+    for (const one of conditions) {
+      const may = (await this.#holds(one)) !== false
+      if (one.trigger) triggers = may ? 'maybe' : triggers === 'none' ? 'no' : triggers
+      else if (!may) return false
+    }
+    return triggers !== 'no'
   }
 
   /** @returns undefined where the image does not tell */
   async #holds({ kind, not, value }: Condition): Promise<boolean | undefined> {
-    if (kind === 'FirstBoot') {
-      // Without it, or where an installation has left it to the first start.
-      const first = /^(?:uninitialized)?\s*$/.test((await this.#text('/etc/machine-id')) ?? '')
-      return first === (/^(?:yes|true|on|1)$/.test(value) !== not)
+    if (kind === 'FirstBoot') return (await this.#isFirstBoot()) === (/^(?:1|y|yes|t|true|on)$/i.test(value) !== not)
+    // Specifiers, and lines that go on.
+    if (!value.startsWith('/') || /%|\\$/.test(value)) return undefined
+    const is = await this.#isThere(kind, value)
+    return is === undefined ? undefined : is !== not
+  }
+
+  async #isThere(kind: string, name: string): Promise<boolean | undefined> {
+    // What is mounted hides what the image has there; nobody puts configuration there before the first services.
+    if (mounted.test(name)) return kind === 'DirectoryNotEmpty' && /^\/run\/(?:[\w-]+\.d|extensions)$/.test(name) ? false : undefined
+    if (this.#elsewhere.some(folder => `${name}/`.startsWith(`${folder}/`))) return undefined
+    const node = (await this.#system.find(name))?.nodes.at(-1)
+    if (!node && (await this.#dangles(name))) return undefined
+    const is = ((): boolean | undefined => {
+      switch (kind) {
+        case 'PathExists':
+          return node !== undefined
+        case 'PathIsDirectory':
+          return node?.children !== undefined
+        case 'DirectoryNotEmpty':
+          return [...(node?.children?.keys() ?? [])].some(child => !/^\.|~$/.test(child))
+        case 'FileNotEmpty':
+          return node !== undefined && isFile(node) && node.size > 0
+        case 'FileIsExecutable':
+          return node !== undefined && isProgram(node)
+        default:
+          return undefined
+      }
+    })()
+    // Services make what they need there.
+    return is === false && name.startsWith('/var/') && kind !== 'DirectoryNotEmpty' ? undefined : is
+  }
+
+  /** A link on the way leads to where nothing is: a start may put something there. */
+  async #dangles(name: string): Promise<boolean> {
+    const parts = name.split('/').filter(part => part !== '')
+    for (let count = 1; count <= parts.length; count++) {
+      const at = `/${parts.slice(0, count).join('/')}`
+      if (!(await this.#system.find(at))) return (await this.#system.list(at.replace(/\/[^/]*$/, '') || '/')).includes(parts[count - 1] as string)
     }
-    const node = (await this.#system.find(value))?.nodes.at(-1)
-    const is: boolean | undefined = { PathExists: node !== undefined, PathIsDirectory: node?.children !== undefined, DirectoryNotEmpty: (node?.children?.size ?? 0) > 0, FileNotEmpty: node !== undefined && isFile(node) && node.size > 0, FileIsExecutable: node !== undefined && isProgram(node) }[kind]
-    // Some places are filled at a start, though nobody puts into a folder what configures those that look there at once.
-    if (is === undefined || (!is && made.test(value) && kind !== 'DirectoryNotEmpty')) return undefined
-    return is !== not
+    return false
+  }
+
+  #firstBoot: boolean | undefined
+
+  async #isFirstBoot(): Promise<boolean> {
+    if (this.#firstBoot === undefined) {
+      const text = await this.#text('/etc/machine-id')
+      // An empty one is filled at each start.
+      this.#firstBoot = text === undefined || text.split('\n', 1)[0] === 'uninitialized'
+    }
+    return this.#firstBoot
   }
 
   /** BusyBox's and System V's way. */
@@ -789,24 +849,28 @@ class Examiner {
     }
   }
 
-  /** The words in the scripts that services run, and in the modules of these. */
-  async #scripted(): Promise<Set<string>> {
-    const words = new Set<string>()
-    for (const { path, why, node } of this.#wanted) {
-      if (why !== 'service' || !(isProgram(node) || /\.(pm|py|sh)$/.test(path))) continue
-      const bytes = (await this.#system.contents([node], MAX_TEXT)).get(node.id)
-      if (bytes?.toString('latin1', 0, 4) !== '\x7fELF') for (const word of await this.#words(path)) words.add(word)
-    }
-    return words
+  #scriptWords: Promise<Set<string>> | undefined
+
+  /** The words in the scripts that services run, and in such modules of theirs as were found. */
+  #scripted(): Promise<Set<string>> {
+    return (this.#scriptWords ??= (async () => {
+      const words = new Set<string>()
+      for (const { path, why, node } of this.#wanted) {
+        if (why !== 'service' || !(isProgram(node) || /\.(pm|py|sh)$/.test(path))) continue
+        const text = (await this.#system.contents([node], MAX_TEXT)).get(node.id)?.toString('latin1') ?? ''
+        if (!text.startsWith('\x7fELF')) addWords(words, text)
+      }
+      return words
+    })())
   }
 
   /** The words in a file, as names of files are. */
   async #words(name: string): Promise<Set<string>> {
     const node = (await this.#system.find(name))?.nodes.at(-1)
     const bytes = node && (await this.#system.contents([node], MAX_PROGRAM)).get(node.id)
-    const text = bytes?.toString('latin1') ?? ''
-    const wide = (text.match(/(?:[\w.+-]\0){4,}/g) ?? []).map(word => word.replaceAll('\0', ''))
-    return new Set([...(text.match(/[\w.+-]{4,}/g) ?? []), ...wide])
+    const words = new Set<string>()
+    addWords(words, bytes?.toString('latin1') ?? '')
+    return words
   }
 
   async #all(names: readonly string[], why: WantedBy): Promise<void> {
@@ -883,7 +947,11 @@ class Examiner {
 /** All that is in a folder, in bytes. */
 function sizeOf(folder: Node): number {
   let size = 0
-  for (const child of folder.children?.values() ?? []) size += child.children ? sizeOf(child) : child.size
+  const left = [folder]
+  for (let one = left.pop(); one; one = left.pop())
+    for (const child of one.children?.values() ?? [])
+      if (child.children) left.push(child)
+      else size += child.size
   return size
 }
 

@@ -62,7 +62,8 @@ export class ExtFileSystem implements AsyncDisposable {
   /** What links name, by inode. */
   readonly #links = new Map<number, string>()
   readonly #kept = new Map<number, Buffer>()
-  #keptBytes = 0
+  /** For what is kept; of all that are mounted together. */
+  #room = { left: MAX_KEPT }
 
   private constructor(device: string, offset: number, superblock: string, blockSize: number, work: string, signal: AbortSignal | undefined) {
     const value = (name: string): string => new RegExp(`^${name}:[ \\t]+(.*)$`, 'm').exec(superblock)?.[1] ?? ''
@@ -117,6 +118,7 @@ export class ExtFileSystem implements AsyncDisposable {
     if (!found?.nodes.at(-1)?.children || found.path === '/') return false
     const [, parent = '', name = ''] = /^(.*)\/([^/]+)$/.exec(found.path) ?? []
     ;(await this.find(parent))?.nodes.at(-1)?.children?.set(name, other.root)
+    other.#room = this.#room
     return true
   }
 
@@ -157,12 +159,16 @@ export class ExtFileSystem implements AsyncDisposable {
     const files = nodes.filter(({ mode, size }) => (mode & TYPE) === FILE && size <= limit)
     const result = new Map<number, Buffer>()
     for (const system of new Set(files.map(({ system }) => system))) {
-      const own = files.filter(node => node.system === system)
-      const at = (node: Node): string => path.join(system.#work, `file${node.inode}`)
-      await system.#debug(own.filter(({ inode }) => !system.#kept.has(inode)).map(node => `dump <${node.inode}> ${at(node)}`))
-      for (const node of own) {
-        const bytes = system.#kept.get(node.inode) ?? (await readFile(at(node)).catch(() => undefined))
-        await rm(at(node), { force: true })
+      const dumped: { node: Node; file: string }[] = []
+      for (const node of files.filter(one => one.system === system)) {
+        const kept = system.#kept.get(node.inode)
+        if (kept) result.set(node.id, kept)
+        else dumped.push({ node, file: path.join(system.#work, `file${++runs}`) })
+      }
+      await system.#debug(dumped.map(({ node, file }) => `dump <${node.inode}> ${file}`))
+      for (const { node, file } of dumped) {
+        const bytes = await readFile(file).catch(() => undefined)
+        await rm(file, { force: true })
         if (!bytes) continue
         system.#keep(node.inode, bytes)
         result.set(node.id, bytes)
@@ -172,14 +178,14 @@ export class ExtFileSystem implements AsyncDisposable {
   }
 
   #keep(inode: number, bytes: Buffer): void {
-    if (this.#kept.has(inode) || bytes.length > MAX_SMALL || this.#keptBytes + bytes.length > MAX_KEPT) return
-    this.#keptBytes += bytes.length
+    if (this.#kept.has(inode) || bytes.length > MAX_SMALL || bytes.length > this.#room.left) return
+    this.#room.left -= bytes.length
     this.#kept.set(inode, bytes)
   }
 
   /** Hands a file of this host's with a file's contents to `body`; of mounted file systems too. */
   async withFile<T>(node: Node, body: (file: string) => Promise<T>): Promise<T> {
-    const file = path.join(node.system.#work, `elf${node.inode}`)
+    const file = path.join(node.system.#work, `elf${++runs}`)
     const kept = node.system.#kept.get(node.inode)
     if (kept) await writeFile(file, kept)
     else await node.system.#debug([`dump <${node.inode}> ${file}`])
@@ -240,7 +246,7 @@ export class ExtFileSystem implements AsyncDisposable {
 
   async #walk(): Promise<void> {
     let level: Node[] = [this.root]
-    const links: number[] = []
+    const links = new Set<number>()
     const seen = new Set([ROOT])
     while (level.length > 0 && seen.size <= MAX_FOLDERS) {
       const said = await this.#debug(level.map(({ inode }) => `ls -p <${inode}>`))
@@ -252,7 +258,7 @@ export class ExtFileSystem implements AsyncDisposable {
           if (inode === undefined || mode === undefined || name === undefined || name === '.' || name === '..') continue
           const node: Node = { ...this.#identity(Number(inode)), mode: parseInt(mode, 8), size: Number(size) }
           folder.children?.set(name, node)
-          if ((node.mode & TYPE) === LINK) links.push(node.inode)
+          if ((node.mode & TYPE) === LINK && links.size < MAX_KNOWN_LINKS) links.add(node.inode)
           if ((node.mode & TYPE) !== FOLDER || seen.has(node.inode)) continue
           seen.add(node.inode)
           node.children = new Map()
@@ -261,7 +267,10 @@ export class ExtFileSystem implements AsyncDisposable {
       })
       level = next
     }
-    await this.#readLinks(links.slice(0, MAX_KNOWN_LINKS))
+    // What debugfs says of them may be too much; then each is read when it is followed.
+    await this.#readLinks([...links]).catch((error: unknown) => {
+      if (!(error instanceof StreamError) || error.code !== 'TOOL_FAILED') throw error
+    })
   }
 
   /** Those whose targets are short lie in their inodes. */
@@ -295,7 +304,7 @@ export const isProgram = (node: Node): boolean => isFile(node) && (node.mode & 0
 
 const numbers = (text: string): number[] => (text.match(/\d+/g) ?? []).map(Number)
 
-/** Several may run at once. */
+/** For names of files: several may run at once. */
 let runs = 0
 
 /** What debugfs says to each command; nothing to one that fails, of which its status is the count. */

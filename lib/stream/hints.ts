@@ -37,12 +37,17 @@ export interface Condition {
   value: string
 }
 
-/** A unit's conditions. An empty one takes back those before it. @internal */
+/** Of a unit, so many are looked at. */
+const MAX_CONDITIONS = 200
+
+/** A unit's conditions. An empty one takes back all before it. @internal */
 export function conditionsIn(unit: string): Condition[] {
   let found: Condition[] = []
-  for (const [, kind = '', trigger, not, value = ''] of unit.matchAll(/^Condition(\w+)[ \t]*=[ \t]*(\|?)[ \t]*(!?)[ \t]*(.*?)[ \t]*$/gm))
-    if (value === '') found = []
-    else found.push({ kind, trigger: trigger !== '', not: not !== '', value })
+  for (const [, kind = '', marks = '', rest = ''] of unit.matchAll(/^[ \t]*Condition(\w+)[ \t]*=[ \t]*((?:\|[ \t]*)?(?:![ \t]*)?)(.*)$/gm)) {
+    const value = rest.trimEnd()
+    if (value === '' && marks === '') found = []
+    else if (value !== '' && found.length < MAX_CONDITIONS) found.push({ kind, trigger: marks.startsWith('|'), not: marks.includes('!'), value })
+  }
   return found
 }
 
@@ -112,4 +117,13 @@ function withoutPod(source: string): string {
 export function nodeRequires(source: string): string[] {
   const text = source.replace(/^[ \t]*(?:\/\/|\*).*$/gm, '')
   return [...new Set([...text.matchAll(/(?:\brequire\(\s{0,99}|\bfrom\s{1,99}|\bimport\s{0,99}\(?\s{0,99})['"]([^'"\n]+)['"]/g)].map(([, name = '']) => name))]
+}
+
+/** Of what is looked into, so many words. */
+const MAX_WORDS = 1 << 20
+
+/** Words as names of files are, in letters of one byte or of two. @internal */
+export function addWords(words: Set<string>, text: string): void {
+  for (const [word] of text.matchAll(/[\w.+-]{4,255}/g)) if (words.size < MAX_WORDS) words.add(word)
+  for (const [word] of text.matchAll(/(?:[\w.+-]\0){4,255}/g)) if (words.size < MAX_WORDS) words.add(word.replaceAll('\0', ''))
 }

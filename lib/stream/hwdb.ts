@@ -5,10 +5,14 @@
 const PAGE = 4096
 /** Linux reads so much around a page of a mapped file that is not there yet, half of it before that. */
 const AROUND = 128 << 10
-/** Of one search; what is beyond is not looked at. */
-const MAX_STEPS = 100_000
+/** Bytes that are looked at; what is beyond is not. Systemd's own takes some tens of KiB. */
+const MAX_LOOKED = 8 << 20
 const MAX_DEPTH = 256
-const MAX_STRING = 4096
+const MAX_TEXT = 2048
+/** Of what the head says of the parts' sizes, no less. */
+const NODE = 24
+const CHILD = 16
+const VALUE = 16
 
 const bios = 'bvnSeaBIOS:bvr1.16.2:bd04/01/2014:br0.0:svnQEMU:pnStandardPC:pvrpc:cvnQEMU:ct1:cvrpc:'
 
@@ -43,9 +47,10 @@ const devices = [
  */
 export function hardwareReads(file: Buffer, asked: readonly string[] = devices): (readonly [from: number, to: number])[] {
   const pages = new Set<number>()
+  const looked = { left: MAX_LOOKED }
   for (const device of asked)
     try {
-      new Search(file, pages).run(device)
+      new Search(file, pages, looked).run(device)
     } catch (error) {
       // What is named lies outside of the file.
       if (!(error instanceof RangeError)) throw error
@@ -71,18 +76,20 @@ interface Node {
 class Search {
   readonly #file: Buffer
   readonly #pages: Set<number>
+  readonly #looked: { left: number }
   readonly #nodeSize: number
   readonly #childSize: number
   readonly #valueSize: number
-  #steps = 0
 
-  constructor(file: Buffer, pages: Set<number>) {
+  constructor(file: Buffer, pages: Set<number>, looked: { left: number }) {
     this.#file = file
     this.#pages = pages
+    this.#looked = looked
     if (file.toString('latin1', 0, 8) !== 'KSLPHHRH') throw new RangeError('no database of hardware')
     this.#nodeSize = this.#number(32)
     this.#childSize = this.#number(40)
     this.#valueSize = this.#number(48)
+    if (this.#nodeSize < NODE || this.#childSize < CHILD || this.#valueSize < VALUE) throw new RangeError('no database of hardware')
   }
 
   run(device: string): void {
@@ -123,7 +130,6 @@ class Search {
   }
 
   #node(at: number): Node {
-    if (++this.#steps > MAX_STEPS) throw new RangeError('it has no end')
     return { at, prefix: this.#number(at), children: this.#byte(at + 8), values: this.#number(at + 16) }
   }
 
@@ -142,21 +148,27 @@ class Search {
   }
 
   #byte(at: number): number {
-    const byte = this.#file.readUInt8(at)
-    this.#pages.add(Math.floor(at / PAGE))
-    return byte
+    this.#look(at, 1)
+    return this.#file.readUInt8(at)
   }
 
   #number(at: number): number {
-    const number = this.#file.readBigUInt64LE(at)
-    this.#pages.add(Math.floor(at / PAGE)).add(Math.floor((at + 7) / PAGE))
-    return Number(number)
+    this.#look(at, 8)
+    return Number(this.#file.readBigUInt64LE(at))
   }
 
   #string(at: number): string {
-    let text = ''
-    for (let letter = this.#byte(at); letter !== 0 && text.length < MAX_STRING; letter = this.#byte(at + text.length)) text += String.fromCharCode(letter)
-    return text
+    const text = this.#file.toString('latin1', at, at + MAX_TEXT)
+    const end = text.indexOf('\0')
+    if (end < 0) throw new RangeError('a text without an end')
+    this.#look(at, end + 1)
+    return text.slice(0, end)
+  }
+
+  #look(at: number, size: number): void {
+    this.#looked.left -= size
+    if (this.#looked.left < 0 || at + size > this.#file.length) throw new RangeError('it has no end')
+    for (let page = Math.floor(at / PAGE); page <= Math.floor((at + size - 1) / PAGE); page++) this.#pages.add(page)
   }
 }
 

@@ -192,6 +192,8 @@ t.test('tools of its package come where a service’s scripts run them', { skip 
     image(t, {
       ...systemd,
       '/bin/prepare': '#!/bin/sh\nrun_for_version app-control start\n',
+      // No script, though it has the word.
+      '/usr/sbin/webd': Buffer.concat([readFileSync('/bin/true'), Buffer.alloc(1 << 20), Buffer.from('\0app-other\0')]),
       '/usr/lib/app/bin/app': Buffer.concat([readFileSync('/bin/true'), Buffer.from('\0app-other\0')]),
       '/usr/lib/app/bin/app-control': noise(10_000, 'control'),
       '/usr/lib/app/bin/app-other': noise(10_000, 'other'),
@@ -273,13 +275,20 @@ t.test('a unit runs nothing where its conditions do not hold', { skip }, async t
   const conditions: Record<string, string[]> = {
     runs1: ['ConditionPathExists=/etc/there', 'ConditionPathExists=!/etc/missing', 'ConditionFirstBoot=no'],
     runs2: ['ConditionPathExists=|/etc/missing', 'ConditionDirectoryNotEmpty=|/etc/full.d'],
-    runs3: ['ConditionPathExists=/run/made', 'ConditionVirtualization=!container', 'ConditionPathExists=/etc/missing', 'ConditionPathExists='],
+    runs3: ['ConditionPathExists=/etc/missing', 'ConditionPathExists='],
+    // The image does not tell of these.
+    runs5: ['ConditionPathExists=/run/made', 'ConditionPathExists=!/run/left', 'ConditionDirectoryNotEmpty=/sys/class/net', 'ConditionVirtualization=!container', 'ConditionSecurity=x'],
+    runs6: ['ConditionPathExists=/etc/web/%i', 'ConditionPathExists=/var/lib/made', 'ConditionPathExists=/etc/dangling', 'ConditionPathExists=/srv/data', 'Conditionconstructor=x'],
+    // A later file takes back, and of two of a name the first counts.
+    runs7: ['ConditionPathExists=/etc/missing'],
     runs4: ['ConditionFileNotEmpty=/etc/there', 'ConditionFileIsExecutable=/usr/bin/runs4', 'ConditionPathIsDirectory=/etc/full.d'],
     not1: ['ConditionPathExists=/etc/missing'],
     not2: ['ConditionDirectoryNotEmpty=|/etc/empty.d', 'ConditionDirectoryNotEmpty=|/run/missing.d'],
     not3: ['ConditionFirstBoot=yes'],
     not4: ['ConditionPathExists=!/etc/there', 'ConditionSecurity=selinux'],
-    not5: ['ConditionFileIsExecutable=/etc/there']
+    not5: ['ConditionFileIsExecutable=/etc/there'],
+    not6: ['ConditionPathExists=/etc/there'],
+    not7: []
   }
   const names = Object.keys(conditions)
   const { names: found, services } = await examined(
@@ -289,6 +298,16 @@ t.test('a unit runs nothing where its conditions do not hold', { skip }, async t
       '/etc/machine-id': '6d1a3a5c1bd44b0d8e9dd0d5a6a1c0de\n',
       '/etc/there': 'x\n',
       '/etc/full.d/one': 'x\n',
+      '/etc/empty.d/.placeholder': '',
+      '/run/left': 'x\n',
+      '/etc/dangling': '-> /nowhere/at/all',
+      '/etc/fstab': '/dev/vdb1 /srv ext4 defaults 0 2\n',
+      '/etc/systemd/system/runs7.service.d/zz.conf': '[Unit]\nConditionPathExists=\n',
+      '/lib/systemd/system/runs7.service.d/aa.conf': '[Unit]\nConditionPathExists=/etc/missing\n',
+      '/lib/systemd/system/runs7.service.d/zz.conf': '[Unit]\nConditionPathExists=/etc/missing\n',
+      '/lib/systemd/system/not6.service.d/more.conf': '[Unit]\nConditionPathExists=/etc/missing\n',
+      '/lib/systemd/system/runs1.service.d/more.conf.old': '[Unit]\nConditionPathExists=/etc/missing\n',
+      '/etc/systemd/system/not7.service': '-> /dev/null',
       '/lib/systemd/system/multi-user.target': `[Unit]\nWants=${names.map(name => `${name}.service`).join(' ')}\n`,
       ...Object.fromEntries(names.map(name => [`/lib/systemd/system/${name}.service`, `[Unit]\n${conditions[name]?.join('\n')}\n[Service]\nExecStart=/usr/bin/${name}\n`])),
       ...Object.fromEntries(names.map(name => [`/usr/bin/${name}`, noise(20_000, name)]))
@@ -298,6 +317,15 @@ t.test('a unit runs nothing where its conditions do not hold', { skip }, async t
     const runs = name.startsWith('runs')
     t.equal(found.includes(`/usr/bin/${name}`), runs, name)
     t.equal(services.includes(`${name}.service`), runs, `${name}.service`)
+  }
+})
+
+t.test('whether a start is the first', { skip }, async t => {
+  for (const [id, first] of [[undefined, true], ['uninitialized\n', true], ['', false], ['6d1a3a5c1bd44b0d8e9dd0d5a6a1c0de\n', false]] as const) {
+    const on = (name: string, value: string): Record<string, string> => ({ [`/lib/systemd/system/${name}.service`]: `[Unit]\nConditionFirstBoot=${value}\n[Service]\nExecStart=/bin/sh\n` })
+    const files = { ...systemd, ...(id !== undefined && { '/etc/machine-id': id }), ...on('first', 'yes'), ...on('later', 'no'), '/lib/systemd/system/multi-user.target': '[Unit]\nWants=first.service later.service\n' }
+    const { services } = await examined(t, image(t, files))
+    t.same(services.filter(name => name !== 'web.service'), [first ? 'first.service' : 'later.service'], String(id))
   }
 })
 

@@ -58,6 +58,18 @@ t.test('what is no database, or a hostile one, ends soon', { timeout: limit(60_0
       hardwareReads(looped)
     }
   const wrong: unknown[] = []
+  // Values without an end, of no size; a text of the greatest length before 255 ways back.
+  const endless = hardwareDatabase({ prefix: '*', values: [['a', 'b']] })
+  endless.file.writeBigUInt64LE(1n << 62n, (endless.nodes.values().next().value as number) + 16)
+  for (const size of [0n, 16n, 32n]) {
+    endless.file.writeBigUInt64LE(size, 48)
+    hardwareReads(endless.file)
+  }
+  const children = Object.fromEntries(Array.from({ length: 255 }, (_, i) => [String.fromCharCode(i + 1), {}]))
+  const wide = hardwareDatabase({ prefix: `*${'a'.repeat(2000)}`, children })
+  const top = [...wide.nodes.values()].at(-1) as number
+  for (let i = 0; i < 255; i++) wide.file.writeBigUInt64LE(BigInt(top), top + 24 + 16 * i + 8)
+  hardwareReads(wide.file)
   let seed = 1
   const random = (below: number): number => (seed = (seed * 48271) % 0x7fffffff) % below
   for (let round = 0; round < 3000; round++) {
