@@ -5,7 +5,7 @@ import { openArbiter } from '../arbiter/index.js'
 import { listen, migrate as move, type Migration, type MigrationProgress } from '../migrate/index.js'
 import { addressOf } from '../migrate/options.js'
 import type { Machine } from '../machine/index.js'
-import { bytes, count, Exit, interruption, resolveGuest, toJson, Ui } from './common.js'
+import { bytes, CliError, count, Exit, interruption, resolveGuest, toJson, Ui } from './common.js'
 import { createGuest, diskSentence, runGuest, trouble, type GuestOptions } from './guest.js'
 import { checkKvm } from './kvm.js'
 import { roundsSvg, roundsTable } from './rounds.js'
@@ -35,10 +35,7 @@ export async function migrate(guest: string, options: MigrateCommandOptions): Pr
     await using machine = await createGuest(guest, options)
     const end = await runGuest(machine, ui, options.after, signal)
     if (signal.aborted) return Exit.interrupted
-    if (end.state !== 'running') {
-      process.stderr.write(`hypertwin: the guest ended (${end.reason}) before it could be moved\n`)
-      return Exit.failed
-    }
+    if (end.state !== 'running') throw new CliError(`The guest ended (${end.reason}) before it could be moved`)
     const migration = move(machine, options.to, {
       ...(tls && { tls }),
       ...(arbiter && { arbiter }),
