@@ -10,12 +10,14 @@ import { CliError, Exit, interruption, resolveGuest, toJson, usage } from './com
 import { diskSentence, trouble, type RunEnd } from './guest.js'
 import { checkKvm } from './kvm.js'
 import { misfitOf } from './profile.js'
+import { reachOf, type ReachOptions } from './source.js'
 
-interface RunOptions {
+interface RunOptions extends ReachOptions {
   kernel?: string
   restore?: string
   cache?: string
   digest?: string
+  wait?: number
   learn?: string
   initrd?: string
   append: string
@@ -93,9 +95,9 @@ class Streamed implements AsyncDisposable {
   ) {}
 
   static async restore(options: RunOptions, cache: string, restore: RestoreOptions, signal: AbortSignal): Promise<Streamed> {
-    const { digest, learn } = options
+    const { digest, learn, wait } = options
     const prefetch = learn === undefined
-    const stream = await SnapshotStream.open(options.restore ?? '', { cache, ...(digest && { digest }), signal }).catch((error: unknown) => {
+    const stream = await SnapshotStream.open(options.restore ?? '', { cache, ...(digest && { digest }), ...(await reachOf(options)), signal }).catch((error: unknown) => {
       if (error instanceof StreamError && error.code === 'IN_USE') return undefined
       throw error
     })
@@ -107,7 +109,8 @@ class Streamed implements AsyncDisposable {
       if (misfit) process.stderr.write(`hypertwin: ${misfit}\n`)
       if (prefetch && stream) await Promise.race([stream.ready, once(signal, 'abort')])
       signal.throwIfAborted()
-      const machine = await (stream ? stream.restore({ ...restore, prefetch }) : restoreStreamed(cache, { ...restore, prefetch }))
+      const how = { ...restore, prefetch, ...(wait !== undefined && { waitSeconds: wait }) }
+      const machine = await (stream ? stream.restore(how) : restoreStreamed(cache, how))
       return new Streamed(machine, manifest, learn, stream)
     } catch (error) {
       await stream?.close()
@@ -198,8 +201,9 @@ class Keyboard {
 export async function run(options: RunOptions): Promise<number> {
   if ((options.kernel === undefined) === (options.restore === undefined))
     throw usage(`Give ${options.kernel === undefined ? 'what to run' : 'one of the two'}: --kernel <file>, or --restore <snapshot>`)
-  if (options.cache === undefined ? (options.digest ?? options.learn) !== undefined : options.restore === undefined)
-    throw usage('--restore <URL> and --cache <folder> go together, and --digest and --learn with them')
+  const streamed = options.digest ?? options.learn ?? options.header ?? options.ca ?? options.wait
+  if (options.cache === undefined ? streamed !== undefined : options.restore === undefined)
+    throw usage('--restore <URL> and --cache <folder> go together, and --digest, --learn, --header, --ca and --wait with them')
   if (options.paused === true && options.gdb === undefined) throw usage('--paused waits for gdb: give --gdb <address>, too')
   if (options.kernel !== undefined) resolveGuest(options.kernel)
   if (options.gdb !== undefined) gdbAddress(options.gdb)

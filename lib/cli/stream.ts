@@ -25,6 +25,7 @@ import { MANIFEST_FILE, MAX_MANIFEST_BYTES } from '../stream/manifest.js'
 import { openSource } from '../stream/source.js'
 import { bytes, count, Exit, interruption, Ui, usage } from './common.js'
 import { misfitOf } from './profile.js'
+import { reachOf, type ReachOptions } from './source.js'
 
 export interface PackOptions {
   format?: 'raw' | 'qcow2'
@@ -80,7 +81,7 @@ export async function pack(image: string, folder: string, options: PackOptions):
   }
 }
 
-export interface SourceCliOptions {
+export interface SourceCliOptions extends ReachOptions {
   cache: string
   digest?: string
   manifest?: string
@@ -91,6 +92,7 @@ export interface SourceCliOptions {
   page?: string | true
   allowHost?: string[]
   picture?: string
+  wait: number
   json?: boolean
 }
 
@@ -183,6 +185,7 @@ async function streamOptions(options: SourceCliOptions): Promise<StreamOptions> 
     cache: options.cache,
     gate: options.gate,
     fill: options.fill,
+    ...(await reachOf(options)),
     ...(options.digest !== undefined && { digest: options.digest }),
     ...(options.manifest !== undefined && { manifest: options.manifest }),
     ...(options.profile !== undefined && { profile: options.profile === 'none' ? (false as const) : await Profile.load(options.profile) })
@@ -227,6 +230,7 @@ export async function serve(source: string, options: ServeOptions): Promise<numb
   try {
     const ours = await turn.take()
     await using server = await NbdServer.start(options.cache, {
+      waitSeconds: options.wait,
       ...(options.socket !== undefined && { socket: options.socket }),
       ...(options.listen !== undefined && { listen: options.listen }),
       ...(options.trace !== undefined && { trace: options.trace }),
@@ -301,6 +305,7 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
     const ours = await turn.take()
     await using server = await NbdServer.start(options.cache, {
       exitWithLastClient: true,
+      waitSeconds: options.wait,
       ...(options.trace !== undefined && { trace: options.trace })
     })
     if (ours && turn.stream) {

@@ -9,6 +9,7 @@ import { createInterface } from 'node:readline'
 import t, { type Test } from 'tap'
 import { Manifest, Profile, whyNoNbd, type StreamProgress } from '../../lib/stream/index.js'
 import { guest } from '../machine/support.js'
+import { certificates, noOpenssl } from '../arbiter/support.js'
 import { noKvm } from '../no_kvm.js'
 import { limit } from '../patience.js'
 import { checkCache, CHUNK, imageBytes, noEmulation, noise, scratch, until, WebServer } from '../stream/support.js'
@@ -91,6 +92,10 @@ t.test('wrong arguments: one line that says what to do, exit code 2', async t =>
     ['serve', at('pack'), '--cache', at('cache'), '--digest', 'abc'],
     ['serve', at('pack'), '--cache', at('cache'), '--socket', 'x', '--listen', 'y:1'],
     ['serve', 'ftp://x/', '--cache', at('cache')],
+    ['serve', at('pack'), '--cache', at('cache'), '--wait', '-1'],
+    ['serve', 'https://x/', '--cache', at('cache'), '--header', 'no colon'],
+    ['serve', 'https://x/', '--cache', at('cache'), '--header', 'a b: c'],
+    ['serve', 'https://x/', '--cache', at('cache'), '--header', `@${at('image')}`],
     ['run', at('pack'), '--cache', at('cache'), '--cpus', '0'],
     ['status', folder],
     ['trace', at('image')],
@@ -99,6 +104,7 @@ t.test('wrong arguments: one line that says what to do, exit code 2', async t =>
     const { status, stdout, stderr } = stream(...args)
     t.same({ status, stdout, lines: stderr.trimEnd().split('\n').length }, { status: 2, stdout: '', lines: 1 }, args.join(' '))
   }
+  t.notMatch(stream('serve', 'https://x/', '--cache', at('cache'), '--header', 'secret').stderr, /secret/, 'what may be a secret is not repeated')
   const failed = stream('pack', at('nosuch'), at('pack'))
   t.equal(failed.status, 1)
   t.match(failed.stderr, /^hypertwin: packing .*nosuch.*ENOENT/)
@@ -285,6 +291,41 @@ t.test('nobody reads what it says: it ends, and nbdkit with it', { skip: noNbd, 
   }
   t.equal(child.exitCode, 141)
   t.notOk(existsSync(at('s')))
+})
+
+t.test('a server that wants a token, and has a certificate of its own', { skip: noNbd || noOpenssl, timeout: limit(120_000) }, async t => {
+  const at = packedIn(t, noise(4 * CHUNK, 'token'))
+  const { cert, key, ca } = certificates(scratch(t))
+  const server = await WebServer.start(t, at('pack'), { cert: readFileSync(cert), key: readFileSync(key) })
+  server.trouble = ({ headers }, response) => {
+    if (headers.authorization === 'Bearer letters' && headers['x-more'] === 'a: b') return false
+    response.writeHead(403).end()
+    return true
+  }
+  writeFileSync(at('headers'), 'Authorization: Bearer letters\r\n\n')
+  const reach = ['--ca', ca, '--header', `@${at('headers')}`, '--header', 'X-More: a: b']
+  const one = running(t, 'serve', server.url, '--cache', at('cache'), '--socket', at('s'), ...reach)
+  await one.event('complete')
+  one.child.kill('SIGINT')
+  await once(one.child, 'exit')
+  t.ok(readFileSync(at('cache/image')).equals(readFileSync(at('image'))))
+  for (const [args, why] of [[reach.slice(0, 4), /403/], [reach.slice(2), /certificate/]] as const) {
+    const refused = running(t, 'serve', server.url, '--cache', at('other'), ...args)
+    await once(refused.child, 'close')
+    t.match(refused.told(), why)
+  }
+})
+
+t.test('a read of what does not come fails after --wait', { skip: noNbd, timeout: limit(120_000) }, async t => {
+  const at = packedIn(t, noise(4 * CHUNK, 'wait'))
+  const server = await WebServer.start(t, at('pack'))
+  const one = running(t, 'serve', server.url, '--cache', at('cache'), '--socket', at('s'), '--no-fill', '--wait', '1')
+  const { uri } = (await one.event('serving')) as { uri: string }
+  await server.stop()
+  const read = spawnSync('qemu-io', ['-r', '-f', 'raw', '-c', 'read 0 4k', uri], { encoding: 'utf8', timeout: limit(60_000) })
+  t.match(read.stdout + read.stderr, /read failed/)
+  one.child.kill('SIGINT')
+  await once(one.child, 'exit')
 })
 
 t.test('a picture that cannot be written fails it, once all is closed', { skip: noNbd, timeout: limit(120_000) }, async t => {
