@@ -11,7 +11,7 @@ const program = ['/usr/bin/etcd', '/usr/local/bin/etcd'].find(existsSync)
 /** Why tests with etcd cannot run here; false when they can. */
 export const noEtcd: string | false = program === undefined ? 'etcd is missing (Debian: etcd-server)' : false
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as AddressInfo

@@ -7,6 +7,7 @@ import path from 'node:path'
 import process from 'node:process'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
+import { freePort } from '../arbiter/support.js'
 import { native } from '../../lib/native.js'
 import { ImageStream, NbdServer, Profile, readTrace, whyNoNbd, type NbdOptions } from '../../lib/stream/index.js'
 import { DOOR_FILE, request } from '../../lib/stream/door.js'
@@ -141,7 +142,7 @@ t.test('over TCP, and at a socket of somebody’s choice', { skip }, async t => 
   await nbd.close()
   await nbd.close()
   t.notOk(existsSync(socket))
-  const tcp = await served(t, stream.cache, { listen: '127.0.0.1:10909' })
+  const tcp = await served(t, stream.cache, { listen: `127.0.0.1:${await freePort()}` })
   t.ok((await copied(t, tcp.uri)).subarray(0, bytes.length).equals(bytes))
 })
 

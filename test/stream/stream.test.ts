@@ -74,6 +74,26 @@ t.test('what is under way besides is bounded', async t => {
   t.equal(stream.progress().state, 'rest', 'there is no profile to wait for')
 })
 
+t.test('a gate for all of it opens when the copy is whole', async t => {
+  const { folder, bytes, manifest } = await packed(t, noise(60 * CHUNK, 'all'))
+  const server = await WebServer.start(t, folder)
+  const last = manifest.offsets[manifest.blobOf[59] as number] as number
+  let release: (() => void) | undefined
+  server.trouble = async ({ name, from, to }) => {
+    if (name.endsWith('.chunks') && from <= last && last < to) await new Promise<void>(resolve => (release = resolve))
+    return false
+  }
+  await using stream = await ImageStream.open(server.url, { cache: scratch(t), gate: 'all' })
+  let opened = false
+  const ready = stream.ready.then(() => (opened = true))
+  await until(() => release !== undefined && stream.progress().missingBytes < 30 * CHUNK)
+  t.same([opened, stream.progress().state], [false, 'gate'])
+  release?.()
+  await ready
+  t.equal(stream.progress().missingBytes, 0)
+  t.ok(copyOf(stream).equals(bytes))
+})
+
 t.test('in the order of the profile, then the rest', async t => {
   const { folder, bytes, manifest } = await packed(t, noise(120 * CHUNK, 'order'))
   const order = [100, 7, 8, 9, 55, 3]
