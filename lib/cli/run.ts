@@ -97,7 +97,7 @@ class Streamed implements AsyncDisposable {
   static async restore(options: RunOptions, cache: string, restore: RestoreOptions, signal: AbortSignal): Promise<Streamed> {
     const { digest, learn, wait } = options
     const prefetch = learn === undefined
-    const stream = await SnapshotStream.open(options.restore ?? '', { cache, ...(digest && { digest }), ...(await reachOf(options)), signal }).catch((error: unknown) => {
+    const stream = await SnapshotStream.open(options.restore ?? '', { cache, ...(digest && { digest }), ...reachOf(options), signal }).catch((error: unknown) => {
       if (error instanceof StreamError && error.code === 'IN_USE') return undefined
       throw error
     })

@@ -1,8 +1,8 @@
 // How a command reaches the web server that something is streamed from.
-import { readFile } from 'node:fs/promises'
 import { validateHeaderName, validateHeaderValue } from 'node:http'
 import type { SourceOptions } from '../stream/source.js'
 import { usage } from './common.js'
+import { textOf } from './tls.js'
 
 export interface ReachOptions {
   header?: string[]
@@ -10,10 +10,10 @@ export interface ReachOptions {
 }
 
 /** For the API. A header that begins with @ names a file of headers, a line each: command lines are for all to see. */
-export async function reachOf({ header = [], ca }: ReachOptions): Promise<Pick<SourceOptions, 'headers' | 'ca'>> {
+export function reachOf({ header = [], ca }: ReachOptions): Pick<SourceOptions, 'headers' | 'ca'> {
   const headers: Record<string, string> = {}
   for (const given of header)
-    for (const line of given.startsWith('@') ? (await readFile(given.slice(1), 'utf8')).split(/\r?\n/) : [given]) {
+    for (const line of given.startsWith('@') ? textOf(given.slice(1)).split(/\r?\n/) : [given]) {
       if (line.trim() === '') continue
       const [, name = '', value = ''] = /^([^:]*):[ \t]*(.*?)[ \t]*$/.exec(line) ?? []
       try {
@@ -25,5 +25,5 @@ export async function reachOf({ header = [], ca }: ReachOptions): Promise<Pick<S
       }
       headers[name.toLowerCase()] = value
     }
-  return { ...(header.length > 0 && { headers }), ...(ca !== undefined && { ca: await readFile(ca) }) }
+  return { ...(header.length > 0 && { headers }), ...(ca !== undefined && { ca: textOf(ca) }) }
 }

@@ -185,7 +185,7 @@ async function streamOptions(options: SourceCliOptions): Promise<StreamOptions> 
     cache: options.cache,
     gate: options.gate,
     fill: options.fill,
-    ...(await reachOf(options)),
+    ...reachOf(options),
     ...(options.digest !== undefined && { digest: options.digest }),
     ...(options.manifest !== undefined && { manifest: options.manifest }),
     ...(options.profile !== undefined && { profile: options.profile === 'none' ? (false as const) : await Profile.load(options.profile) })

@@ -10,6 +10,15 @@ export interface TlsFileOptions {
   tlsName?: string
 }
 
+/** What is in a file that an option names. */
+export function textOf(file: string): string {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch (error) {
+    throw usage(`The file ${file} cannot be read: ${(error as Error).message}`)
+  }
+}
+
 /** Undefined when none is given; all three files are needed, since both sides show a certificate. */
 export function tlsFiles(options: TlsFileOptions): { ca: string; cert: string; key: string; servername?: string } | undefined {
   const { tlsCa, tlsCert, tlsKey, tlsName } = options
@@ -19,17 +28,10 @@ export function tlsFiles(options: TlsFileOptions): { ca: string; cert: string; k
   }
   if (tlsCa === undefined || tlsCert === undefined || tlsKey === undefined)
     throw usage('TLS needs --tls-ca, --tls-cert and --tls-key: both sides show a certificate')
-  const read = (file: string): string => {
-    try {
-      return readFileSync(file, 'utf8')
-    } catch (error) {
-      throw usage(`The file ${file} cannot be read: ${(error as Error).message}`)
-    }
-  }
   return {
-    ca: read(tlsCa),
-    cert: read(tlsCert),
-    key: read(tlsKey),
+    ca: textOf(tlsCa),
+    cert: textOf(tlsCert),
+    key: textOf(tlsKey),
     ...(tlsName === undefined ? {} : { servername: tlsName })
   }
 }

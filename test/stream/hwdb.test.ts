@@ -14,10 +14,12 @@ const usb: HardwareNode = { prefix: 'sb:v*', values: [[' VENDOR', 'somebody']] }
 const pci: HardwareNode = { prefix: 'ci:v0000', children: { '1': virtio, '8': intel } }
 const root: HardwareNode = { children: { p: pci, u: usb, '*': star } }
 
+const isIn = (reads: ReturnType<typeof hardwareReads>, at: number | undefined): boolean => reads.some(([from, to]) => at !== undefined && at >= from && at < to)
+
 t.test('a search reads the nodes on its way, what has wildcards, and what fits', async t => {
   const { file, nodes, texts } = hardwareDatabase(root, 1 << 18)
   const reads = hardwareReads(file, ['pci:v00001AF4d00001041sv0'])
-  const isRead = (at: number | undefined): boolean => reads.some(([from, to]) => at !== undefined && at >= from && at < to)
+  const isRead = (at: number | undefined): boolean => isIn(reads, at)
   for (const [name, node] of Object.entries({ root, pci, virtio, redHat, star, inner })) t.ok(isRead(nodes.get(node)), name)
   for (const [name, node] of Object.entries({ usb, intel })) t.notOk(isRead(nodes.get(node)), name)
   for (const text of ['ci:v0000', 'AF4', ' VENDOR', 'Red Hat']) t.ok(isRead(texts.get(text)), text)
@@ -27,7 +29,6 @@ t.test('a search reads the nodes on its way, what has wildcards, and what fits',
 
 t.test('a wildcard in the midst of a text', async t => {
   const { file, nodes, texts } = hardwareDatabase(root, 1 << 18)
-  const isIn = (reads: ReturnType<typeof hardwareReads>, at: number | undefined): boolean => reads.some(([from, to]) => at !== undefined && at >= from && at < to)
   const reads = hardwareReads(file, ['pci:v00008086d1'])
   t.ok(isIn(reads, nodes.get(intel)))
   t.ok(isIn(reads, texts.get('Intel')))
