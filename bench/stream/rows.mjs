@@ -22,6 +22,8 @@ function timesAndStalls({ gateMs, guestMs, readyMs, seen, seenAtReady, seenInMin
     waitedReads: seenAtReady.waited.reads,
     waitedSeconds: seenAtReady.waited.ms / 1000,
     longestMs: seen.waited.longestMs,
+    // What the link cost at most, of reads that waited side by side each: of this the guest's own speed is no part.
+    lostSeconds: (gateMs + seenAtReady.waited.ms) / 1000,
     stallsBeforeReady: seenAtReady.stalls,
     // While the application was asked once a second.
     stallsAfterReady: seen.stalls - seenAtReady.stalls,

@@ -18,6 +18,7 @@ const ANSWER_MS = 15_000
 const USED_MS = 1_000
 /** A guest that has not answered by then never will. */
 const READY_MS = 900_000
+const MINUTE_MS = 60_000
 
 /** A port that is free now. */
 async function freePort() {
@@ -117,11 +118,12 @@ async function streamedDisk({ source, options, trace }, { processors, signal, cl
  * @param where.source - of ImageStream.open(); `where.options`: its options; or `where.url`, of a raw image that nbdkit alone serves
  * @param where.trace - the file for what is read
  * @param seconds - how long it is watched, and asked again, after the first right answer
+ * @param minuteToo - and at least until a minute after the guest's start
  * @param processors - `{ guest, rest }`: where these may run; undefined: anywhere
  * @returns times in milliseconds since the stream was opened, what the stream told at the first right answer and at the end,
  *   stalls, the trace, and which chunks were there at the end
  */
-export async function start(image, where, { seconds, processors, signal }) {
+export async function start(image, where, { seconds, minuteToo, processors, signal }) {
   const begin = performance.now()
   const since = () => performance.now() - begin
   const closing = []
@@ -149,7 +151,7 @@ export async function start(image, where, { seconds, processors, signal }) {
     })
     gone.catch(() => {})
     const limit = AbortSignal.any([signal, AbortSignal.timeout(READY_MS)])
-    const minute = sleep(60_000).then(() => disk.counters())
+    const minute = sleep(MINUTE_MS, undefined, { ref: false }).then(() => disk.counters())
     minute.catch(() => {})
     const { request } = image
     const right = request.said
@@ -169,10 +171,10 @@ export async function start(image, where, { seconds, processors, signal }) {
     const seenAtReady = await disk.counters()
     const over = new AbortController()
     const using = request.said ? undefined : used(request, port, AbortSignal.any([signal, over.signal]))
-    await Promise.race([sleep(1000 * seconds, undefined, { signal }), gone])
+    await Promise.race([sleep(Math.max(1000 * seconds, minuteToo ? guestMs + MINUTE_MS + 100 - since() : 0), undefined, { signal }), gone])
     over.abort()
     const answers = await using
-    const seenInMinute = since() - guestMs >= 60_000 ? await minute : undefined
+    const seenInMinute = since() - guestMs >= MINUTE_MS ? await minute : undefined
     const atEnd = disk.progress()
     const seen = await disk.seen()
     if (/I\/O error|Kernel panic|EXT4-fs error/.test(said)) throw new ToolError('the guest saw errors on its disk')

@@ -198,9 +198,11 @@ export class Fetcher {
 
   #allowed(): number {
     if (this.#source.local) return LOCAL
-    // Who has waited will wait again: no queue is built before it, and what nobody has asked for leaves room.
+    // Who has waited will wait again: no queue is built before it, and what nobody has asked for leaves room. Of what was
+    // guessed the first will wait, once somebody reads.
+    const { gate, isGuess, isWanting } = this.order
     const urgent = performance.now() - this.#demandedAt < URGENT_MS
-    return Math.max(LEAST, this.#busy() / (!urgent ? 1 : this.order.isWanting ? 2 : 4))
+    return Math.max(LEAST, this.#busy() / (urgent && !isWanting ? 4 : urgent || (isGuess && !gate) ? 2 : 1))
   }
 
   #launch(run: Run): void {
