@@ -118,25 +118,35 @@ example(
   'hypertwin demo --kill manual --page'
 ).action(run(async () => (await import('./demo/demo.js')).demo))
 
-/** How a web server is reached that something comes from. */
-function reached(command: Command, when = ''): Command {
+/** How something comes, what of it first, and where one sees it. */
+function streamed(command: Command, when = ''): Command {
   return command
+    .option('--digest <hex>', `${when}what the manifest's digest must be`)
     .option('--header <text>', `${when}name: value, sent with each request; @file: the lines of a file, for what others must not see; may be given several times`, args.collect)
     .option('--ca <file>', `${when}checks a server's certificate (PEM) in place of the system's authorities`)
+    .option('--profile <file>', `${when}what is needed first; none for nothing (default: the pack's own, where it has one)`)
+    .addOption(
+      new Option('--gate <when>', `${when}when the start may be made (default: forecast)`).choices(['forecast', 'profile', 'all', 'none'])
+    )
+    .addOption(
+      new Option('--wait <seconds>', `${when}after that long, what has not come fails who waits for it (default: never)`).argParser(args.integer(0, 1_000_000))
+    )
+    .option('--page [host:port]', `${when}serve a live page of it, by default on a free port of 127.0.0.1`)
+    .option('--allow-host <name>', `${when}a name by which browsers may call the page; may be given several times`, args.collect)
+    .option('--picture <file.svg>', `${when}at the end, draw its blocks: what came, why, and in which order`)
 }
+
 example(
-  reached(
+  streamed(
     program
-    .command('run')
-    .description('run a virtual machine on this terminal: Linux, or one of our guests (Ctrl-A h there for help)')
-    .option('--kernel <file>', "a bzImage, an ELF file with a PVH entry, or the name of one of hypertwin's own guests")
-    .option('--restore <snapshot>', "go on where a snapshot was taken, in place of booting; with --cache, from a pack's folder or http(s) URL")
-    .option('--cache <folder>', 'the local copy of a snapshot that comes while the machine runs')
-    .option('--digest <hex>', "with --cache: what the manifest's digest must be")
-    .option('--learn <file>', "with --cache: bring only what is touched, and write a profile of that at the end; a pack's own is its profile.json"),
+      .command('run')
+      .description('run a virtual machine on this terminal: Linux, or one of our guests (Ctrl-A h there for help)')
+      .option('--kernel <file>', "a bzImage, an ELF file with a PVH entry, or the name of one of hypertwin's own guests")
+      .option('--restore <snapshot>', "go on where a snapshot was taken, in place of booting; with --cache, from a pack's folder or http(s) URL")
+      .option('--cache <folder>', 'the local copy of a snapshot that comes while the machine runs')
+      .option('--learn <file>', "with --cache: bring only what is touched, and write a profile of that at the end; a pack's own is its profile.json"),
     'with --cache: '
   )
-    .addOption(new Option('--wait <seconds>', 'with --cache: after that long, memory that has not come fails the machine (default: never)').argParser(args.integer(0, 1_000_000)))
     .addOption(new Option('--initrd <file>', 'an initial RAM disk').conflicts('restore'))
     .addOption(new Option('--append <text>', "the kernel's command line").default('').conflicts('restore'))
     .option('--disk <image>', 'a raw image, a block device or an NBD URI, with ,ro at its end read-only; may be given several times', args.collect)
@@ -303,25 +313,16 @@ example(
 ).action(run(async () => (await import('./ha.js')).status))
 
 const stream = program.command('stream').description('run images while they are still coming')
-/** Where an image comes from, and what of it first. */
-function streamed(command: Command): Command {
-  return reached(
+/** Where an image comes from. */
+function image(command: Command): Command {
+  return streamed(
     command
-    .argument('<source>', 'the folder or the http(s) URL of a pack, or an NBD URI with --manifest')
-    .requiredOption('--cache <folder>', "this image's local copy; what is there already does not come again")
-    .option('--manifest <where>', 'with an NBD URI: the manifest, or the folder or URL of its pack')
-    .option('--digest <hex>', "what the manifest's digest must be")
+      .argument('<source>', 'the folder or the http(s) URL of a pack, or an NBD URI with --manifest')
+      .requiredOption('--cache <folder>', "this image's local copy; what is there already does not come again")
+      .option('--manifest <where>', 'with an NBD URI: the manifest, or the folder or URL of its pack')
   )
-    .option('--profile <file>', "what is needed first; none for nothing (default: the pack's own, where it has one)")
-    .addOption(
-      new Option('--gate <when>', 'when the start may be made').choices(['forecast', 'profile', 'all', 'none']).default('forecast')
-    )
-    .addOption(new Option('--wait <seconds>', 'after that long, a read of what has not come fails; 0: never').argParser(args.integer(0, 1_000_000)).default(0))
     .option('--no-fill', 'only what is read and what the profile has comes')
     .option('--trace <file>', 'write down what is read, for `hypertwin stream trace`')
-    .option('--page [host:port]', 'serve a live page of it, by default on a free port of 127.0.0.1')
-    .option('--allow-host <name>', 'a name by which browsers may call the page; may be given several times', args.collect)
-    .option('--picture <file.svg>', "at the end, draw the image's blocks: what came, why, and in which order")
 }
 example(
   stream
@@ -337,7 +338,7 @@ example(
   'hypertwin stream pack debian.qcow2 /srv/www/debian --format qcow2'
 ).action(run(async () => (await import('./stream.js')).pack))
 example(
-  streamed(stream.command('serve').description('stream an image into a local copy, and serve that over NBD meanwhile'))
+  image(stream.command('serve').description('stream an image into a local copy, and serve that over NBD meanwhile'))
     .option('--socket <path>', 'of a UNIX socket to serve at (default: a new one)')
     .option('--listen <address>', 'serve on host:port instead')
     .option('--writable', 'clients may write, into a temporary file')
@@ -345,7 +346,7 @@ example(
   'hypertwin stream serve https://images.example.org/debian --cache /var/cache/debian --socket /run/debian.sock'
 ).action(run(async () => (await import('./stream.js')).serve))
 example(
-  streamed(stream.command('run').description('run QEMU on an image while it comes, on this terminal'))
+  image(stream.command('run').description('run QEMU on an image while it comes, on this terminal'))
     .argument('[qemu...]', "more of QEMU's arguments, after --")
     .addOption(memory('1GiB'))
     .addOption(new Option('--cpus <n>', 'virtual CPUs').argParser(args.integer(1, 255)).default(1))

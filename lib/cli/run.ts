@@ -6,18 +6,15 @@ import { GdbServer, Machine, type MachineBoard, type MachineEvent, type MachineO
 import { macAddress } from '../machine/options.js'
 import { Cache } from '../stream/cache.js'
 import { memoryTrace, type Manifest, Profile, restoreStreamed, SnapshotStream, StreamError } from '../stream/index.js'
-import { CliError, Exit, interruption, resolveGuest, toJson, usage } from './common.js'
+import { bytes, CliError, count, Exit, interruption, resolveGuest, toJson, usage } from './common.js'
 import { diskSentence, trouble, type RunEnd } from './guest.js'
 import { checkKvm } from './kvm.js'
-import { misfitOf } from './profile.js'
-import { reachOf, type ReachOptions } from './source.js'
+import { Shown, streamOptions, type StreamedOptions } from './streamed.js'
 
-interface RunOptions extends ReachOptions {
+interface RunOptions extends StreamedOptions {
   kernel?: string
   restore?: string
   cache?: string
-  digest?: string
-  wait?: number
   learn?: string
   initrd?: string
   append: string
@@ -85,45 +82,64 @@ function gdbAddress(text: string): { port: number; host?: string } | { path: str
   return { port: Number(port), ...(host === undefined ? {} : { host }) }
 }
 
+const say = (text: string): void => void process.stderr.write(`hypertwin: ${text}\n`)
+
 /** A machine whose snapshot comes meanwhile, by this process, or by another one that streams into the cache. */
 class Streamed implements AsyncDisposable {
   private constructor(
     readonly machine: Machine,
     readonly manifest: Manifest,
     readonly learn: string | undefined,
-    readonly stream: SnapshotStream | undefined
+    readonly stream: SnapshotStream | undefined,
+    readonly shown: Shown | undefined
   ) {}
 
   static async restore(options: RunOptions, cache: string, restore: RestoreOptions, signal: AbortSignal): Promise<Streamed> {
     const { digest, learn, wait } = options
     const prefetch = learn === undefined
-    const stream = await SnapshotStream.open(options.restore ?? '', { cache, ...(digest && { digest }), ...reachOf(options), signal }).catch((error: unknown) => {
+    const how = await streamOptions(options)
+    const stream = await SnapshotStream.open(options.restore ?? '', { ...how, cache, signal }).catch((error: unknown) => {
       if (error instanceof StreamError && error.code === 'IN_USE') return undefined
       throw error
     })
+    let shown: Shown | undefined
     try {
       const manifest = stream?.manifest ?? (await Cache.manifestIn(cache, digest))
       if (!manifest)
         throw new StreamError(`${cache} has gone while another process streamed into it: run the same command again`, { code: 'BAD_CACHE' })
-      const misfit = prefetch && stream && misfitOf(stream.progress().profile)
-      if (misfit) process.stderr.write(`hypertwin: ${misfit}\n`)
+      if (stream) shown = await Shown.begin(stream, options, say)
+      else say('Another process streams into this cache, and shows what comes')
       if (prefetch && stream) await Promise.race([stream.ready, once(signal, 'abort')])
       signal.throwIfAborted()
-      const how = { ...restore, prefetch, ...(wait !== undefined && { waitSeconds: wait }) }
-      const machine = await (stream ? stream.restore(how) : restoreStreamed(cache, how))
-      return new Streamed(machine, manifest, learn, stream)
+      const changes = { ...restore, prefetch, ...(wait !== undefined && { waitSeconds: wait }) }
+      const machine = await (stream ? stream.restore(changes) : restoreStreamed(cache, { ...changes, ...(how.profile && { profile: how.profile }) }))
+      return new Streamed(machine, manifest, learn, stream, shown)
     } catch (error) {
-      await stream?.close()
+      await Streamed.#end(stream, shown)
       throw error
+    }
+  }
+
+  static async #end(stream: SnapshotStream | undefined, shown: Shown | undefined): Promise<void> {
+    try {
+      await shown?.end()
+    } finally {
+      await stream?.close()
     }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     try {
       const { learn, manifest } = this
+      const memory = this.machine.paging()
+      if (memory)
+        say(
+          `${bytes(memory.hereBytes)} of ${bytes(memory.bytes)} of memory came; ${count(memory.waits)} pages were waited for, ` +
+            `${(memory.waitedMs / 1000).toFixed(1)} s altogether, ${memory.longestMs.toFixed(0)} ms at most, ${count(memory.stalls)} for more than 100 ms`
+        )
       if (learn !== undefined) await writeFile(learn, String(Profile.fromTrace(manifest, memoryTrace(this.machine, manifest))))
     } finally {
-      await this.machine.close().finally(() => this.stream?.close())
+      await this.machine.close().finally(() => Streamed.#end(this.stream, this.shown))
     }
   }
 }
@@ -201,9 +217,10 @@ class Keyboard {
 export async function run(options: RunOptions): Promise<number> {
   if ((options.kernel === undefined) === (options.restore === undefined))
     throw usage(`Give ${options.kernel === undefined ? 'what to run' : 'one of the two'}: --kernel <file>, or --restore <snapshot>`)
-  const streamed = options.digest ?? options.learn ?? options.header ?? options.ca ?? options.wait
-  if (options.cache === undefined ? streamed !== undefined : options.restore === undefined)
-    throw usage('--restore <URL> and --cache <folder> go together, and --digest, --learn, --header, --ca and --wait with them')
+  const { digest, learn, header, ca, wait, profile, gate, page, allowHost, picture } = options
+  const streamed = [digest, learn, header, ca, wait, profile, gate, page, allowHost, picture].some(given => given !== undefined)
+  if (options.cache === undefined ? streamed : options.restore === undefined)
+    throw usage('--restore <URL> and --cache <folder> go together, and what is said of a stream goes with them: --digest, --learn, --profile, --page and others')
   if (options.paused === true && options.gdb === undefined) throw usage('--paused waits for gdb: give --gdb <address>, too')
   if (options.kernel !== undefined) resolveGuest(options.kernel)
   if (options.gdb !== undefined) gdbAddress(options.gdb)
@@ -217,9 +234,9 @@ export async function run(options: RunOptions): Promise<number> {
       const end = await session(options, signal)
       if (end.reason === 'reset' && options.reboot && options.restore === undefined) continue
       if (options.json === true) process.stdout.write(`${toJson(end)}\n`)
-      if (end.reason === 'reset' && options.reboot) process.stderr.write('hypertwin: The guest asked for a reset: what was restored is not made anew\n')
+      if (end.reason === 'reset' && options.reboot) say('The guest asked for a reset: what was restored is not made anew')
       const problem = trouble(end)
-      if (problem) process.stderr.write(`hypertwin: ${problem.message}\n`)
+      if (problem) say(problem.message)
       return problem ? Exit.failed : signal.aborted ? Exit.interrupted : Exit.ok
     }
   } finally {
@@ -234,7 +251,7 @@ async function session(options: RunOptions, signal: AbortSignal): Promise<RunEnd
   // Until now Ctrl-C was for this command.
   if (process.stdin.isTTY) process.stdin.setRawMode(true)
   const screen = options.json === true ? process.stderr : process.stdout
-  const say = (text: string) => process.stderr.write(`\r\n${text}\r\n`)
+  const tell = (text: string) => process.stderr.write(`\r\n${text}\r\n`)
   const keyboard = new Keyboard(machine)
   const size = () => {
     if (!process.stdout.isTTY) return
@@ -248,15 +265,15 @@ async function session(options: RunOptions, signal: AbortSignal): Promise<RunEnd
   const command = (key: string): void => {
     if (key === 'x') void machine.stop().catch(() => undefined)
     else if (key === 'p') {
-      if (machine.board !== 'standard' || !machine.pressPowerButton()) say('The guest does not listen to a power button.')
+      if (machine.board !== 'standard' || !machine.pressPowerButton()) tell('The guest does not listen to a power button.')
     } else if (key === 's') {
-      if (options.snapshot === undefined) say('Where to? Start with --snapshot <file>.')
+      if (options.snapshot === undefined) tell('Where to? Start with --snapshot <file>.')
       else
         machine.snapshot(options.snapshot).then(
-          () => say(`Written: ${options.snapshot ?? ''}`),
-          (error: Error) => say(`No snapshot: ${error.message}`)
+          () => tell(`Written: ${options.snapshot ?? ''}`),
+          (error: Error) => tell(`No snapshot: ${error.message}`)
         )
-    } else say(help)
+    } else tell(help)
   }
   const typed = (bytes: Buffer): void => {
     if (process.stdin.isTTY !== true) return keyboard.type(bytes)
@@ -273,7 +290,7 @@ async function session(options: RunOptions, signal: AbortSignal): Promise<RunEnd
     if (plain.length > 0) keyboard.type(Uint8Array.from(plain))
   }
   await using gdb = options.gdb === undefined ? undefined : await GdbServer.listen(machine, gdbAddress(options.gdb))
-  if (gdb) say(`gdb: target remote ${gdb.address}`)
+  if (gdb) tell(`gdb: target remote ${gdb.address}`)
   const events = machine.events({ signal })
   if (options.paused !== true) await (options.restore === undefined ? machine.start() : machine.resume())
   size()
@@ -282,7 +299,7 @@ async function session(options: RunOptions, signal: AbortSignal): Promise<RunEnd
   try {
     for await (const event of events) {
       const disk = diskSentence(event)
-      if (disk !== undefined) say(disk)
+      if (disk !== undefined) tell(disk)
       const end = await show(event, screen, signal)
       if (end) return end
     }

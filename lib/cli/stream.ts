@@ -3,7 +3,6 @@ import { once } from 'node:events'
 import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import {
-  blocksPicture,
   examine as examineImage,
   ImageStream,
   Manifest,
@@ -13,9 +12,7 @@ import {
   QemuGuest,
   readTrace,
   StreamError,
-  StreamPage,
   type FetchClass,
-  type Gate,
   type StreamOptions,
   type StreamProgress,
   type Trace
@@ -24,8 +21,7 @@ import { Cache } from '../stream/cache.js'
 import { MANIFEST_FILE, MAX_MANIFEST_BYTES } from '../stream/manifest.js'
 import { openSource } from '../stream/source.js'
 import { bytes, count, Exit, interruption, Ui, usage } from './common.js'
-import { misfitOf } from './profile.js'
-import { reachOf, type ReachOptions } from './source.js'
+import { Shown, streamOptions, type StreamedOptions } from './streamed.js'
 
 export interface PackOptions {
   format?: 'raw' | 'qcow2'
@@ -81,18 +77,11 @@ export async function pack(image: string, folder: string, options: PackOptions):
   }
 }
 
-export interface SourceCliOptions extends ReachOptions {
+export interface SourceCliOptions extends StreamedOptions {
   cache: string
-  digest?: string
   manifest?: string
-  profile?: string
-  gate: Gate
   fill: boolean
   trace?: string
-  page?: string | true
-  allowHost?: string[]
-  picture?: string
-  wait: number
   json?: boolean
 }
 
@@ -105,7 +94,7 @@ export interface ServeOptions extends SourceCliOptions {
 /** Opens the stream when no other process has it, and takes it over when that ends; shows it meanwhile. */
 class Turn {
   stream: ImageStream | undefined
-  #page: StreamPage | undefined
+  #shown: Shown | undefined
   #opening: Promise<void> | undefined
   readonly #over = new AbortController()
   readonly #signal: AbortSignal
@@ -114,7 +103,7 @@ class Turn {
     readonly source: string,
     readonly cache: string,
     readonly options: StreamOptions,
-    readonly shown: SourceCliOptions,
+    readonly show: SourceCliOptions,
     readonly ui: Ui,
     signal: AbortSignal
   ) {
@@ -125,14 +114,7 @@ class Turn {
   async take(): Promise<boolean> {
     try {
       this.stream = await ImageStream.open(this.source, { ...this.options, signal: this.#signal })
-      const misfit = misfitOf(this.stream.progress().profile)
-      if (misfit !== undefined) this.ui.say(misfit)
-      const { page, allowHost = [] } = this.shown
-      if (page !== undefined) {
-        const where = page === true ? {} : { listen: page }
-        this.#page = await StreamPage.serve(this.stream, { ...where, allowedHosts: allowHost, title: this.stream.source })
-        this.ui.say(`Watch it at ${this.#page.url}`)
-      }
+      this.#shown = await Shown.begin(this.stream, this.show, text => this.ui.say(text))
       return true
     } catch (error) {
       if (error instanceof StreamError && error.code === 'IN_USE') return false
@@ -164,32 +146,23 @@ class Turn {
   }
 
   get page(): string | undefined {
-    return this.#page?.url
+    return this.#shown?.page?.url
   }
 
   async end(): Promise<void> {
     this.#over.abort()
     await this.#opening
-    await this.#page?.close()
-    const { picture } = this.shown
     try {
-      if (picture !== undefined && this.stream) await writeFile(picture, blocksPicture(this.stream.blocks(), this.stream.source))
+      await this.#shown?.end()
     } finally {
       await this.stream?.close()
     }
   }
 }
 
-async function streamOptions(options: SourceCliOptions): Promise<StreamOptions> {
-  return {
-    cache: options.cache,
-    gate: options.gate,
-    fill: options.fill,
-    ...reachOf(options),
-    ...(options.digest !== undefined && { digest: options.digest }),
-    ...(options.manifest !== undefined && { manifest: options.manifest }),
-    ...(options.profile !== undefined && { profile: options.profile === 'none' ? (false as const) : await Profile.load(options.profile) })
-  }
+async function imageOptions(options: SourceCliOptions): Promise<StreamOptions> {
+  const { cache, fill, manifest } = options
+  return { ...(await streamOptions(options)), cache, fill, ...(manifest !== undefined && { manifest }) }
 }
 
 /** A line of what is going on. */
@@ -224,13 +197,13 @@ export async function serve(source: string, options: ServeOptions): Promise<numb
   const ui = new Ui(options.json === true)
   const signal = interruption()
   if (options.socket !== undefined && options.listen !== undefined) throw usage('Give --socket or --listen, not both')
-  const turn = new Turn(source, options.cache, await streamOptions(options), options, ui, signal)
+  const turn = new Turn(source, options.cache, await imageOptions(options), options, ui, signal)
   const failure = new AbortController()
   let failed: unknown
   try {
     const ours = await turn.take()
     await using server = await NbdServer.start(options.cache, {
-      waitSeconds: options.wait,
+      waitSeconds: options.wait ?? 0,
       ...(options.socket !== undefined && { socket: options.socket }),
       ...(options.listen !== undefined && { listen: options.listen }),
       ...(options.trace !== undefined && { trace: options.trace }),
@@ -296,7 +269,7 @@ export interface RunOptions extends SourceCliOptions {
 export async function run(source: string, qemuArgs: string[], options: RunOptions): Promise<number> {
   const ui = new Ui(options.json === true)
   const signal = interruption()
-  const turn = new Turn(source, options.cache, await streamOptions(options), options, ui, signal)
+  const turn = new Turn(source, options.cache, await imageOptions(options), options, ui, signal)
   let guest: QemuGuest | undefined
   const stop = (): void => void guest?.close()
   signal.addEventListener('abort', stop)
@@ -305,7 +278,7 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
     const ours = await turn.take()
     await using server = await NbdServer.start(options.cache, {
       exitWithLastClient: true,
-      waitSeconds: options.wait,
+      waitSeconds: options.wait ?? 0,
       ...(options.trace !== undefined && { trace: options.trace })
     })
     if (ours && turn.stream) {

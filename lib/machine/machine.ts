@@ -241,6 +241,8 @@ export interface PagingState {
   waitedMs: number
   /** The longest, in milliseconds. */
   longestMs: number
+  /** Waits of more than 100 ms. @since 0.1.0 */
+  stalls: number
   /** All has come. */
   complete: boolean
 }
@@ -524,6 +526,7 @@ export class Machine implements AsyncDisposable {
       waits: at(2),
       waitedMs: at(3) / 1e6,
       longestMs: at(4) / 1e6,
+      stalls: at(6),
       complete: at(5) !== 0
     }
   }

@@ -18,12 +18,12 @@ export interface StreamPageOptions {
   title?: string
 }
 
-/** What a page shows: an {@link ImageStream}. @since 0.1.0 */
+/** What a page shows: an {@link ImageStream} or a {@link SnapshotStream}. @since 0.1.0 */
 export interface Watchable {
   /** See {@link ImageStream.progress}. */
   progress(): StreamProgress
   /** See {@link ImageStream.blocks}. */
-  blocks(): Blocks
+  blocks(): Blocks | Promise<Blocks>
 }
 
 /**
@@ -65,20 +65,20 @@ export class StreamPage implements AsyncDisposable {
   }
 
   /** Of a large image it takes a while, and the stream's work is done by this thread too. */
-  #blocks(): string {
+  async #blocks(): Promise<string> {
     const begun = performance.now()
     if (!this.#picture || begun >= this.#picture.until) {
-      const svg = blocksPicture(this.#stream.blocks(), this.#title || 'The image')
+      const svg = blocksPicture(await this.#stream.blocks(), this.#title || 'The image')
       const done = performance.now()
       this.#picture = { svg, until: done + Math.max(500, 50 * (done - begun)) }
     }
     return this.#picture.svg
   }
 
-  #answer({ path, send }: Asked): void {
+  async #answer({ path, send }: Asked): Promise<void> {
     if (path === '/') send(200, 'text/html; charset=utf-8', html, { 'content-security-policy': policy })
     else if (path === '/progress.json') send(200, 'application/json', `${JSON.stringify({ title: this.#title, ...this.#stream.progress() })}\n`)
-    else if (path === '/blocks.svg') send(200, 'image/svg+xml', this.#blocks())
+    else if (path === '/blocks.svg') send(200, 'image/svg+xml', await this.#blocks())
     else send(404, plain, 'There is no such page: / /progress.json /blocks.svg\n')
   }
 }

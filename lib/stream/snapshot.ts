@@ -5,13 +5,14 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import type { Machine, RestoreOptions } from '../machine/index.js'
 import { Broadcast, keepNewest } from '../queue.js'
+import type { Blocks } from './blocks.js'
 import { Cache } from './cache.js'
 import { failed, invalid, StreamError } from './errors.js'
 import { Manifest } from './manifest.js'
 import { Profile, type Access } from './profile.js'
 import type { StreamProgress } from './progress.js'
 import { settleLater, type Settle } from './settle.js'
-import type { FromWorker, ToldError, WorkerData } from './snapshot_worker.js'
+import type { FromWorker, ToldError, ToWorker, WorkerData } from './snapshot_worker.js'
 import type { StreamOptions } from './stream.js'
 
 /**
@@ -105,6 +106,8 @@ const RETRY_MS = 500
 export class SnapshotStream implements AsyncDisposable {
   /** The snapshot's file. */
   readonly manifest: Manifest
+  /** Where it comes from, as it may be shown: without a password. @since 0.1.0 */
+  readonly source: string
   /** The folder of the local copy; its file `image` is the snapshot, as far as it is here. */
   readonly cache: string
   /** What comes first; undefined without one. */
@@ -117,6 +120,7 @@ export class SnapshotStream implements AsyncDisposable {
   readonly #settle: { ready: Settle; complete: Settle }
   readonly #streams = new Broadcast<StreamProgress>()
   readonly #over = new AbortController()
+  #looking: ((blocks: Blocks) => void)[] = []
   #successor: Promise<void> | undefined
   #thread: Started
   #progress: StreamProgress
@@ -126,6 +130,7 @@ export class SnapshotStream implements AsyncDisposable {
     const { opened } = thread
     this.manifest = new Manifest(Buffer.from(opened.manifest))
     this.profile = opened.profile === undefined ? undefined : Profile.parse(opened.profile)
+    this.source = opened.source
     this.cache = data.options.cache
     this.#data = data
     this.#progress = opened.progress
@@ -177,6 +182,21 @@ export class SnapshotStream implements AsyncDisposable {
     return this.#streams.iterate({ limit: 16, onFull: keepNewest }, this.#progress)
   }
 
+  /**
+   * Where each chunk of the snapshot's file is, why it came and when; for {@link blocksPicture}.
+   *
+   * @throws StreamError `CLOSED`
+   * @since 0.1.0
+   */
+  blocks(): Promise<Blocks> {
+    const { worker, ended } = this.#thread
+    return new Promise((resolve, reject) => {
+      this.#looking.push(resolve)
+      tell(worker, 'blocks')
+      void ended.then(() => reject(new StreamError('the thread that streams has ended', { code: 'CLOSED' })))
+    })
+  }
+
   /** What is here stays. Machines whose memory has not come wait until somebody streams into the cache again. */
   close(): Promise<void> {
     return (this.#closing ??= this.#close())
@@ -213,6 +233,7 @@ export class SnapshotStream implements AsyncDisposable {
     void this.#thread.ended.then(() => (this.#successor = this.#again()))
     this.#thread.follow(told => {
       if (told.type === 'progress') this.#tell(told.progress)
+      else if (told.type === 'blocks') for (const look of this.#looking.splice(0)) look(told.blocks)
       else if (told.type === 'ready') settle(this.#settle.ready, told.error)
       else if (told.type === 'complete') settle(this.#settle.complete, told.error)
     })
@@ -277,10 +298,14 @@ async function start(data: WorkerData, signal: AbortSignal | undefined): Promise
 
 /** A thread that closes its stream first. */
 async function end({ worker, ended }: Started): Promise<void> {
-  worker.postMessage('close')
+  tell(worker, 'close')
   const late = setTimeout(() => void worker.terminate(), 10_000)
   await ended
   clearTimeout(late)
+}
+
+function tell(worker: Worker, what: ToWorker): void {
+  worker.postMessage(what)
 }
 
 function settle(which: Settle, error: ToldError | undefined): void {

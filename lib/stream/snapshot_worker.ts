@@ -1,6 +1,6 @@
 // The thread of a SnapshotStream: an ImageStream, and what it tells.
-import { once } from 'node:events'
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads'
+import type { Blocks } from './blocks.js'
 import { StreamError } from './errors.js'
 import { Profile } from './profile.js'
 import type { StreamProgress } from './progress.js'
@@ -20,9 +20,13 @@ export interface ToldError {
   code: string
 }
 
+/** What it is told. @internal */
+export type ToWorker = 'blocks' | 'close'
+
 /** What the thread says. @internal */
 export type FromWorker =
-  | { type: 'opened'; manifest: Uint8Array; profile: string | undefined; progress: StreamProgress }
+  | { type: 'opened'; source: string; manifest: Uint8Array; profile: string | undefined; progress: StreamProgress }
+  | { type: 'blocks'; blocks: Blocks }
   | { type: 'failed'; error: ToldError }
   | { type: 'progress'; progress: StreamProgress }
   | { type: 'ready' | 'complete'; error: ToldError | undefined }
@@ -42,8 +46,10 @@ async function main(port: MessagePort, { source, options, profile }: WorkerData)
     say({ type: 'failed', error: told(error) })
     return
   }
-  const ended = once(port, 'message')
-  say({ type: 'opened', manifest: stream.manifest.bytes, profile: stream.profile && String(stream.profile), progress: stream.progress() })
+  const ended = new Promise<void>(resolve =>
+    port.on('message', (asked: ToWorker) => (asked === 'close' ? resolve() : say({ type: 'blocks', blocks: stream.blocks() })))
+  )
+  say({ type: 'opened', source: stream.source, manifest: stream.manifest.bytes, profile: stream.profile && String(stream.profile), progress: stream.progress() })
   for (const type of ['ready', 'complete'] as const)
     stream[type].then(
       () => say({ type, error: undefined }),

@@ -449,15 +449,16 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
     });
   }
   // Pages that hold something, of them here, waited for; nanoseconds waited in all, and the longest; whether
-  // all have come. Undefined where memory does not come while the machine runs.
+  // all have come; stalls. Undefined where memory does not come while the machine runs.
   Napi::Value paging(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       auto machine = state_->open();
       const machine::Pager* pager = machine->memory().pager();
       if (!pager) return info.Env().Undefined();
       const auto stats = pager->stats();
-      const uint64_t values[] = {stats.pages,     stats.here,       stats.touched,
-                                 stats.waited_ns, stats.longest_ns, uint64_t{stats.complete}};
+      const uint64_t values[] = {
+          stats.pages,     stats.here,       stats.touched,
+          stats.waited_ns, stats.longest_ns, uint64_t{stats.complete}, stats.stalls};
       auto out = Napi::BigUint64Array::New(info.Env(), std::size(values));
       std::memcpy(out.Data(), values, sizeof(values));
       return out;

@@ -60,6 +60,8 @@ t.test('wrong arguments: one line that says what to do, exit code 2', async t =>
     ['run', '--kernel', 'hello', '--restore', 'x'],
     ['run', '--kernel', 'hello', '--cache', 'x'],
     ['run', '--restore', 'x', '--digest', 'x'],
+    ['run', '--restore', 'x', '--page'],
+    ['run', '--kernel', 'hello', '--gate', 'none'],
     ['run', '--kernel', 'hello', '--cpus', '0'],
     ['run', '--kernel', 'hello', '--cid', '4'],
     // What is in the snapshot.

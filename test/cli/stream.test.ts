@@ -379,7 +379,7 @@ t.test('a machine goes on from a snapshot while it comes', { skip: noKvm, timeou
   stream('pack', at('snapshot'), at('pack'), '--chunk-size', '16KiB')
   stream('pack', at('snapshot'), at('large'), '--chunk-size', '32KiB')
   for (const [pack, learn] of [['pack', true], ['pack', false], ['large', false]] as const) {
-    const args = ['run', '--restore', at(pack), '--cache', at(`cache-${pack}-${learn}`), '--json', ...(learn ? ['--learn', at('pack/profile.json')] : [])]
+    const args = ['run', '--restore', at(pack), '--cache', at(`cache-${pack}-${learn}`), '--json', '--gate', 'none', '--page', '--picture', at('blocks.svg'), ...(learn ? ['--learn', at('pack/profile.json')] : [])]
     const child = spawn(process.execPath, [command, ...args], { stdio: ['pipe', 'ignore', 'pipe'] })
     t.teardown(() => child.kill('SIGKILL'))
     let said = ''
@@ -388,8 +388,13 @@ t.test('a machine goes on from a snapshot while it comes', { skip: noKvm, timeou
     await until(() => said.includes('dirtier done 2') || child.exitCode !== null)
     t.match(said, 'dirtier done 2')
     t.equal(said.includes('The profile is of chunks of another size'), pack === 'large')
+    const [, page = ''] = /Watch it at (\S+)/.exec(said) ?? []
+    t.match(await (await fetch(`${page}progress.json`)).json(), { title: at(pack), profile: { bytes: learn ? 0 : Number } })
+    t.match(await (await fetch(`${page}blocks.svg`)).text(), /^<svg/)
     child.kill('SIGTERM')
     t.same(await once(child, 'exit'), [130, null])
+    t.match(said, /of memory came; [\d,]+ pages were waited for, .* for more than 100 ms/)
+    t.match(readFileSync(at('blocks.svg'), 'utf8'), /^<svg[^]*waited for by a read/)
     if (learn) copyFileSync(at('pack/profile.json'), at('large/profile.json'))
   }
   const { entries } = await Profile.load(at('pack/profile.json'))

@@ -1,9 +1,9 @@
 // What one sees of a stream: its blocks by why and when they came, the picture of them, and the page.
 import t from 'tap'
-import { blocksPicture, ImageStream, StreamPage, type BlockState } from '../../lib/stream/index.js'
+import { blocksPicture, ImageStream, SnapshotStream, StreamPage, type BlockState } from '../../lib/stream/index.js'
 import { browse, noBrowser } from '../browser.js'
 import { limit } from '../patience.js'
-import { CHUNK, code, imageBytes, packed, scratch, WebServer } from './support.js'
+import { CHUNK, code, imageBytes, packed, scratch, until, WebServer } from './support.js'
 
 const get = async (url: string, init: RequestInit = {}): Promise<{ status: number; text: string; headers: Headers }> => {
   const response = await fetch(url, init)
@@ -46,6 +46,28 @@ t.test('the blocks, the picture and the page', async t => {
   t.equal((await get(page.url, { method: 'POST' })).status, 405)
   await t.rejects(StreamPage.serve(stream, { listen: page.url }), code('EINVAL'))
   await t.rejects(StreamPage.serve(stream, { listen: new URL(page.url).host }), code('EADDRINUSE'))
+})
+
+t.test('the same of a snapshot, which a thread streams', async t => {
+  const { folder } = await packed(t, imageBytes(60))
+  const web = await WebServer.start(t, folder)
+  const stream = await SnapshotStream.open(web.url, { cache: scratch(t), gate: 'none' })
+  t.teardown(() => stream.close())
+  t.equal(stream.source, web.url)
+  await using page = await StreamPage.serve(stream, { title: 'a snapshot' })
+  await stream.complete
+  const { state, atMs } = await stream.blocks()
+  t.strictSame([state.length, atMs.length, state[2], state[8]], [60, 60, 'zeros', 'fill'])
+  t.ok((atMs[8] as number) > 0)
+  t.match((await get(`${page.url}blocks.svg`)).text, /a snapshot[^]*of the rest: 45/)
+  t.match(JSON.parse((await get(`${page.url}progress.json`)).text), { title: 'a snapshot', state: 'complete' })
+  // While another thread takes its place there is nobody who could tell, and nothing hangs.
+  const asked = stream.blocks()
+  await Promise.all([stream.endThread(), asked.then(() => undefined, error => void t.match(error, { code: 'CLOSED' }))])
+  await until(() => stream.blocks().then(blocks => blocks.state[8] === 'kept', () => false))
+  await stream.close()
+  await t.rejects(stream.blocks(), code('CLOSED'))
+  t.equal((await get(`${page.url}blocks.svg`)).status, 500)
 })
 
 t.test('the page, as a browser sees it', { skip: noBrowser, timeout: limit(120_000) }, async t => {

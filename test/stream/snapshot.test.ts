@@ -11,7 +11,7 @@ import { ImageStream, memoryTrace, pack, Profile, restoreStreamed, SnapshotStrea
 import { guest } from '../machine/support.js'
 import { noKvm as skip } from '../no_kvm.js'
 import { limit } from '../patience.js'
-import { code, noise, scratch, until, WebServer } from './support.js'
+import { code, noise, noMount, scratch, smallDisk, until, WebServer } from './support.js'
 
 const PAGES = 1024
 
@@ -137,9 +137,9 @@ t.test('chunks that come damaged reach no guest', { skip }, async t => {
   t.ok(spoilt.size > 1)
 })
 
-function streamer(source: string, cache: string): ChildProcess {
+function streamer(source: string, cache: string, how: 'all' | 'demand' = 'all'): ChildProcess {
   const script = new URL(import.meta.url.endsWith('.ts') ? './streamer.ts' : './streamer.js', import.meta.url)
-  return spawn(process.execPath, [...process.execArgv, script.pathname, source, cache], { stdio: ['ignore', 'pipe', 'inherit'] })
+  return spawn(process.execPath, [...process.execArgv, script.pathname, source, cache, how], { stdio: ['ignore', 'pipe', 'inherit'] })
 }
 
 t.test('who streams is killed: the guest waits, and goes on', { skip, timeout: limit(120_000) }, async t => {
@@ -170,6 +170,71 @@ t.test('who streams is killed: the guest waits, and goes on', { skip, timeout: l
   await all
   t.equal((await digested).combined, digest)
   two.kill('SIGKILL')
+})
+
+/** What works on the pages of its choice in the end has what a machine from the file has, having done the same. */
+async function sameAsFromTheFile(t: Test, machine: Machine, snapshot: string): Promise<void> {
+  await using twin = await Machine.restore(snapshot)
+  await twin.resume()
+  await work(twin)
+  await twin.pause()
+  await machine.pause()
+  const bytes = async (one: Machine): Promise<Buffer> => {
+    await one.bring(BigInt(4 << 20), PAGES * 4096)
+    return one.memory.read(BigInt(4 << 20), PAGES * 4096)
+  }
+  t.ok((await bytes(machine)).equals(await bytes(twin)), 'the memory is the same as of a machine from the file')
+}
+
+t.test('what goes wrong under a running guest: it waits, goes on, and its memory is right', { skip, timeout: limit(300_000) }, async t => {
+  const { folder, web, snapshot } = await published(t)
+  /** The guest has been given work, and waits for memory. */
+  const waits = async (machine: Machine): Promise<Promise<void>> => {
+    const before = machine.paging()?.waits ?? 0
+    const worked = work(machine)
+    await until(() => (machine.paging()?.waits ?? 0) > before)
+    return worked
+  }
+
+  await t.test('who streams is killed', async t => {
+    const cache = path.join(folder, 'killed')
+    const one = streamer(web.url, cache, 'demand')
+    t.teardown(() => one.kill('SIGKILL'))
+    await once(one.stdout as NodeJS.ReadableStream, 'data')
+    await using machine = await restoreStreamed(cache, { prefetch: false })
+    await machine.resume()
+    one.kill('SIGKILL')
+    await once(one, 'exit')
+    const worked = await waits(machine)
+    const two = streamer(web.url, cache, 'demand')
+    t.teardown(() => two.kill('SIGKILL'))
+    await worked
+    await sameAsFromTheFile(t, machine, snapshot)
+  })
+
+  await t.test('the link is cut', async t => {
+    await using stream = await SnapshotStream.open(web.url, { cache: path.join(folder, 'cut'), gate: 'none', fill: false })
+    await using machine = await stream.restore({ prefetch: false })
+    await machine.resume()
+    await web.stop()
+    const worked = await waits(machine)
+    await until(() => stream.progress().trouble?.code === 'SOURCE_UNREACHABLE')
+    await web.listen()
+    await worked
+    t.ok((machine.paging()?.stalls ?? 0) > 0, 'it waited for long')
+    await sameAsFromTheFile(t, machine, snapshot)
+  })
+
+  await t.test("the copy's disk is full", { skip: noMount }, async t => {
+    const disk = smallDisk(t, '1m')
+    await using stream = await SnapshotStream.open(web.url, { cache: path.join(disk, 'cache'), gate: 'none', fill: false })
+    await using machine = await stream.restore({ prefetch: false })
+    await machine.resume()
+    await work(machine)
+    await machine.bring(BigInt(4 << 20), PAGES * 4096)
+    t.equal(stream.progress().trouble?.code, 'CACHE_FULL')
+    await sameAsFromTheFile(t, machine, snapshot)
+  })
 })
 
 t.test('the thread that streams ends, and another one takes its place', { skip }, async t => {

@@ -26,6 +26,8 @@ namespace {
 constexpr uint64_t kPage = devices::kPageSize;
 // Zero pages between two pieces that are watched as one: each piece is a mapping of the process.
 constexpr ptrdiff_t kNear = 2 << 20;
+// A longer wait is a stall, as of a read of an image.
+constexpr uint64_t kStallNs = 100'000'000;
 
 bool has(const std::unique_ptr<std::atomic<uint64_t>[]>& bitmap, uint64_t page) {
   return bitmap[page / 64].load(std::memory_order_acquire) >> (page % 64) & 1;
@@ -199,6 +201,7 @@ void Pager::serve_faults() {
     const uint64_t waited = now_ns() - fault.since_ns;
     waited_ns_ += waited;
     longest_ns_ = std::max(longest_ns_, waited);
+    if (waited > kStallNs) ++stalls_;
     if (first && index < touched_.size()) touched_[index].waited_ns = waited;
   }
 }
@@ -323,6 +326,7 @@ Pager::Stats Pager::stats() const {
   stats.touched = touched_.size();
   stats.waited_ns = waited_ns_;
   stats.longest_ns = longest_ns_;
+  stats.stalls = stalls_;
   return stats;
 }
 

@@ -54,6 +54,7 @@ class Pager {
     uint64_t touched = 0;     // that somebody waited for
     uint64_t waited_ns = 0;   // all together, from the fault on
     uint64_t longest_ns = 0;  // the longest wait
+    uint64_t stalls = 0;      // waits of more than 100 ms
     bool complete = false;    // all have come, or are not wanted any more
   };
 
@@ -129,7 +130,7 @@ class Pager {
   std::deque<Fault> wanted_;
   std::deque<uint64_t> asked_;  // a page of each block
   std::vector<Touch> touched_;
-  uint64_t waited_ns_ = 0, longest_ns_ = 0;
+  uint64_t waited_ns_ = 0, longest_ns_ = 0, stalls_ = 0;
   std::optional<Error> failure_;
 
   std::vector<std::thread> threads_;

@@ -1,0 +1,85 @@
+// What commands have in common that stream an image or a snapshot: how its source is reached, what of it comes first, and
+// how it is shown meanwhile.
+import { writeFile } from 'node:fs/promises'
+import { validateHeaderName, validateHeaderValue } from 'node:http'
+import { blocksPicture, Profile, StreamPage, type Gate, type StreamOptions, type StreamProgress, type Watchable } from '../stream/index.js'
+import type { SourceOptions } from '../stream/source.js'
+import { count, usage } from './common.js'
+import { textOf } from './tls.js'
+
+export interface StreamedOptions {
+  digest?: string
+  header?: string[]
+  ca?: string
+  wait?: number
+  profile?: string
+  gate?: Gate
+  page?: string | true
+  allowHost?: string[]
+  picture?: string
+}
+
+/** For the API. */
+export async function streamOptions({ digest, profile, gate, ...reach }: StreamedOptions): Promise<Omit<StreamOptions, 'cache'>> {
+  return {
+    ...reachOf(reach),
+    ...(digest !== undefined && { digest }),
+    ...(gate !== undefined && { gate }),
+    ...(profile !== undefined && { profile: profile === 'none' ? (false as const) : await Profile.load(profile) })
+  }
+}
+
+/** A header that begins with @ names a file of headers, a line each: command lines are for all to see. */
+function reachOf({ header = [], ca }: StreamedOptions): Pick<SourceOptions, 'headers' | 'ca'> {
+  const headers: Record<string, string> = {}
+  for (const given of header)
+    for (const line of given.startsWith('@') ? textOf(given.slice(1)).split(/\r?\n/) : [given]) {
+      if (line.trim() === '') continue
+      const [, name = '', value = ''] = /^([^:]*):[ \t]*(.*?)[ \t]*$/.exec(line) ?? []
+      try {
+        validateHeaderName(name)
+        validateHeaderValue(name, value)
+      } catch {
+        // Not what it says: it may be a secret.
+        throw usage(`--header wants name: value, as "authorization: Bearer …"${given.startsWith('@') ? `, in each line of ${given.slice(1)}` : ''}`)
+      }
+      headers[name.toLowerCase()] = value
+    }
+  return { ...(header.length > 0 && { headers }), ...(ca !== undefined && { ca: textOf(ca) }) }
+}
+
+/** What is to be said of a profile that was not made of just this image. */
+function misfitOf({ unchanged, moved, stale, placed }: StreamProgress['profile']): string | undefined {
+  if (placed > 0)
+    return `The profile is of chunks of another size: what lies in the places of its ${count(placed)} chunks comes first, which is right as far as the image is the same`
+  if (moved + stale === 0) return undefined
+  return (
+    `The profile is of another image, or an earlier version: of its ${count(unchanged + moved + stale)} chunks ${count(unchanged)} are as they were, ` +
+    `${count(moved)} lie elsewhere now, and ${count(stale)} are there no more`
+  )
+}
+
+/** A stream that is shown while it comes: what its profile does not fit is said, a page served, and a picture drawn at the end. */
+export class Shown {
+  private constructor(
+    readonly page: StreamPage | undefined,
+    private readonly stream: Watchable & { source: string },
+    private readonly picture: string | undefined
+  ) {}
+
+  static async begin(stream: Watchable & { source: string }, options: StreamedOptions, say: (text: string) => void): Promise<Shown> {
+    const misfit = misfitOf(stream.progress().profile)
+    if (misfit !== undefined) say(misfit)
+    const { page, allowHost = [], picture } = options
+    if (page === undefined) return new Shown(undefined, stream, picture)
+    const served = await StreamPage.serve(stream, { ...(page !== true && { listen: page }), allowedHosts: allowHost, title: stream.source })
+    say(`Watch it at ${served.url}`)
+    return new Shown(served, stream, picture)
+  }
+
+  /** Before the stream is closed. */
+  async end(): Promise<void> {
+    await this.page?.close()
+    if (this.picture !== undefined) await writeFile(this.picture, blocksPicture(await this.stream.blocks(), this.stream.source))
+  }
+}
