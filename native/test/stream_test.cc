@@ -377,6 +377,59 @@ TEST(Stream, MemoryThatCannotBeHadEndsItsWaitWithTheReason) {
   }
 }
 
+// Pages that each begin with their number and one; which runs of them were read that nobody waited for.
+class NotedPages final : public machine::PageSource {
+ public:
+  void read(uint64_t first, std::span<uint8_t> into, bool urgent) override {
+    for (size_t i = 0; i < into.size() / kChunk; ++i) into[i * kChunk] = static_cast<uint8_t>(first + i + 1);
+    const std::lock_guard lock(mutex_);
+    if (!urgent) order_.push_back(first);
+  }
+  void cancel() override {}
+  std::vector<uint64_t> order() const {
+    const std::lock_guard lock(mutex_);
+    return order_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<uint64_t> order_;
+};
+
+TEST(Stream, AWorkingSetComesFirstInItsOrder) {
+  const std::vector<uint64_t> held{0xfdff};  // of 16 pages all but page 9, which is zero
+  struct Case {
+    bool all;
+    uint64_t block;
+    uint64_t here;
+    std::vector<uint64_t> order;
+  };
+  for (const Case& one :
+       {Case{false, 1, 3, {5, 2, 7}}, Case{true, 1, 15, {5, 2, 7, 0, 1, 3, 4, 6, 8, 10, 11, 12, 13, 14, 15}},
+        Case{true, 4, 15, {4, 0, 8, 10, 12}}}) {
+    const Mapping memory =
+        Mapping::map(16 * kChunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "for a test");
+    auto source = std::make_shared<NotedPages>();
+    machine::Pager::Options options;
+    // One that there is not, one that is zero, one twice.
+    options.working_set = {5, uint64_t{1} << 30, 2, 9, 5, 7};
+    options.all = one.all;
+    options.block = one.block;
+    machine::Pager pager({memory.data(), memory.size()}, held, source, options,
+                         [](const Error& error, bool) { ADD_FAILURE() << error.what(); });
+    pager.start();
+    while (pager.stats().here < one.here) sleeps(1);
+    if (one.all) {
+      while (!pager.stats().complete) sleeps(1);
+      for (size_t page = 0; page < 16; ++page)
+        EXPECT_EQ(memory.data()[page * kChunk], page == 9 ? 0 : page + 1);
+      EXPECT_EQ(pager.stats().touched, 0u);
+    }
+    pager.give_up();
+    EXPECT_EQ(source->order(), one.order);
+  }
+}
+
 TEST(Stream, PagesThatNobodyWaitsForAreNotAskedFor) {
   const auto image = some_image();
   Copy copy(image);

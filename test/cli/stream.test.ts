@@ -2,14 +2,16 @@
 import { execFileSync, spawn, spawnSync, type ChildProcess, type SpawnSyncReturns } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
+import { get, type IncomingMessage } from 'node:http'
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import { createInterface } from 'node:readline'
 import t, { type Test } from 'tap'
+import { guestPath } from '../../lib/index.js'
 import { Manifest, Profile, whyNoNbd, type StreamProgress } from '../../lib/stream/index.js'
 import { guest } from '../machine/support.js'
-import { certificates, noOpenssl } from '../arbiter/support.js'
+import { certificates, freePort, noOpenssl } from '../arbiter/support.js'
 import { noKvm } from '../no_kvm.js'
 import { limit } from '../patience.js'
 import { checkCache, CHUNK, imageBytes, noEmulation, noise, scratch, until, WebServer } from '../stream/support.js'
@@ -160,6 +162,55 @@ t.test('from an image to a whole copy, with a profile learnt on the way', { skip
   process.kill((await second.event('serving'))['pid'] as number, 'SIGTERM')
 })
 
+t.test('a qcow2 image, served where the network reaches it, and written to', { skip: noNbd, timeout: limit(120_000) }, async t => {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  const bytes = noise(40 * CHUNK, 'qcow2')
+  writeFileSync(at('image'), bytes)
+  execFileSync('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', at('image'), at('image.qcow2')])
+  const packed = json(stream('pack', at('image.qcow2'), at('pack'), '--format', 'qcow2', '--json'))
+  t.equal(packed['imageDigest'], createHash('sha256').update(bytes).digest('hex'), 'it is the disk that is packed')
+
+  const listen = `127.0.0.1:${await freePort()}`
+  const one = running(t, 'serve', at('pack'), '--cache', at('cache'), '--listen', listen, '--writable', '--page', '--allow-host', 'watch.example')
+  const { uri, page } = (await one.event('serving')) as { uri: string; page: string }
+  t.equal(uri, `nbd://${listen}`)
+  const { status, stdout } = spawnSync('qemu-io', ['-f', 'raw', '-c', 'write -P 7 0 4k', '-c', 'read -P 7 0 4k', uri], { encoding: 'utf8' })
+  t.equal(status, 0, stdout)
+  const called = async (name: string): Promise<number | undefined> => {
+    const [answer] = (await once(get(page, { headers: { host: name } }), 'response')) as [IncomingMessage]
+    answer.resume()
+    return answer.statusCode
+  }
+  t.same([await called('watch.example'), await called('other.example')], [200, 421])
+  await one.event('complete')
+  one.child.kill('SIGINT')
+  await once(one.child, 'exit')
+  t.ok(readFileSync(at('cache/image')).equals(bytes), 'what was written is not in the copy')
+})
+
+t.test('a profile of several traces, of what was read early', { skip: noNbd, timeout: limit(120_000) }, async t => {
+  const at = packedIn(t, noise(40 * CHUNK, 'traces'))
+  for (const [name, ...chunks] of [['one', 3, 20], ['two', 20, 30]] as const) {
+    const { child, event } = running(t, 'serve', at('pack'), '--cache', at(`cache-${name}`), '--trace', at(name), '--no-fill')
+    const { uri } = (await event('serving')) as { uri: string }
+    const reads = chunks.flatMap((chunk, i) => [...(i > 0 ? ['-c', 'sleep 1500'] : []), '-c', `read ${chunk * CHUNK} 512`])
+    t.equal(spawnSync('qemu-io', ['-r', '-f', 'raw', ...reads, uri]).status, 0)
+    child.kill('SIGINT')
+    await once(child, 'exit')
+  }
+  const learn = async (...args: string[]): Promise<[number, number, number][]> => {
+    t.equal(stream('trace', at('one'), at('two'), '--image', at('pack'), '--out', at('profile'), ...args).status, 0)
+    const { traces, entries } = await Profile.load(at('profile'))
+    return entries.map(({ chunk, seen }) => [chunk, seen, traces])
+  }
+  // Opening a disk QEMU reads its first chunk.
+  const all = (await learn()).filter(([chunk]) => chunk !== 0)
+  t.same(new Set(all.map(String)), new Set(['3,1,2', '20,2,2', '30,1,2']), 'what both have is seen twice')
+  const early = (await learn('--seconds', '1')).filter(([chunk]) => chunk !== 0)
+  t.same(new Set(early.map(String)), new Set(['3,1,2', '20,1,2']))
+})
+
 t.test('a profile that does not fit is told of', { skip: noNbd, timeout: limit(120_000) }, async t => {
   const at = packedIn(t, noise(40 * CHUNK, 'fits'))
   const old = noise(40 * CHUNK, 'fits').fill(0xff, 3 * CHUNK, 4 * CHUNK)
@@ -237,6 +288,16 @@ t.test('run: a machine boots from its image while that comes, and writes to its 
   t.match((await runs(...overlay)).said, 'streamed 0\r\n')
   t.match((await runs(...overlay)).said, 'streamed 1\r\n', 'what it wrote is in the overlay')
   t.ok((await checkCache(at('cache'), bytes)) >= 8, 'and not in the copy')
+})
+
+t.test('run: a kernel from outside of the image', { skip: noQemu, timeout: limit(120_000) }, async t => {
+  const at = packedIn(t, bootable())
+  // It cannot power a PC off.
+  const { child, told } = running(t, 'run', at('pack'), '--cache', at('cache'), '--accel', 'tcg', '--memory', '64MiB', '--kernel', guestPath('hello'), '--initrd', at('image'), '--append', 'ticks=3')
+  await until(() => child.exitCode !== null || told().includes('power off did not work'))
+  t.match(told(), /hello from hypertwin\r?\nticks 3\r?\n/)
+  child.kill('SIGTERM')
+  t.same(await once(child, 'exit'), [130, null])
 })
 
 t.test('run: killed, its machine ends with it, and the same command starts it again', { skip: noQemu, timeout: limit(240_000) }, async t => {
