@@ -98,9 +98,9 @@ export function lineOf(row) {
   if (row.way === 'local') return `${name} ${`no. ${row.number}`.padEnd(9)} ${ready}  needs ${(row.neededBytes / 2 ** 20).toFixed(1)} MiB`
   if (row.computed) return `${name} ${row.way.padEnd(9)} ${ready}  ${times(row.toOracle)} of the oracle  (computed)`
   return (
-    `${name} ${row.way.padEnd(9)} ${ready}  ${times(row.toOracle)} of the oracle  lost ${row.lostSeconds?.toFixed(1)} s  ${percent(row.shareOfImage)} of the image` +
+    `${name} ${row.way.padEnd(9)} ${ready}  ${times(row.toOracle)} of the oracle  ${row.lostSeconds === undefined ? '' : `lost ${row.lostSeconds.toFixed(1)} s  `}${percent(row.shareOfImage)} of the image` +
     (row.shareOfAllocated === undefined ? '' : `, ${percent(row.shareOfAllocated)} of what is allocated`) +
-    `  stalls ${row.stallsBeforeReady}, then ${row.stallsAfterReady}` +
+    `  stalls ${row.stallsBeforeReady}${row.stallsAfterReady === undefined ? '' : `, then ${row.stallsAfterReady}`}` +
     (row.vainShare === undefined ? '' : `  in vain ${percent(row.vainShare)}`)
   )
 }

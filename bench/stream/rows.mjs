@@ -14,7 +14,7 @@ export function storedBytes(manifest, chunks) {
 }
 
 /** What all starts over a link have. */
-function timesAndStalls({ gateMs, guestMs, readyMs, seen, seenAtReady, seenInMinute, answers }) {
+function timesAndStalls({ gateMs, guestMs, readyMs, seen, seenAtReady, seenInMinute, answers, watched }) {
   return {
     gateSeconds: gateMs / 1000,
     guestSeconds: guestMs / 1000,
@@ -25,8 +25,8 @@ function timesAndStalls({ gateMs, guestMs, readyMs, seen, seenAtReady, seenInMin
     // What the link cost at most, of reads that waited side by side each: of this the guest's own speed is no part.
     lostSeconds: (gateMs + seenAtReady.waited.ms) / 1000,
     stallsBeforeReady: seenAtReady.stalls,
-    // While the application was asked once a second.
-    stallsAfterReady: seen.stalls - seenAtReady.stalls,
+    // While the application was asked once a second, if it was.
+    stallsAfterReady: watched ? seen.stalls - seenAtReady.stalls : undefined,
     stallsInMinute: seenInMinute?.stalls,
     stallsAtEnd: seen.stalls,
     answersAfterReady: answers

@@ -178,7 +178,7 @@ export async function start(image, where, { seconds, minuteToo, processors, sign
     const atEnd = disk.progress()
     const seen = await disk.seen()
     if (/I\/O error|Kernel panic|EXT4-fs error/.test(said)) throw new ToolError('the guest saw errors on its disk')
-    return { gateMs, guestMs, readyMs, atReady, atEnd, seenAtReady, seenInMinute, answers, ...seen }
+    return { gateMs, guestMs, readyMs, atReady, atEnd, seenAtReady, seenInMinute, answers, watched: seconds > 0, ...seen }
   } catch (error) {
     if (said && !signal.aborted) error.message += `; its console ends:\n${said.slice(-1500)}`
     throw error

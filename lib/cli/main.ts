@@ -131,6 +131,7 @@ function streamed(command: Command, when = ''): Command {
     .addOption(
       new Option('--wait <seconds>', `${when}after that long, what has not come fails who waits for it (default: never)`).argParser(args.integer(0, 1_000_000))
     )
+    .option('--no-fill', `${when}only what is read and what the profile has comes`)
     .option('--page [host:port]', `${when}serve a live page of it, by default on a free port of 127.0.0.1`)
     .option('--allow-host <name>', `${when}a name by which browsers may call the page; may be given several times`, args.collect)
     .option('--picture <file.svg>', `${when}at the end, draw its blocks: what came, why, and in which order`)
@@ -321,7 +322,6 @@ function image(command: Command): Command {
       .requiredOption('--cache <folder>', "this image's local copy; what is there already does not come again")
       .option('--manifest <where>', 'with an NBD URI: the manifest, or the folder or URL of its pack')
   )
-    .option('--no-fill', 'only what is read and what the profile has comes')
     .option('--trace <file>', 'write down what is read, for `hypertwin stream trace`')
 }
 example(

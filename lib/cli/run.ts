@@ -9,7 +9,7 @@ import { memoryTrace, type Manifest, Profile, restoreStreamed, SnapshotStream, S
 import { bytes, CliError, count, Exit, interruption, resolveGuest, toJson, usage } from './common.js'
 import { diskSentence, trouble, type RunEnd } from './guest.js'
 import { checkKvm } from './kvm.js'
-import { Shown, streamOptions, type StreamedOptions } from './streamed.js'
+import { isStreamed, Shown, streamOptions, type StreamedOptions } from './streamed.js'
 
 interface RunOptions extends StreamedOptions {
   kernel?: string
@@ -97,7 +97,8 @@ class Streamed implements AsyncDisposable {
   static async restore(options: RunOptions, cache: string, restore: RestoreOptions, signal: AbortSignal): Promise<Streamed> {
     const { digest, learn, wait } = options
     const prefetch = learn === undefined
-    const how = await streamOptions(options)
+    // What is learnt is what this machine touches, whatever earlier ones did.
+    const how = { ...(await streamOptions(options)), ...(!prefetch && { fill: false, profile: false as const }) }
     const stream = await SnapshotStream.open(options.restore ?? '', { ...how, cache, signal }).catch((error: unknown) => {
       if (error instanceof StreamError && error.code === 'IN_USE') return undefined
       throw error
@@ -108,8 +109,8 @@ class Streamed implements AsyncDisposable {
       if (!manifest)
         throw new StreamError(`${cache} has gone while another process streamed into it: run the same command again`, { code: 'BAD_CACHE' })
       if (stream) shown = await Shown.begin(stream, options, say)
-      else say('Another process streams into this cache, and shows what comes')
-      if (prefetch && stream) await Promise.race([stream.ready, once(signal, 'abort')])
+      else if (isStreamed(options)) say('Another process streams into this cache: what comes, and what is shown of it, is as it was told')
+      if (prefetch && stream) await Promise.race([stream.ready, signal.aborted || once(signal, 'abort')])
       signal.throwIfAborted()
       const changes = { ...restore, prefetch, ...(wait !== undefined && { waitSeconds: wait }) }
       const machine = await (stream ? stream.restore(changes) : restoreStreamed(cache, { ...changes, ...(how.profile && { profile: how.profile }) }))
@@ -123,9 +124,10 @@ class Streamed implements AsyncDisposable {
   static async #end(stream: SnapshotStream | undefined, shown: Shown | undefined): Promise<void> {
     try {
       await shown?.end()
-    } finally {
-      await stream?.close()
+    } catch (error) {
+      say(`No picture: ${(error as Error).message}`)
     }
+    await stream?.close()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -217,9 +219,7 @@ class Keyboard {
 export async function run(options: RunOptions): Promise<number> {
   if ((options.kernel === undefined) === (options.restore === undefined))
     throw usage(`Give ${options.kernel === undefined ? 'what to run' : 'one of the two'}: --kernel <file>, or --restore <snapshot>`)
-  const { digest, learn, header, ca, wait, profile, gate, page, allowHost, picture } = options
-  const streamed = [digest, learn, header, ca, wait, profile, gate, page, allowHost, picture].some(given => given !== undefined)
-  if (options.cache === undefined ? streamed : options.restore === undefined)
+  if (options.cache === undefined ? isStreamed(options) || options.learn !== undefined : options.restore === undefined)
     throw usage('--restore <URL> and --cache <folder> go together, and what is said of a stream goes with them: --digest, --learn, --profile, --page and others')
   if (options.paused === true && options.gdb === undefined) throw usage('--paused waits for gdb: give --gdb <address>, too')
   if (options.kernel !== undefined) resolveGuest(options.kernel)

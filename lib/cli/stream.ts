@@ -80,7 +80,6 @@ export async function pack(image: string, folder: string, options: PackOptions):
 export interface SourceCliOptions extends StreamedOptions {
   cache: string
   manifest?: string
-  fill: boolean
   trace?: string
   json?: boolean
 }
@@ -161,8 +160,8 @@ class Turn {
 }
 
 async function imageOptions(options: SourceCliOptions): Promise<StreamOptions> {
-  const { cache, fill, manifest } = options
-  return { ...(await streamOptions(options)), cache, fill, ...(manifest !== undefined && { manifest }) }
+  const { cache, manifest } = options
+  return { ...(await streamOptions(options)), cache, ...(manifest !== undefined && { manifest }) }
 }
 
 /** A line of what is going on. */

@@ -14,14 +14,22 @@ export interface StreamedOptions {
   wait?: number
   profile?: string
   gate?: Gate
+  fill: boolean
   page?: string | true
   allowHost?: string[]
   picture?: string
 }
 
+/** Whether any of them was given. */
+export function isStreamed(options: StreamedOptions): boolean {
+  const { digest, header, ca, wait, profile, gate, fill, page, allowHost, picture } = options
+  return !fill || [digest, header, ca, wait, profile, gate, page, allowHost, picture].some(given => given !== undefined)
+}
+
 /** For the API. */
-export async function streamOptions({ digest, profile, gate, ...reach }: StreamedOptions): Promise<Omit<StreamOptions, 'cache'>> {
+export async function streamOptions({ digest, profile, gate, fill, ...reach }: StreamedOptions): Promise<Omit<StreamOptions, 'cache'>> {
   return {
+    fill,
     ...reachOf(reach),
     ...(digest !== undefined && { digest }),
     ...(gate !== undefined && { gate }),
@@ -30,7 +38,7 @@ export async function streamOptions({ digest, profile, gate, ...reach }: Streame
 }
 
 /** A header that begins with @ names a file of headers, a line each: command lines are for all to see. */
-function reachOf({ header = [], ca }: StreamedOptions): Pick<SourceOptions, 'headers' | 'ca'> {
+function reachOf({ header = [], ca }: Pick<StreamedOptions, 'header' | 'ca'>): Pick<SourceOptions, 'headers' | 'ca'> {
   const headers: Record<string, string> = {}
   for (const given of header)
     for (const line of given.startsWith('@') ? textOf(given.slice(1)).split(/\r?\n/) : [given]) {
@@ -59,15 +67,17 @@ function misfitOf({ unchanged, moved, stale, placed }: StreamProgress['profile']
   )
 }
 
+type Stream = Watchable & { readonly source: string }
+
 /** A stream that is shown while it comes: what its profile does not fit is said, a page served, and a picture drawn at the end. */
 export class Shown {
   private constructor(
     readonly page: StreamPage | undefined,
-    private readonly stream: Watchable & { source: string },
+    private readonly stream: Stream,
     private readonly picture: string | undefined
   ) {}
 
-  static async begin(stream: Watchable & { source: string }, options: StreamedOptions, say: (text: string) => void): Promise<Shown> {
+  static async begin(stream: Stream, options: StreamedOptions, say: (text: string) => void): Promise<Shown> {
     const misfit = misfitOf(stream.progress().profile)
     if (misfit !== undefined) say(misfit)
     const { page, allowHost = [], picture } = options

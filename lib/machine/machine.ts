@@ -241,7 +241,7 @@ export interface PagingState {
   waitedMs: number
   /** The longest, in milliseconds. */
   longestMs: number
-  /** Waits of more than 100 ms. @since 0.1.0 */
+  /** Of these pages, those that came after more than 100 ms. */
   stalls: number
   /** All has come. */
   complete: boolean

@@ -73,6 +73,8 @@ interface Waiter {
 export class Fetcher {
   readonly link = new Link()
   readonly order: FetchOrder
+  /** What is wanted was found by an examination, and no start has been seen: others will be read, before and behind it. */
+  isGuess = false
   readonly counts: FetchCounts = {
     bytes: Object.fromEntries(fetchClasses.map(name => [name, 0])) as Record<FetchClass, number>,
     demands: 0,
@@ -198,11 +200,11 @@ export class Fetcher {
 
   #allowed(): number {
     if (this.#source.local) return LOCAL
-    // Who has waited will wait again: no queue is built before it, and what nobody has asked for leaves room. Of what was
-    // guessed the first will wait, once somebody reads.
-    const { gate, isGuess, isWanting } = this.order
+    // Who has waited will wait again: no queue is built before it, and what nobody has asked for leaves room. Where what is
+    // needed was guessed, the first will wait too, once somebody reads: then no more is under way than fits on the link.
+    const { gate, isWanting } = this.order
     const urgent = performance.now() - this.#demandedAt < URGENT_MS
-    return Math.max(LEAST, this.#busy() / (urgent && !isWanting ? 4 : urgent || (isGuess && !gate) ? 2 : 1))
+    return Math.max(LEAST, this.#busy() / (urgent && !isWanting ? 4 : urgent || (this.isGuess && !gate) ? 2 : 1))
   }
 
   #launch(run: Run): void {

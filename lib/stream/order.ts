@@ -36,8 +36,6 @@ export class FetchOrder {
   readonly fill: boolean
   /** The start waits for what is wanted. */
   gate = false
-  /** No start has been seen that wants it: others will be read, too. */
-  isGuess = false
   readonly #manifest: Manifest
   readonly #offsets: ArrayLike<number>
   readonly #states: Uint8Array

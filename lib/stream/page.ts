@@ -38,7 +38,9 @@ export class StreamPage implements AsyncDisposable {
   readonly #server: ReadOnlyServer
   readonly #stream: Watchable
   readonly #title: string
-  #picture: { svg: string; until: number } | undefined
+  #picture: Promise<string> | undefined
+  /** So long it serves. */
+  #until = 0
 
   private constructor(server: ReadOnlyServer, stream: Watchable, title: string) {
     this.url = server.url
@@ -64,15 +66,26 @@ export class StreamPage implements AsyncDisposable {
     return this.close()
   }
 
-  /** Of a large image it takes a while, and the stream's work is done by this thread too. */
-  async #blocks(): Promise<string> {
-    const begun = performance.now()
-    if (!this.#picture || begun >= this.#picture.until) {
-      const svg = blocksPicture(await this.#stream.blocks(), this.#title || 'The image')
-      const done = performance.now()
-      this.#picture = { svg, until: done + Math.max(500, 50 * (done - begun)) }
+  /** Of a large image it takes a while, and with an {@link ImageStream} it is the stream's thread that does it. */
+  #blocks(): Promise<string> {
+    if (!this.#picture || performance.now() >= this.#until) {
+      this.#until = Infinity
+      this.#picture = this.#draw()
     }
-    return this.#picture.svg
+    return this.#picture
+  }
+
+  async #draw(): Promise<string> {
+    let drawingMs = 0
+    try {
+      const blocks = await this.#stream.blocks()
+      const begun = performance.now()
+      const svg = blocksPicture(blocks, this.#title || 'The image')
+      drawingMs = performance.now() - begun
+      return svg
+    } finally {
+      this.#until = performance.now() + Math.max(500, 50 * drawingMs)
+    }
   }
 
   async #answer({ path, send }: Asked): Promise<void> {
@@ -118,9 +131,10 @@ async function look() {
     const f = p.fetched, r = p.reads, fit = p.profile, entries = fit.unchanged + fit.moved + fit.stale + fit.placed
     $('rows').replaceChildren(
       row('waited for now', p.waiting),
-      row('reads', r.count + (r.failed ? ', ' + r.failed + ' failed' : '')),
-      row('waited for nothing', r.count ? (100 * r.hits / r.count).toFixed(1) + ' % of the reads' : '-'),
-      row('waited for more than 100 ms', r.stalls + ' reads'),
+      ...(r.count ? [
+        row('reads', r.count + (r.failed ? ', ' + r.failed + ' failed' : '')),
+        row('waited for nothing', (100 * r.hits / r.count).toFixed(1) + ' % of the reads'),
+        row('waited for more than 100 ms', r.stalls + ' reads')] : []),
       row('waited for altogether', p.demands.count + ' chunks, ' + (p.demands.ms / 1000).toFixed(1) + ' s'),
       row('longest wait', p.demands.longestMs.toFixed(0) + ' ms'),
       row('profile', !entries ? '-' : fit.placed ? 'of chunks of another size' : (100 * (fit.unchanged + fit.moved) / entries).toFixed(1) + ' % is as it was'),

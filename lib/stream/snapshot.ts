@@ -89,6 +89,7 @@ function lastChunks({ chunkSize, chunks }: Manifest, memory: number): number[] {
 }
 
 const RETRY_MS = 500
+const gone = (): StreamError => new StreamError('the thread that streams has ended', { code: 'CLOSED' })
 
 /**
  * A snapshot that comes from a pack of its file (`hypertwin stream pack`), for machines that run meanwhile.
@@ -120,9 +121,12 @@ export class SnapshotStream implements AsyncDisposable {
   readonly #settle: { ready: Settle; complete: Settle }
   readonly #streams = new Broadcast<StreamProgress>()
   readonly #over = new AbortController()
-  #looking: ((blocks: Blocks) => void)[] = []
+  /** Who has asked for the blocks. */
+  #looking: Settle<Blocks>[] = []
   #successor: Promise<void> | undefined
   #thread: Started
+  /** It has ended. */
+  #gone = false
   #progress: StreamProgress
   #closing: Promise<void> | undefined
 
@@ -185,16 +189,15 @@ export class SnapshotStream implements AsyncDisposable {
   /**
    * Where each chunk of the snapshot's file is, why it came and when; for {@link blocksPicture}.
    *
-   * @throws StreamError `CLOSED`
+   * @throws StreamError `CLOSED`, also while another thread takes the place of one that has ended
    * @since 0.1.0
    */
-  blocks(): Promise<Blocks> {
-    const { worker, ended } = this.#thread
-    return new Promise((resolve, reject) => {
-      this.#looking.push(resolve)
-      tell(worker, 'blocks')
-      void ended.then(() => reject(new StreamError('the thread that streams has ended', { code: 'CLOSED' })))
-    })
+  async blocks(): Promise<Blocks> {
+    if (this.#gone) throw gone()
+    const look = settleLater<Blocks>()
+    this.#looking.push(look)
+    tell(this.#thread.worker, 'blocks')
+    return look.promise
   }
 
   /** What is here stays. Machines whose memory has not come wait until somebody streams into the cache again. */
@@ -230,10 +233,15 @@ export class SnapshotStream implements AsyncDisposable {
   }
 
   #follow(): void {
-    void this.#thread.ended.then(() => (this.#successor = this.#again()))
+    this.#gone = false
+    void this.#thread.ended.then(() => {
+      this.#gone = true
+      for (const look of this.#looking.splice(0)) look.reject(gone())
+      this.#successor = this.#again()
+    })
     this.#thread.follow(told => {
       if (told.type === 'progress') this.#tell(told.progress)
-      else if (told.type === 'blocks') for (const look of this.#looking.splice(0)) look(told.blocks)
+      else if (told.type === 'blocks') for (const look of this.#looking.splice(0)) look.resolve(told.blocks)
       else if (told.type === 'ready') settle(this.#settle.ready, told.error)
       else if (told.type === 'complete') settle(this.#settle.complete, told.error)
     })

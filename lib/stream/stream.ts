@@ -124,7 +124,7 @@ export class ImageStream implements AsyncDisposable {
     this.#fetcher = new Fetcher(source, cache, fill)
     this.#fetcher.order.want(blobs)
     this.#fetcher.order.gate = gate !== 'none'
-    this.#fetcher.order.isGuess = profile?.traces === 0
+    this.#fetcher.isGuess = profile?.traces === 0
     this.#fetcher.onChange = () => this.#changed()
   }
 

@@ -456,9 +456,9 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
       const machine::Pager* pager = machine->memory().pager();
       if (!pager) return info.Env().Undefined();
       const auto stats = pager->stats();
-      const uint64_t values[] = {
-          stats.pages,     stats.here,       stats.touched,
-          stats.waited_ns, stats.longest_ns, uint64_t{stats.complete}, stats.stalls};
+      const uint64_t values[] = {stats.pages,     stats.here,       stats.touched,
+                                 stats.waited_ns, stats.longest_ns, uint64_t{stats.complete},
+                                 stats.stalls};
       auto out = Napi::BigUint64Array::New(info.Env(), std::size(values));
       std::memcpy(out.Data(), values, sizeof(values));
       return out;

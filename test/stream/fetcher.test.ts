@@ -46,12 +46,16 @@ t.test('a link is kept busy, by several requests', async t => {
 t.test('what was guessed leaves room for what was not, once somebody reads', async t => {
   const { fetcher: one, underWay } = await fetcher(t)
   one.order.want(blobs(100))
-  one.order.isGuess = true
+  one.isGuess = true
   one.pump()
   t.equal(underWay(), 512)
   one.order.gate = true
   one.pump()
   t.equal(underWay(), 1024, 'nobody reads before the start')
+  const { fetcher: other, underWay: rest } = await fetcher(t)
+  other.isGuess = true
+  other.pump()
+  t.equal(rest(), 512, 'nor does the rest stand in the way')
 })
 
 t.test('who has waited will wait again', async t => {

@@ -67,7 +67,8 @@ t.test('the same of a snapshot, which a thread streams', async t => {
   await until(() => stream.blocks().then(blocks => blocks.state[8] === 'kept', () => false))
   await stream.close()
   await t.rejects(stream.blocks(), code('CLOSED'))
-  t.equal((await get(`${page.url}blocks.svg`)).status, 500)
+  await using late = await StreamPage.serve(stream)
+  t.equal((await get(`${late.url}blocks.svg`)).status, 500)
 })
 
 t.test('the page, as a browser sees it', { skip: noBrowser, timeout: limit(120_000) }, async t => {

@@ -129,6 +129,7 @@ void Pager::settle() {
   come_ = 0;
   std::lock_guard more(mutex_);
   touched_.clear();
+  waited_ns_ = longest_ns_ = stalls_ = 0;
 }
 
 std::optional<Error> Pager::failure() const {
@@ -201,8 +202,10 @@ void Pager::serve_faults() {
     const uint64_t waited = now_ns() - fault.since_ns;
     waited_ns_ += waited;
     longest_ns_ = std::max(longest_ns_, waited);
-    if (waited > kStallNs) ++stalls_;
-    if (first && index < touched_.size()) touched_[index].waited_ns = waited;
+    if (first && index < touched_.size()) {
+      touched_[index].waited_ns = waited;
+      if (waited > kStallNs) ++stalls_;
+    }
   }
 }
 

@@ -54,7 +54,7 @@ class Pager {
     uint64_t touched = 0;     // that somebody waited for
     uint64_t waited_ns = 0;   // all together, from the fault on
     uint64_t longest_ns = 0;  // the longest wait
-    uint64_t stalls = 0;      // waits of more than 100 ms
+    uint64_t stalls = 0;      // of the touched, those that came after more than 100 ms
     bool complete = false;    // all have come, or are not wanted any more
   };
 
