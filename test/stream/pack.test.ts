@@ -1,13 +1,13 @@
 // Packs: what is in them, in which order, and that a reader of hostile ones says so and nothing worse.
 import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import path from 'node:path'
 import t from 'tap'
 import { decodeChunk } from '../../lib/stream/codec.js'
 import { Manifest, pack, Profile, StreamError } from '../../lib/stream/index.js'
 import { ZERO } from '../../lib/stream/manifest.js'
-import { CHUNK, code, imageBytes, noise, packed, scratch } from './support.js'
+import { CHUNK, code, imageBytes, noise, packed, scratch, until } from './support.js'
 
 t.test('every chunk can be had back from the pack', async t => {
   const { manifest, folder, bytes, zeroChunks, sharedChunks } = await packed(t, imageBytes(42))
@@ -102,6 +102,27 @@ t.test('qcow2 through qemu-img', { skip: noQemuImg }, async t => {
   const again = await pack(qcow2, path.join(folder, 'pack'), { format: 'qcow2' })
   t.equal(again.manifest.digest, manifest.digest)
   await t.rejects(pack(image, path.join(folder, 'pack'), { format: 'qcow2' }), { code: 'TOOL_FAILED', message: /qcow2/ })
+})
+
+t.test('what an NBD server exports', { skip: noQemuImg }, async t => {
+  const { image, manifest } = await packed(t, imageBytes(12).subarray(0, 11 * CHUNK + 8192))
+  const folder = scratch(t)
+  const socket = path.join(folder, 'nbd')
+  const server = spawn('qemu-nbd', ['-r', '-f', 'raw', '-k', socket, image], { stdio: 'inherit' })
+  t.teardown(() => server.kill('SIGKILL'))
+  await until(() => existsSync(socket) || server.exitCode !== null)
+  const again = await pack(`nbd+unix:///?socket=${socket}`, path.join(folder, 'pack'))
+  t.equal(again.manifest.digest, manifest.digest)
+  await t.rejects(pack(`nbd+unix:///?socket=${socket}.not`, path.join(folder, 'pack')), code('TOOL_FAILED'))
+})
+
+t.test('a block device', async t => {
+  const { image, manifest } = await packed(t, imageBytes(12).subarray(0, 11 * CHUNK + 8192))
+  const { status, stdout, stderr } = spawnSync('losetup', ['--find', '--show', '--read-only', image], { encoding: 'utf8' })
+  if (status !== 0) return void t.pass('it is packed', { skip: `there are no loop devices here: ${stderr}` })
+  const device = stdout.trim()
+  t.teardown(() => spawnSync('losetup', ['--detach', device]))
+  t.equal((await pack(device, path.join(scratch(t), 'pack'))).manifest.digest, manifest.digest)
 })
 
 t.test('a manifest that is none', async t => {
