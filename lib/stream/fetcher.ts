@@ -30,8 +30,11 @@ const MOST = 64 << 20
 const LOCAL = 4 << 20
 /** So long after somebody had to wait, little is under way besides, in milliseconds. */
 const URGENT_MS = 10_000
-/** Chunks that are being verified and stored; above that no more is read from the link. */
-const MAX_WORK = 64
+/**
+ * Chunks that are being verified and stored; above that no more is read from the link but what somebody waits for, whose own
+ * turn comes behind them: enough for the threads that do it, and no more.
+ */
+const MAX_WORK = 12
 /** A damaged chunk is asked for so many times. */
 const MAX_TRIES = 4
 /** Until a chunk that kept coming damaged is tried again unasked. */
@@ -256,7 +259,7 @@ export class Fetcher {
         }
         this.#well()
         this.pump()
-        while (this.#work > MAX_WORK) await this.#oneDone()
+        while (why !== 'demand' && this.#work > MAX_WORK) await this.#oneDone()
       }
     } catch (error) {
       if (!this.#stop.signal.aborted) this.#failed(error, Math.min(blob, last))
