@@ -298,13 +298,16 @@ t.test('run: a machine boots from its image while that comes, and writes to its 
 
 t.test('run: a kernel from outside of the image', { skip: noQemu, timeout: limit(120_000) }, async t => {
   const at = packedIn(t, bootable())
-  // It cannot power a PC off.
-  const { child, told } = running(t, 'run', at('pack'), '--cache', at('cache'), '--accel', 'tcg', '--memory', '64MiB', '--kernel', guestPath('hello'), '--initrd', at('image'), '--append', 'ticks=3')
-  await until(() => child.exitCode !== null || told().includes('power off did not work'))
-  t.match(told(), /hello from hypertwin\r?\nticks 3\r?\n/)
+  const { child, told } = running(t, 'run', at('pack'), '--cache', at('cache'), '--accel', 'tcg', '--memory', '64MiB', '--kernel', guestPath('hello'), '--initrd', at('image'), '--append', 'ticks=500')
+  const says = async (text: string): Promise<void> => {
+    await until(() => child.exitCode !== null || told().includes(text))
+    t.match(told(), text)
+  }
+  await says('hello from hypertwin')
   t.equal(spawnSync('pgrep', ['-f', `qemu-system.* -initrd ${at('image')}`]).status, 0)
+  await says('ticks 500')
   child.kill('SIGTERM')
-  t.same(await once(child, 'exit'), [130, null])
+  await once(child, 'exit')
 })
 
 t.test('run: killed, its machine ends with it, and the same command starts it again', { skip: noQemu, timeout: limit(240_000) }, async t => {

@@ -60,6 +60,7 @@ t.test('the same of a snapshot, which a thread streams', async t => {
   t.strictSame([state.length, atMs.length, state[2], state[8]], [60, 60, 'zeros', 'fill'])
   t.ok((atMs[8] as number) > 0)
   t.match((await get(`${page.url}blocks.svg`)).text, /a snapshot[^]*of the rest: 45/)
+  await until(() => stream.progress().state === 'complete')
   t.match(JSON.parse((await get(`${page.url}progress.json`)).text), { title: 'a snapshot', state: 'complete' })
   // While another thread takes its place there is nobody who could tell, and nothing hangs.
   const asked = stream.blocks()
