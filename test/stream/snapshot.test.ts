@@ -189,11 +189,11 @@ async function sameAsFromTheFile(t: Test, machine: Machine, snapshot: string): P
 t.test('what goes wrong under a running guest: it waits, goes on, and its memory is right', { skip, timeout: limit(300_000) }, async t => {
   const { folder, web, snapshot } = await published(t)
   /** The guest has been given work, and waits for memory. */
-  const waits = async (machine: Machine): Promise<Promise<void>> => {
+  const waits = async (machine: Machine): Promise<{ worked: Promise<void> }> => {
     const before = machine.paging()?.waits ?? 0
     const worked = work(machine)
     await until(() => (machine.paging()?.waits ?? 0) > before)
-    return worked
+    return { worked }
   }
 
   await t.test('who streams is killed', async t => {
@@ -205,7 +205,7 @@ t.test('what goes wrong under a running guest: it waits, goes on, and its memory
     await machine.resume()
     one.kill('SIGKILL')
     await once(one, 'exit')
-    const worked = await waits(machine)
+    const { worked } = await waits(machine)
     const two = streamer(web.url, cache, 'demand')
     t.teardown(() => two.kill('SIGKILL'))
     await worked
@@ -217,7 +217,7 @@ t.test('what goes wrong under a running guest: it waits, goes on, and its memory
     await using machine = await stream.restore({ prefetch: false })
     await machine.resume()
     await web.stop()
-    const worked = await waits(machine)
+    const { worked } = await waits(machine)
     await Promise.all([until(() => stream.progress().trouble?.code === 'SOURCE_UNREACHABLE'), new Promise(resolve => setTimeout(resolve, 150))])
     await web.listen()
     await worked
