@@ -49,6 +49,18 @@ async function work(machine: Machine, rounds = 1): Promise<void> {
 const written = (machine: Machine): number[] =>
   Array.from({ length: PAGES }, (_, i) => i).filter(i => machine.memory.read(BigInt((4 << 20) + 4096 * i), 8).readUInt32LE() === 2)
 
+/** What has done its work has what a machine from the file has that has done the same. */
+async function sameAsFromTheFile(t: Test, machine: Machine, snapshot: string): Promise<void> {
+  await using twin = await Machine.restore(snapshot)
+  await twin.resume()
+  await work(twin)
+  await machine.pause()
+  await machine.bring(0n, machine.memory.size)
+  await twin.pause()
+  t.strictSame(written(machine), written(twin))
+  t.ok(machine.memory.read(BigInt(4 << 20), PAGES * 4096).equals(twin.memory.read(BigInt(4 << 20), PAGES * 4096)), 'the same memory as of a machine from the file')
+}
+
 const isOver = (machine: Machine): Promise<void> => until(() => machine.state === 'failed' || machine.state === 'stopped')
 
 t.test('a guest runs long before its snapshot is here, and again sooner by what it touched', { skip }, async t => {
@@ -86,16 +98,8 @@ t.test('a guest runs long before its snapshot is here, and again sooner by what 
     await using machine = await stream.restore()
     await machine.resume()
     await work(machine)
-    const twin = await Machine.restore(snapshot)
-    t.teardown(() => twin.close())
-    await twin.resume()
-    await work(twin)
     await stream.complete
-    await machine.pause()
-    await machine.bring(0n, machine.memory.size)
-    await twin.pause()
-    t.strictSame(written(machine), written(twin))
-    t.ok(machine.memory.read(BigInt(4 << 20), PAGES * 4096).equals(twin.memory.read(BigInt(4 << 20), PAGES * 4096)), 'the same memory as of a machine from the file')
+    await sameAsFromTheFile(t, machine, snapshot)
     t.ok(readFileSync(path.join(stream.cache, 'image')).equals(readFileSync(snapshot)), 'the copy is the snapshot')
     await using mapped = await stream.restore()
     t.equal(mapped.paging(), undefined, 'the copy is whole: it is mapped')
@@ -171,20 +175,6 @@ t.test('who streams is killed: the guest waits, and goes on', { skip, timeout: l
   t.equal((await digested).combined, digest)
   two.kill('SIGKILL')
 })
-
-/** What works on the pages of its choice in the end has what a machine from the file has, having done the same. */
-async function sameAsFromTheFile(t: Test, machine: Machine, snapshot: string): Promise<void> {
-  await using twin = await Machine.restore(snapshot)
-  await twin.resume()
-  await work(twin)
-  await twin.pause()
-  await machine.pause()
-  const bytes = async (one: Machine): Promise<Buffer> => {
-    await one.bring(BigInt(4 << 20), PAGES * 4096)
-    return one.memory.read(BigInt(4 << 20), PAGES * 4096)
-  }
-  t.ok((await bytes(machine)).equals(await bytes(twin)), 'the memory is the same as of a machine from the file')
-}
 
 t.test('what goes wrong under a running guest: it waits, goes on, and its memory is right', { skip, timeout: limit(300_000) }, async t => {
   const { folder, web, snapshot } = await published(t)
