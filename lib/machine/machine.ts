@@ -345,10 +345,15 @@ export class Machine implements AsyncDisposable {
     return Machine.around(notify => nativeMachines.restore(path, adjust, notify))
   }
 
-  /** From the local copy of a snapshot, whose memory comes while the machine runs. @internal */
-  static async restoreStreamed(cache: string, options: RestoreOptions, stream: NativePaging): Promise<Machine> {
-    const adjust = { ...nativeAdjust(options), stream }
-    return Machine.around(notify => nativeMachines.restore(cache, adjust, notify))
+  /**
+   * From a snapshot of somebody else's, which names nothing of this host's; with `stream` from its local copy's folder, from
+   * which its memory comes while the machine runs.
+   *
+   * @internal
+   */
+  static async restoreForeign(path: string, options: RestoreOptions, stream?: NativePaging): Promise<Machine> {
+    const adjust = { ...nativeAdjust(options), foreign: true, ...(stream && { stream }) }
+    return Machine.around(notify => nativeMachines.restore(path, adjust, notify))
   }
 
   /**

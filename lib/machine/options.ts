@@ -209,6 +209,8 @@ export interface NativeAdjust {
   /** Number 0: it stays. */
   vsock: NativeConfig['vsock']
   verifyBefore: boolean
+  /** The snapshot chooses nothing of this host. */
+  foreign?: boolean
   stream?: NativePaging
 }
 

@@ -39,6 +39,9 @@ export interface StreamedRestoreOptions extends Omit<RestoreOptions, 'verify'> {
  * cost nothing. When that process ends, the guest waits until another one takes its place. Where the copy is whole,
  * its file is mapped, as by `Machine.restore`. Needs userfaultfd: root, or access to /dev/userfaultfd.
  *
+ * What the snapshot says of the host that it was made on does not count here: each disk, each tap and the vsock device's
+ * socket must be named by `options` (`BAD_CONFIG`).
+ *
  * Do not stream into the cache in this thread, as {@link ImageStream} does.
  *
  * @param cache - the copy's folder
@@ -56,9 +59,9 @@ export async function restoreStreamed(cache: string, options: StreamedRestoreOpt
   const manifest = await Cache.manifestIn(folder)
   if (!manifest) throw new StreamError(`${folder} is no image's local copy`, { code: 'BAD_CACHE' })
   const { Machine } = await import('../machine/index.js')
-  if (prefetch && (await Cache.isWhole(folder, manifest))) return Machine.restore(path.join(folder, 'image'), rest)
+  if (prefetch && (await Cache.isWhole(folder, manifest))) return Machine.restoreForeign(path.join(folder, 'image'), rest)
   const chunks = prefetch && profile ? profile.match(manifest).wanted.map(({ chunk }) => chunk) : []
-  return Machine.restoreStreamed(folder, rest, { chunks: Uint32Array.from(chunks), all: prefetch, waitSeconds })
+  return Machine.restoreForeign(folder, rest, { chunks: Uint32Array.from(chunks), all: prefetch, waitSeconds })
 }
 
 /**

@@ -602,6 +602,24 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   });
 }
 
+// What a snapshot of somebody else's says of this host's files, taps and sockets does not count.
+void check_all_given(const MachineConfig& config, const std::vector<std::optional<std::string>>& disks,
+                     const std::function<bool(size_t)>& net_is_given, bool vsock_is_given) {
+  const auto refuse = [](const std::string& what, const std::string& how) {
+    throw Error("BAD_CONFIG", what + " in the snapshot, which may not choose anything of this host: " + how);
+  };
+  for (size_t i = 0; i < config.disks.size(); ++i)
+    if (i >= disks.size() || !disks[i])
+      refuse("disk " + std::to_string(i) + " is " + backends::without_secrets(config.disks[i].path),
+             "name its image here (disks, --disk)");
+  for (size_t i = 0; i < config.nets.size(); ++i)
+    if (config.nets[i].backend == machine::NetBackend::kTap && !net_is_given(i))
+      refuse("network device " + std::to_string(i) + " is the tap " + config.nets[i].tap,
+             "name one here, or 'queue' (nets, --net)");
+  if (config.vsock && !vsock_is_given)
+    refuse("the vsock device's socket is " + config.vsock->path, "name its socket here (vsock, --vsock)");
+}
+
 // path (of a streamed one: its cache), what differs, notify
 Napi::Value restore(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
@@ -629,12 +647,16 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
       net.vhost = vhost_of(wanted);
     }
     const uint64_t ring = size_of(options, "dirtyRingEntries");
-    auto adjust = [disks = std::move(disks), nets = std::move(nets), vsock = vsock_of(options),
-                   ring](MachineConfig& config) {
+    const bool foreign = flag_of(options, "foreign");
+    auto adjust = [disks = std::move(disks), nets = std::move(nets), vsock = vsock_of(options), ring,
+                   foreign](MachineConfig& config) {
       if (disks.size() > config.disks.size() || nets.size() > config.nets.size())
         throw Error("BAD_CONFIG", "the snapshot's machine has " + std::to_string(config.disks.size()) +
                                       " disks and " + std::to_string(config.nets.size()) +
                                       " network devices: no more can be given");
+      if (foreign)
+        check_all_given(
+            config, disks, [&](size_t i) { return i < nets.size() && nets[i].tap; }, vsock.has_value());
       for (size_t i = 0; i < disks.size(); ++i)
         if (disks[i]) config.disks[i].path = *disks[i];
       for (size_t i = 0; i < nets.size(); ++i) {
@@ -668,11 +690,16 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
     }
     return make_machine(
         info, info[2], text_of(options.Get("device"), "device"),
-        [path = Args(info).text(0), how = std::move(how), pages](
+        [path = Args(info).text(0), how = std::move(how), pages, foreign](
             std::shared_ptr<kvm::System> system,
             std::shared_ptr<Mailbox> mailbox) -> std::unique_ptr<VirtualMachine> {
-          machine::SnapshotChain chain =
-              pages ? machine::SnapshotChain{pages->open()} : machine::open_snapshot(path);
+          machine::SnapshotChain chain;
+          if (pages)
+            chain = {pages->open()};
+          else if (foreign)
+            chain = {std::make_shared<machine::SnapshotFile>(path, [](uint64_t, uint64_t) {})};  // it is here
+          else
+            chain = machine::open_snapshot(path);
           if (machine::snapshot_board(*chain.front()) == machine::BoardKind::kStandard)
             return StandardMachine::restore(std::move(system), std::move(chain), std::move(mailbox), how);
           return Machine::restore(std::move(system), std::move(chain), std::move(mailbox), how);

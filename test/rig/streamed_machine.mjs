@@ -52,7 +52,7 @@ await observe(async (folder, given, seen) => {
     const [memory, disk] = await Promise.all([open(SnapshotStream, 'memory'), open(ImageStream, 'disk')])
     const nbd = await NbdServer.start(disk.cache, { writable: true, trace: at(`trace.${turn}`) })
     await Promise.all([memory.ready, disk.ready])
-    const restored = await memory.restore({ prefetch, disks: [nbd.uri] })
+    const restored = await memory.restore({ prefetch, disks: [nbd.uri], nets: [{ backend: { tap: 'guest0' } }] })
     await restored.resume()
     const digest = await page()
     seen.ways.push({

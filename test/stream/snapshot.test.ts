@@ -2,7 +2,7 @@
 // they do not get they do not run without.
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { copyFileSync, readFileSync, rmSync } from 'node:fs'
+import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import t, { type Test } from 'tap'
@@ -319,6 +319,39 @@ t.test('memory that cannot be had any more fails the machine, and says why', { s
     t.equal(machine.reason, 'error')
     t.match(machine.message, how === 'damaged' ? /came damaged 4 times/ : /publishes another image now/)
     await t.rejects(machine.stateDigest(), Error, 'its memory is not taken for zeros')
+  }
+})
+
+t.test('a snapshot from elsewhere chooses no file of this host', { skip }, async t => {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  for (const name of ['disk', 'other', 'mine', 'mine too']) writeFileSync(at(name), Buffer.alloc(1 << 20))
+  const machine = await guest(t, 'dirtier', 'base=4M pages=16 count=16 rounds=1 stay=1', {
+    memory: '32MiB',
+    disks: [{ path: at('disk') }, { path: at('other') }]
+  })
+  await machine.start()
+  await machine.console.waitFor('dirtier done 1\n')
+  await machine.pause()
+  await machine.snapshot(at('full'), { track: true })
+  await machine.snapshot(at('added'), { incremental: true })
+  await machine.close()
+  for (const name of ['full', 'added']) await pack(at(name), at(`${name}.pack`), { quality: 0 })
+  await using stream = await SnapshotStream.open(at('full.pack'), { cache: at('copy'), gate: 'none', fill: false })
+  await using added = await SnapshotStream.open(at('added.pack'), { cache: at('copy of added') })
+  const all = { disks: [at('mine'), at('mine too')] }
+  for (const whole of [false, true]) {
+    if (whole) {
+      await stream.close()
+      await using rest = await ImageStream.open(at('full.pack'), { cache: at('copy'), gate: 'none' })
+      await rest.complete
+      await added.complete
+    }
+    const refused = { code: 'BAD_CONFIG', message: /disk 1 is .*other in the snapshot, which may not choose/ }
+    await t.rejects(restoreStreamed(at('copy'), { disks: [at('mine')] }), refused)
+    await t.rejects(restoreStreamed(at('copy'), { disks: [at('mine'), undefined] }), refused)
+    await (await restoreStreamed(at('copy'), all)).close()
+    await t.rejects(restoreStreamed(at('copy of added'), all), code('SNAPSHOT_PARENT'))
   }
 })
 

@@ -93,9 +93,6 @@ void MachineMemory::know(const SnapshotFile& full) {
 MachineMemory::MachineMemory(std::shared_ptr<const SnapshotFile> snapshot, std::shared_ptr<PageSource> source,
                              Pager::Options options)
     : guest_(kvm::GuestMemory::allocate(snapshot->memory_size(), {})) {
-  if (snapshot->parent())
-    throw Error("SNAPSHOT_PARENT", "the snapshot " + snapshot->path() +
-                                       " adds to another one: only a full one can be brought in parts");
   keep_from_children({data(), guest_->size()});
   know(*snapshot);
   pager_ = std::make_unique<Pager>(std::span(data(), size()), in_file_, std::move(source), std::move(options),

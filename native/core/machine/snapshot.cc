@@ -185,9 +185,13 @@ SnapshotFile::SnapshotFile(const std::string& path, const Bring& bring) : path_(
     if (name.find('\0') != std::string::npos) corrupt("its parent has an impossible name");
     parent.path = (std::filesystem::path(path).parent_path() / name).string();
     parent_ = std::move(parent);
+    if (bring)
+      throw Error("SNAPSHOT_PARENT",
+                  "the snapshot " + path + " adds to another one: only a full one can be brought in parts");
   }
   uint64_t count = body.varint();
-  if (count > body.remaining() / 2) corrupt("it lists more pages than it can hold");
+  // Of those that are not zero each has a checksum.
+  if (count > body.remaining() / (parent_ ? 2 : 10)) corrupt("it lists more pages than it can hold");
   runs_.reserve(count);
   const uint64_t all = memory_size_ / kPage;
   uint64_t next = 0;

@@ -57,8 +57,9 @@ class SnapshotFile {
 
   // Is called before bytes [offset, offset + size) of the file are read, which may not be there yet.
   using Bring = std::function<void(uint64_t offset, uint64_t size)>;
-  // Checks header and state; reads nothing of the memory. Throws Error: the failed call, SNAPSHOT_VERSION,
-  // CORRUPT, what `bring` throws.
+  // Checks header and state; reads nothing of the memory. With `bring` it must be a full one: no other file
+  // is looked for. Throws Error: the failed call, SNAPSHOT_VERSION, SNAPSHOT_PARENT, CORRUPT, what `bring`
+  // throws.
   explicit SnapshotFile(const std::string& path, const Bring& bring = {});
   const std::string& path() const { return path_; }
   std::span<const uint8_t> state() const { return state_; }
