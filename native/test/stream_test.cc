@@ -10,6 +10,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <future>
@@ -263,6 +264,43 @@ TEST(Stream, AnswersThatAreNone) {
   CachedImage cached(copy.folder(), sleeps);
   std::vector<uint8_t> bytes(10);
   EXPECT_EQ(code_of([&] { cached.read(bytes.data(), 10, 0); }), "EIO");
+}
+
+// Whoever brings chunks may say that they are here of files that were made anew in the folder.
+TEST(Stream, WhatIsSaidToBeHereAndIsNotIsNotRead) {
+  const auto image = some_image();
+  Copy copy(image);
+  Bringer bringer(copy.folder(), [&](uint32_t first, uint32_t count) {
+    // The second of them is loose, and of the others one has come.
+    if (count == 1) return Bringer::here();
+    copy.bring(first);
+    const auto* bytes = reinterpret_cast<const char*>(image.data()) + (first + 1) * kChunk;
+    return Bringer::here() + Bringer::of(1, std::string(bytes, kChunk)) + (count == 3 ? Bringer::here() : "");
+  });
+  CachedImage cached(copy.folder(), sleeps);
+  std::vector<uint8_t> bytes(3 * kChunk);
+  EXPECT_EQ(code_of([&] { cached.read(bytes.data(), 10, 0); }), "BAD_CACHE");
+  EXPECT_EQ(code_of([&] { cached.read(bytes.data(), 3 * kChunk, kChunk); }), "BAD_CACHE");
+  EXPECT_FALSE(cached.read(bytes.data(), 2 * kChunk, 5 * kChunk));
+  EXPECT_TRUE(std::equal(bytes.begin(), bytes.begin() + 2 * kChunk, image.begin() + 5 * kChunk));
+  SnapshotPages pages(copy.folder(), 0);
+  bytes.resize(4096);
+  EXPECT_EQ(code_of([&] { pages.read(8, bytes, true); }), "BAD_CACHE");
+}
+
+TEST(Stream, AFolderThatIsGoneIsNotWaitedFor) {
+  const auto image = some_image();
+  Copy copy(image);
+  std::filesystem::create_directory(copy.folder() + "inner");
+  for (const char* name : {"image", "chunks"})
+    std::filesystem::copy_file(copy.file(name), copy.folder() + "inner/" + name);
+  CachedImage cached(copy.folder() + "inner", sleeps);
+  std::vector<uint8_t> bytes(10);
+  auto read =
+      std::async(std::launch::async, [&] { return code_of([&] { cached.read(bytes.data(), 10, 0); }); });
+  sleeps(100);
+  std::filesystem::remove_all(copy.folder() + "inner");
+  EXPECT_EQ(read.get(), "BAD_CACHE");
 }
 
 TEST(Stream, ASilentOneIsLeftWhenNobodyWaitsAnyMore) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/error.h"
+
 namespace hypertwin::stream {
 
 bool CachedImage::here(uint64_t offset, uint64_t size) const {
@@ -17,7 +19,17 @@ std::vector<Loose> CachedImage::bring(uint64_t offset, uint64_t size) {
   while (first <= last && !missing(first)) ++first;
   while (last > first && !missing(last)) --last;
   if (first > last) return {};
-  return manager_.need(first, last - first + 1, [&] { return here(offset, size); });
+  std::vector<Loose> loose = manager_.need(first, last - first + 1, [&] { return here(offset, size); });
+  // Who brings them may have made the folder's files anew: then they are not in those that are read here.
+  auto given = loose.begin();
+  for (uint32_t chunk = first; chunk <= last; ++chunk) {
+    while (given != loose.end() && given->chunk < chunk) ++given;
+    if (missing(chunk) && (given == loose.end() || given->chunk != chunk))
+      throw Error(
+          "BAD_CACHE",
+          "the cache's files have been made anew since they were opened: start again what reads them");
+  }
+  return loose;
 }
 
 bool CachedImage::read(void* to, size_t size, uint64_t offset) {

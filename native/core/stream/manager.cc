@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -30,7 +31,8 @@ Error gone(const char* what) { return {"EPIPE", what}; }
 }  // namespace
 
 Manager::Manager(int folder, uint32_t chunk_size, std::function<bool(int)> pause)
-    : path_("/proc/self/fd/" + std::to_string(folder) + "/manager.sock"),
+    : folder_(folder),
+      path_("/proc/self/fd/" + std::to_string(folder) + "/manager.sock"),
       chunk_size_(chunk_size),
       pause_(std::move(pause)) {}
 
@@ -48,6 +50,10 @@ std::vector<Loose> Manager::need(uint32_t first, uint32_t count, const std::func
     } catch (const Error& error) {
       if (error.code() != "EPIPE") throw;
       if (enough()) return loose;
+      struct stat info {};
+      if (fstat(folder_, &info) == 0 && info.st_nlink == 0)
+        throw Error("BAD_CACHE",
+                    "the cache's folder has been removed, and nobody can stream into it any more");
       if (!pause_(kRetryMs))
         throw Error("ESHUTDOWN", "nobody brings the image's chunks, and nobody waits for them");
     }
@@ -68,7 +74,8 @@ Fd Manager::take() {
     }
   }
   Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!socket) throw_errno("socket", "asking for chunks");
+  // There will be a descriptor for it again.
+  if (!socket) throw gone("no socket could be made");
   struct sockaddr_un address {};
   address.sun_family = AF_UNIX;
   path_.copy(address.sun_path, sizeof address.sun_path - 1);

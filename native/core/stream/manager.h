@@ -25,7 +25,8 @@ class Manager {
 
   // Returns when the chunks are in the cache, or throws; those that it has no room for come as they are.
   // `enough` says that they are there by now, which a new process in the old one's place may not need to be
-  // asked for.
+  // asked for. Throws Error: ESHUTDOWN when there is no use in waiting, EIO when a chunk cannot be had,
+  // BAD_CACHE when the folder is gone.
   std::vector<Loose> need(uint32_t first, uint32_t count, const std::function<bool()>& enough);
 
  private:
@@ -35,6 +36,7 @@ class Manager {
   Fd take();
   void give_back(Fd socket);
 
+  const int folder_;
   const std::string path_;
   const uint32_t chunk_size_;
   const std::function<bool(int)> pause_;
