@@ -4,11 +4,11 @@
 
 #include <chrono>
 #include <cstdint>
-#include <memory>
+#include <mutex>
 #include <string>
+#include <vector>
 
 #include "base/fd.h"
-#include "base/mapping.h"
 
 namespace hypertwin::nbdkit {
 
@@ -25,15 +25,27 @@ class AccessLog {
   void failed();
 
  private:
-  struct Counters;
+  // As they are in the file.
+  struct Counters {
+    uint64_t reads = 0;
+    uint64_t bytes = 0;
+    uint64_t waited_reads = 0;
+    uint64_t waited_us = 0;
+    uint64_t longest_us = 0;
+    uint64_t stalls = 0;
+    uint64_t failed_reads = 0;
+  };
+
+  bool write(const void* from, size_t size, uint64_t at);
 
   Fd file_;
-  Mapping head_;
-  Counters* counters_ = nullptr;
   const std::chrono::steady_clock::time_point start_;
   const uint32_t chunks_;
-  // A byte for each chunk: whether it has been written down.
-  std::unique_ptr<uint8_t[]> seen_;
+  std::mutex mutex_;
+  Counters counters_;  // this and the rest are guarded by mutex_
+  uint64_t end_ = 0;   // of the whole records
+  // Of each chunk, whether it has been written down.
+  std::vector<bool> seen_;
 };
 
 }  // namespace hypertwin::nbdkit

@@ -32,6 +32,9 @@ namespace {
 using stream::CacheView;
 using Clock = std::chrono::steady_clock;
 
+// Of one read of a client that asks.
+constexpr uint32_t kMaxRead = 32u << 20;
+
 struct Served {
   std::string folder;
   std::string log_path;
@@ -51,7 +54,16 @@ Served& served() {
 
 const CacheView& cache() { return served().image->view(); }
 
-// Nothing that is thrown may come out into nbdkit.
+thread_local Clock::time_point read_began;
+
+// This thread's read has waited for too long.
+bool is_late() {
+  const unsigned limit = served().wait_seconds;
+  return limit != 0 && Clock::now() - read_began > std::chrono::seconds(limit);
+}
+
+// Nothing that is thrown may come out into nbdkit. A client takes ESHUTDOWN for a server that ends, and asks
+// the next one.
 template <typename Body>
 int guarded(Body body) {
   try {
@@ -59,7 +71,7 @@ int guarded(Body body) {
     return 0;
   } catch (const Error& error) {
     nbdkit_error("%s", error.what());
-    nbdkit_set_error(error.code() == "ESHUTDOWN" ? ESHUTDOWN : EIO);
+    nbdkit_set_error(error.code() == "ESHUTDOWN" && !is_late() ? ESHUTDOWN : EIO);
   } catch (const std::exception& error) {
     nbdkit_error("%s", error.what());
     nbdkit_set_error(ENOMEM);
@@ -68,13 +80,9 @@ int guarded(Body body) {
 }
 
 // Waits; false when the client has gone, nbdkit ends, or this read has waited for too long.
-bool pause(Clock::time_point begin, int ms) {
-  const unsigned limit = served().wait_seconds;
-  if (limit != 0 && Clock::now() - begin > std::chrono::seconds(limit)) return false;
-  return nbdkit_nanosleep(0, static_cast<unsigned>(ms < 1 ? 1 : ms) * 1'000'000u) == 0;
+bool pause(int ms) {
+  return !is_late() && nbdkit_nanosleep(0, static_cast<unsigned>(ms < 1 ? 1 : ms) * 1'000'000u) == 0;
 }
-
-thread_local Clock::time_point read_began;
 
 void read(void* to, uint32_t size, uint64_t offset) {
   if (size == 0) return;
@@ -127,8 +135,7 @@ int config_complete() {
 int get_ready() {
   return guarded([] {
     Served& all = served();
-    all.image =
-        std::make_unique<stream::CachedImage>(all.folder, [](int ms) { return pause(read_began, ms); });
+    all.image = std::make_unique<stream::CachedImage>(all.folder, pause);
     all.counts = std::make_unique<ReadCounts>(cache().folder());
     if (!all.log_path.empty())
       all.log = std::make_unique<AccessLog>(all.log_path, cache().chunk_size(), cache().chunks(),
@@ -180,19 +187,21 @@ int extents(void* /*handle*/, uint32_t size, uint64_t offset, uint32_t flags, st
 
 int can_cache(void* /*handle*/) { return NBDKIT_CACHE_NATIVE; }
 
-// A client says that it will read this.
+// A client says that it will read this. What the copy has no room for would only fill the memory.
 int cache_chunks(void* /*handle*/, uint32_t size, uint64_t offset, uint32_t /*flags*/) {
   return guarded([&] {
-    if (size == 0) return;
     read_began = Clock::now();
-    served().image->bring(offset, size);
+    for (uint32_t done = 0, piece = 0; done < size; done += piece) {
+      piece = std::min(size - done, kMaxRead);
+      if (!served().image->bring(offset + done, piece).empty()) return;
+    }
   });
 }
 
 int block_size(void* /*handle*/, uint32_t* minimum, uint32_t* preferred, uint32_t* maximum) {
   *minimum = 1;
   *preferred = cache().chunk_size();
-  *maximum = 32u << 20;
+  *maximum = kMaxRead;
   return 0;
 }
 
