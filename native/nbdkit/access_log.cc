@@ -52,15 +52,15 @@ bool AccessLog::write(const void* from, size_t size, uint64_t at) {
 void AccessLog::add(uint32_t first, uint32_t last, uint64_t bytes,
                     std::chrono::steady_clock::time_point begin, uint64_t waited_us) {
   const std::lock_guard lock(mutex_);
-  counters_.reads++;
-  counters_.bytes += bytes;
+  counters_[kReads]++;
+  counters_[kBytes] += bytes;
   if (waited_us > 0) {
-    counters_.waited_reads++;
-    counters_.waited_us += waited_us;
-    if (waited_us > kStallUs) counters_.stalls++;
-    counters_.longest_us = std::max(counters_.longest_us, waited_us);
+    counters_[kWaitedReads]++;
+    counters_[kWaitedUs] += waited_us;
+    if (waited_us > kStallUs) counters_[kStalls]++;
+    counters_[kLongestUs] = std::max(counters_[kLongestUs], waited_us);
   }
-  write(&counters_, sizeof counters_, kCountersAt);
+  write(counters_.data(), sizeof counters_, kCountersAt);
   const auto at = std::chrono::duration_cast<std::chrono::microseconds>(begin - start_).count();
   const uint32_t waited = waited_us > UINT32_MAX ? UINT32_MAX : static_cast<uint32_t>(waited_us);
   for (uint32_t chunk = first; chunk <= last && chunk < chunks_; chunk++) {
@@ -75,8 +75,8 @@ void AccessLog::add(uint32_t first, uint32_t last, uint64_t bytes,
 
 void AccessLog::failed() {
   const std::lock_guard lock(mutex_);
-  counters_.failed_reads++;
-  write(&counters_, sizeof counters_, kCountersAt);
+  counters_[kFailedReads]++;
+  write(counters_.data(), sizeof counters_, kCountersAt);
 }
 
 }  // namespace hypertwin::nbdkit

@@ -2,7 +2,9 @@
 // is described in docs/stream-format.md; lib/stream/trace.ts reads it, also while it grows.
 #pragma once
 
+#include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -26,14 +28,15 @@ class AccessLog {
 
  private:
   // As they are in the file.
-  struct Counters {
-    uint64_t reads = 0;
-    uint64_t bytes = 0;
-    uint64_t waited_reads = 0;
-    uint64_t waited_us = 0;
-    uint64_t longest_us = 0;
-    uint64_t stalls = 0;
-    uint64_t failed_reads = 0;
+  enum Counter : size_t {
+    kReads,
+    kBytes,
+    kWaitedReads,
+    kWaitedUs,
+    kLongestUs,
+    kStalls,
+    kFailedReads,
+    kCounters
   };
 
   bool write(const void* from, size_t size, uint64_t at);
@@ -42,8 +45,8 @@ class AccessLog {
   const std::chrono::steady_clock::time_point start_;
   const uint32_t chunks_;
   std::mutex mutex_;
-  Counters counters_;  // this and the rest are guarded by mutex_
-  uint64_t end_ = 0;   // of the whole records
+  std::array<uint64_t, kCounters> counters_{};  // this and the rest are guarded by mutex_
+  uint64_t end_ = 0;                            // of the whole records
   // Of each chunk, whether it has been written down.
   std::vector<bool> seen_;
 };
