@@ -329,6 +329,7 @@ class GatedPages final : public PageSource {
     lock.unlock();
     file_.read(first, into, true);
   }
+  bool here(uint64_t /*first*/, uint64_t /*pages*/) const override { return false; }
   void cancel() override { set(cancelled_); }
   void open() { set(open_); }
   void break_off() { set(broken_); }

@@ -423,6 +423,7 @@ class NotedPages final : public machine::PageSource {
     const std::lock_guard lock(mutex_);
     if (!urgent) order_.push_back(first);
   }
+  bool here(uint64_t /*first*/, uint64_t /*pages*/) const override { return true; }
   void cancel() override {}
   std::vector<uint64_t> order() const {
     const std::lock_guard lock(mutex_);
@@ -477,8 +478,11 @@ TEST(Stream, PagesThatNobodyWaitsForAreNotAskedFor) {
   auto read = std::async(std::launch::async, [&] { pages.read(2, bytes, false); });
   sleeps(50);
   EXPECT_EQ(bringer.requests(), 0);
+  EXPECT_FALSE(pages.here(2, 1));
   copy.bring(3);
   read.get();
+  EXPECT_TRUE(pages.here(2, 1));
+  EXPECT_FALSE(pages.here(2, 2));
   EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), image.begin() + 3 * kChunk));
 }
 

@@ -93,6 +93,7 @@ class FilePages final : public PageSource {
   void read(uint64_t first, std::span<uint8_t> into, bool /*urgent*/) override {
     file_->read_pages(first, into);
   }
+  bool here(uint64_t /*first*/, uint64_t /*pages*/) const override { return true; }
   void cancel() override {}
 
  private:

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 
 #include "base/clock.h"
@@ -28,6 +29,8 @@ constexpr uint64_t kPage = devices::kPageSize;
 constexpr ptrdiff_t kNear = 2 << 20;
 // A longer wait is a stall, as of a read of an image.
 constexpr uint64_t kStallNs = 100'000'000;
+// Between two looks whether the source has what is wanted by now, while all that could ask for it wait.
+constexpr auto kLook = std::chrono::milliseconds(2);
 
 bool has(const std::unique_ptr<std::atomic<uint64_t>[]>& bitmap, uint64_t page) {
   return bitmap[page / 64].load(std::memory_order_acquire) >> (page % 64) & 1;
@@ -90,6 +93,8 @@ Pager::Pager(std::span<uint8_t> memory, std::span<const uint64_t> held, std::sha
     threads_.emplace_back([this] { take_faults(); });
     for (unsigned i = 0; i < std::max(1u, options_.threads); ++i)
       threads_.emplace_back([this] { serve_faults(); });
+    threads_.emplace_back([this] { serve_asked(); });
+    threads_.emplace_back([this] { serve_here(); });
   } catch (...) {
     give_up();
     throw;
@@ -175,37 +180,69 @@ void Pager::serve_faults() {
   pthread_setname_np(pthread_self(), "ht-pager");
   std::unique_lock lock(mutex_);
   for (;;) {
-    wake_.wait(lock, [this] { return quit_ || !wanted_.empty() || !asked_.empty(); });
+    wake_.wait(lock, [this] { return quit_ || !wanted_.empty(); });
     if (quit_) return;
-    if (wanted_.empty()) {
-      const uint64_t page = asked_.front();
-      asked_.pop_front();
-      lock.unlock();
-      or_fail([&] {
-        if (wants(page)) bring(page, true);
-      });
-      lock.lock();
-      continue;
-    }
     const Fault fault = wanted_.front();
     wanted_.pop_front();
-    const bool first = wants(fault.page);
-    const size_t index = touched_.size();
-    if (first) touched_.push_back({fault.page, fault.since_ns - begun_ns_, 0});
-    lock.unlock();
-    or_fail([&] {
-      if (first) bring(fault.page, true);
-      // Zero, or it has come meanwhile and only its waiter is to be woken.
-      put_zero(fault.page);
-    });
-    lock.lock();
-    const uint64_t waited = now_ns() - fault.since_ns;
-    waited_ns_ += waited;
-    longest_ns_ = std::max(longest_ns_, waited);
-    if (first && index < touched_.size()) {
-      touched_[index].waited_ns = waited;
-      if (waited > kStallNs) ++stalls_;
+    serve(fault, lock);
+  }
+}
+
+void Pager::serve_asked() {
+  pthread_setname_np(pthread_self(), "ht-asked");
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    wake_.wait(lock, [this] { return quit_ || !asked_.empty(); });
+    if (quit_) return;
+    serve_first(asked_, lock);
+  }
+}
+
+void Pager::serve_here() {
+  pthread_setname_np(pthread_self(), "ht-here");
+  std::unique_lock lock(mutex_);
+  while (!quit_) {
+    const auto found = std::ranges::find_if(
+        wanted_, [this](const Fault& fault) { return !wants(fault.page) || source_has(fault.page); });
+    if (found != wanted_.end()) {
+      const Fault fault = *found;
+      wanted_.erase(found);
+      serve(fault, lock);
+    } else if (!asked_here_.empty()) {
+      serve_first(asked_here_, lock);
+    } else if (!wanted_.empty()) {
+      wake_.wait_for(lock, kLook);
+    } else {
+      wake_.wait(lock, [this] { return quit_ || !wanted_.empty() || !asked_here_.empty(); });
     }
+  }
+}
+
+void Pager::serve_first(std::deque<uint64_t>& asked, std::unique_lock<std::mutex>& lock) {
+  const uint64_t page = asked.front();
+  asked.pop_front();
+  lock.unlock();
+  or_fail([&] { bring(page, true); });
+  lock.lock();
+}
+
+void Pager::serve(const Fault& fault, std::unique_lock<std::mutex>& lock) {
+  const bool first = wants(fault.page);
+  const size_t index = touched_.size();
+  if (first) touched_.push_back({fault.page, fault.since_ns - begun_ns_, 0});
+  lock.unlock();
+  or_fail([&] {
+    if (first) bring(fault.page, true);
+    // Zero, or it has come meanwhile and only its waiter is to be woken.
+    put_zero(fault.page);
+  });
+  lock.lock();
+  const uint64_t waited = now_ns() - fault.since_ns;
+  waited_ns_ += waited;
+  longest_ns_ = std::max(longest_ns_, waited);
+  if (first && index < touched_.size()) {
+    touched_[index].waited_ns = waited;
+    if (waited > kStallNs) ++stalls_;
   }
 }
 
@@ -232,23 +269,36 @@ uint64_t Pager::block_end(uint64_t page) const {
   return std::min(pages_, page + options_.block - (page + options_.phase) % options_.block);
 }
 
-void Pager::bring(uint64_t page, bool urgent) {
+template <class Run>
+bool Pager::for_each_missing(uint64_t page, const Run& run) const {
   const uint64_t end = block_end(page);
   const uint64_t back = (page + options_.phase) % options_.block;
-  const uint64_t begin = page - std::min(page, back);
-  std::vector<uint8_t> bytes;
-  for (uint64_t first = begin; first < end;) {
+  for (uint64_t first = page - std::min(page, back); first < end;) {
     if (!wants(first)) {
       ++first;
       continue;
     }
     uint64_t last = first + 1;
     while (last < end && wants(last)) ++last;
+    if (!run(first, last)) return false;
+    first = last;
+  }
+  return true;
+}
+
+void Pager::bring(uint64_t page, bool urgent) {
+  std::vector<uint8_t> bytes;
+  for_each_missing(page, [&](uint64_t first, uint64_t last) {
     bytes.resize((last - first) * kPage);
     source_->read(first, bytes, urgent);
     put(first, bytes);
-    first = last;
-  }
+    return true;
+  });
+}
+
+bool Pager::source_has(uint64_t page) const {
+  return for_each_missing(
+      page, [this](uint64_t first, uint64_t last) { return source_->here(first, last - first); });
 }
 
 // Pages that have come meanwhile, or were discarded, stay as they are.
@@ -340,17 +390,20 @@ bool Pager::here(uint64_t offset, uint64_t size) const {
 }
 
 void Pager::want(uint64_t offset, uint64_t size) {
+  std::vector<uint64_t> missing, ready;
+  const uint64_t end = std::min(pages_, (offset + size + kPage - 1) / kPage);
+  for (uint64_t page = offset / kPage; page < end;) {
+    if (!wants(page)) {
+      ++page;
+      continue;
+    }
+    (source_has(page) ? ready : missing).push_back(page);
+    page = block_end(page);
+  }
   {
     std::lock_guard lock(mutex_);
-    const uint64_t end = std::min(pages_, (offset + size + kPage - 1) / kPage);
-    for (uint64_t page = offset / kPage; page < end;) {
-      if (!wants(page)) {
-        ++page;
-        continue;
-      }
-      asked_.push_back(page);
-      page = block_end(page);
-    }
+    asked_.insert(asked_.end(), missing.begin(), missing.end());
+    asked_here_.insert(asked_here_.end(), ready.begin(), ready.end());
   }
   wake_.notify_all();
 }

@@ -26,6 +26,8 @@ class PageSource {
   // Whole pages from page `first` on. May take as long as it takes. `urgent`: somebody waits for them. Throws
   // what makes them impossible to have.
   virtual void read(uint64_t first, std::span<uint8_t> into, bool urgent) = 0;
+  // Whether reading so many pages from `first` on would wait for nobody, from now on. Waits for nobody.
+  virtual bool here(uint64_t first, uint64_t pages) const = 0;
   // Reads give up from now on: they throw Error("CLOSED").
   virtual void cancel() = 0;
 };
@@ -36,7 +38,7 @@ class Pager {
     // Pages in the order in which they are brought; what is none of the memory's is left out.
     std::vector<uint64_t> working_set{};
     bool all = true;       // then the rest, in order; else only what is touched
-    unsigned threads = 4;  // that bring what is touched
+    unsigned threads = 4;  // that bring what is touched and wait for it
     // Pages that come together: those of `block` pages each, of which the first one begins `phase` before
     // page 0.
     uint64_t block = 16;
@@ -85,7 +87,7 @@ class Pager {
   bool here(uint64_t offset, uint64_t size) const;
   // Pages that are zero from now on, whether or not they have come. Any thread.
   void discard(uint64_t offset, uint64_t size);
-  // Asks for what has not come of [offset, offset + size), after what is touched; waits for nothing.
+  // Asks for what has not come of [offset, offset + size); waits for nothing.
   void want(uint64_t offset, uint64_t size);
   // What was touched before it had come, in order: a working set for the next time.
   std::vector<Touch> touched() const;
@@ -96,10 +98,23 @@ class Pager {
     uint64_t since_ns;
   };
   void take_faults();
+  // Three kinds of threads bring what somebody wants: those for faults, one for what is asked for, and one
+  // that waits for nobody, so that what the source has comes however many of the others wait.
   void serve_faults();
+  void serve_asked();
+  void serve_here();
+  // The lock is let go meanwhile.
+  void serve(const Fault& fault, std::unique_lock<std::mutex>& lock);
+  void serve_first(std::deque<uint64_t>& asked, std::unique_lock<std::mutex>& lock);
   void bring_rest();
   // The block of pages around one, as far as it has not come.
   void bring(uint64_t page, bool urgent);
+  // Whether bring() would wait for nobody.
+  bool source_has(uint64_t page) const;
+  // Calls with [first, last) of each run of pages that have not come of the block around one, until it
+  // returns false: then this does.
+  template <class Run>
+  bool for_each_missing(uint64_t page, const Run& run) const;
   uint64_t block_end(uint64_t page) const;
   void wake_with_zero(uint64_t page);
   void put(uint64_t first, std::span<const uint8_t> bytes);
@@ -128,7 +143,8 @@ class Pager {
   mutable std::mutex mutex_;  // guards the following
   std::condition_variable wake_;
   std::deque<Fault> wanted_;
-  std::deque<uint64_t> asked_;  // a page of each block
+  // A page of each block; of those that the source had when they were asked for.
+  std::deque<uint64_t> asked_, asked_here_;
   std::vector<Touch> touched_;
   uint64_t waited_ns_ = 0, longest_ns_ = 0, stalls_ = 0;
   std::optional<Error> failure_;

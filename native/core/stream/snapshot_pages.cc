@@ -98,4 +98,9 @@ void SnapshotPages::read(uint64_t first, std::span<uint8_t> into, bool urgent) {
   waiting([&] { image_.read(into.data(), into.size(), offset); });
 }
 
+bool SnapshotPages::here(uint64_t first, uint64_t pages) const {
+  return image_.here(machine::SnapshotFile::kMemoryOffset + first * devices::kPageSize,
+                     pages * devices::kPageSize);
+}
+
 }  // namespace hypertwin::stream

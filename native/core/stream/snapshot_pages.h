@@ -30,6 +30,7 @@ class SnapshotPages final : public machine::PageSource {
   machine::Pager::Options options() const;
 
   void read(uint64_t first, std::span<uint8_t> into, bool urgent) override;
+  bool here(uint64_t first, uint64_t pages) const override;
   void cancel() override;
 
  private:
