@@ -156,5 +156,17 @@ TEST(Pager, ABlockOfWhichAPartIsMissingIsNotHere) {
   EXPECT_EQ(paged.memory.data()[7 * kPage], 0);
 }
 
+TEST(Pager, WhatIsAskedForComesWhateverIsDiscardedMeanwhile) {
+  Paged paged({}, 4);
+  paged.pager->want(0, 12 * kPage);
+  ASSERT_TRUE(paged.source->wait_asked(1));
+  // The first page of a block that waits for its turn.
+  paged.pager->discard(8 * kPage, kPage);
+  paged.source->open();
+  ASSERT_TRUE(paged.comes(8, 4));
+  EXPECT_EQ(paged.memory.data()[8 * kPage], 0);
+  EXPECT_EQ(paged.memory.data()[9 * kPage], 10);
+}
+
 }  // namespace
 }  // namespace hypertwin::machine

@@ -445,12 +445,12 @@ TEST(Stream, AWorkingSetComesFirstInItsOrder) {
   };
   for (const Case& one :
        {Case{false, 1, 3, {5, 2, 7}}, Case{true, 1, 15, {5, 2, 7, 0, 1, 3, 4, 6, 8, 10, 11, 12, 13, 14, 15}},
-        Case{true, 4, 15, {4, 0, 8, 10, 12}}}) {
+        Case{true, 4, 15, {4, 0, 8, 10, 12}}, Case{false, 4, 11, {4, 0, 8, 10}}}) {
     const Mapping memory =
         Mapping::map(16 * kChunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "for a test");
     auto source = std::make_shared<NotedPages>();
     machine::Pager::Options options;
-    // One that there is not, one that is zero, one twice.
+    // One that there is not, one that is zero (others of its block are not), one twice.
     options.working_set = {5, uint64_t{1} << 30, 2, 9, 5, 7};
     options.all = one.all;
     options.block = one.block;

@@ -251,7 +251,7 @@ void Pager::bring_rest() {
   or_fail([&] {
     for (uint64_t page : options_.working_set) {
       if (quit_ || failed_) return;
-      if (page < pages_ && wants(page)) bring(page, false);
+      if (page < pages_) bring(page, false);
     }
     if (!options_.all) return;
     for (auto [first, count] : dirty::Ranges(held_))

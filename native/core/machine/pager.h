@@ -35,7 +35,7 @@ class PageSource {
 class Pager {
  public:
   struct Options {
-    // Pages in the order in which they are brought; what is none of the memory's is left out.
+    // Pages in the order in which their blocks are brought; what is none of the memory's is left out.
     std::vector<uint64_t> working_set{};
     bool all = true;       // then the rest, in order; else only what is touched
     unsigned threads = 4;  // that bring what is touched and wait for it
