@@ -32,7 +32,7 @@ namespace {
 
 constexpr uint8_t kStateVersion = 4;
 constexpr auto kKickInterval = std::chrono::milliseconds(1);
-constexpr size_t kInboxPackets = 4096, kInboxBytes = 16u << 20, kMaxTyped = 64u << 10;
+constexpr size_t kInboxPackets = 4096, kInboxBytes = 16u << 20;
 constexpr unsigned kDiskThreads = 4, kDiskBatch = 8;
 constexpr uint64_t kTssAddress = 0xfffbd000;
 constexpr uint32_t kMtrrDefault = 0x2ff, kMtrrWriteBack = 1 << 11 | 6;
@@ -574,7 +574,11 @@ void StandardMachine::io_main(StandardBoard::Function& function) {
       std::lock_guard lock(function.mutex());
       function.device().notify(static_cast<unsigned>(i));
       if (rng) give_entropy();
-      if (&function == board_->console_function()) take_typed(function.as<devices::VirtioConsole>());
+      if (&function == board_->console_function()) {
+        auto& console = function.as<devices::VirtioConsole>();
+        typed_.take(console.input_space(),
+                    [&](std::span<const uint8_t> bytes) { return console.receive(bytes); });
+      }
     }
   }
 }
@@ -792,21 +796,10 @@ void StandardMachine::take_inbox(size_t net) {
   }
 }
 
-void StandardMachine::take_typed(devices::VirtioConsole& console) {
-  std::lock_guard lock(typed_mutex_);
-  const size_t count = std::min(typed_.size(), console.input_space());
-  const std::vector<uint8_t> bytes(typed_.begin(), typed_.begin() + static_cast<ptrdiff_t>(count));
-  typed_.erase(typed_.begin(), typed_.begin() + static_cast<ptrdiff_t>(console.receive(bytes)));
-}
-
 bool StandardMachine::send_console(std::span<const uint8_t> bytes) {
   check_console(bytes);
   if (auto* function = board_->console_function()) {
-    {
-      std::lock_guard lock(typed_mutex_);
-      if (typed_.size() + bytes.size() > kMaxTyped) return false;
-      typed_.insert(typed_.end(), bytes.begin(), bytes.end());
-    }
+    if (!typed_.add(bytes)) return false;
     ring(function->doorbell(0));
     return true;
   }

@@ -24,6 +24,7 @@
 #include "machine/image.h"
 #include "machine/kernel_net.h"
 #include "machine/standard_board.h"
+#include "machine/typed.h"
 #include "machine/virtual_machine.h"
 
 namespace hypertwin::machine {
@@ -181,8 +182,6 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   void give_entropy();
   // Tells the guest that its random numbers must not be those of another machine.
   void new_generation();
-  // What was typed, as far as it has room. Its mutex is held.
-  void take_typed(devices::VirtioConsole& console);
   // Its mutex is held.
   void take_inbox(size_t net);
 
@@ -206,8 +205,7 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
     size_t bytes = 0;
   };
   std::vector<std::unique_ptr<Inbox>> inboxes_;  // by net
-  std::mutex typed_mutex_;                       // guards typed_
-  std::deque<uint8_t> typed_;                    // for the virtio-console
+  Typed typed_;
   std::unique_ptr<backends::VsockUnix> vsock_;
   std::deque<devices::EntropyRequest> entropy_;  // wanted; guarded by the rng's mutex
   std::vector<std::thread> io_threads_;
