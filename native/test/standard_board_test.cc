@@ -4,6 +4,11 @@
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
 
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <future>
+
 #include "code_of.h"
 #include "devices_board.h"
 #include "machine_util.h"
@@ -14,9 +19,12 @@ namespace {
 using devices::VirtioPci;
 
 struct NoHost : StandardHost {
+  std::function<void(uint32_t)> on_console{};
   uint64_t now() override { return 0; }
   void transmit(uint32_t, std::span<const uint8_t>) override {}
-  void console_output(uint32_t, std::span<const uint8_t>) override {}
+  void console_output(uint32_t device, std::span<const uint8_t>) override {
+    if (on_console) on_console(device);
+  }
   void block_submit(uint32_t, devices::BlockRequest) override {}
   void power(devices::PowerEvent) override {}
   void entropy_wanted(uint32_t, devices::EntropyRequest) override {}
@@ -30,7 +38,7 @@ struct NoHost : StandardHost {
   void vsock_event(uint32_t, devices::VsockEvent) override {}
 };
 
-// Two networks (slots 1 and 2) and the entropy device (slot 3).
+// Two networks (slots 1 and 2), the entropy device (slot 3), and a console (slot 4).
 struct Board {
   static constexpr uint8_t kCommand = 0x04, kBar0 = 0x10;
 
@@ -48,6 +56,7 @@ struct Board {
     vm->create_irqchip();
     MachineConfig config;
     config.nets.resize(2);
+    config.console = true;
     board = std::make_unique<StandardBoard>(vm, host, ram, config, [](uint32_t) {});
   }
   void select(unsigned slot, uint8_t offset) {
@@ -145,6 +154,41 @@ TEST(StandardBoard, ExchangedWindowsAreRestored) {
   other.load(at_one_place);
   EXPECT_TRUE(other.listens(rng) && other.listens(second));
   EXPECT_FALSE(other.listens(first));
+}
+
+// A function's thread, or an access to it, may wait for a page of a guest whose memory is streamed.
+TEST(StandardBoard, AFunctionThatWaitsHoldsUpNothingElse) {
+  NEED_KVM();
+  Board board(system_);
+  std::promise<void> begun, go_on;
+  std::atomic<int> typed{0};
+  board.host.on_console = [&](uint32_t device) {
+    if (device == kSerialConsole) {
+      ++typed;
+      return;
+    }
+    begun.set_value();
+    go_on.get_future().wait();
+  };
+  constexpr uint32_t kEmergencyWrite = 8;
+  const uint32_t console = board.window(4);
+  auto access = std::async(std::launch::async, [&] {
+    board.board->mmio_write(console + VirtioPci::kMemoryDevice + kEmergencyWrite, 4, 'x');
+  });
+  begun.get_future().wait();
+  auto others = std::async(std::launch::async, [&] {
+    board.board->port_write(devices::Serial::kPorts[0].first, 1, 'x');
+    // As the owner does, on the thread that must not wait.
+    std::lock_guard lock(board.board->mutex());
+    const uint8_t key = 'k';
+    EXPECT_EQ(board.board->serial().receive({&key, 1}), 1u);
+    EXPECT_FALSE(board.board->acpi().press_power_button());
+  });
+  EXPECT_EQ(others.wait_for(std::chrono::seconds(30)), std::future_status::ready);
+  go_on.set_value();
+  access.get();
+  others.get();
+  EXPECT_EQ(typed, 1);
 }
 
 }  // namespace

@@ -23,6 +23,11 @@ class PortMap {
         map_[range.first + i] = static_cast<uint8_t>(ports_.size() - 1);
   }
 
+  // Whether PCI answers: its configuration, or what may be a window.
+  bool of_pci(uint16_t port) const {
+    const auto* device = ports_[map_[port]];
+    return !device || device == &pci_;
+  }
   // Size 1, 2 or 4. What nobody answers reads as all ones.
   uint32_t read(uint16_t port, unsigned size) const {
     uint32_t value = 0;

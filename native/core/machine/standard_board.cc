@@ -137,23 +137,23 @@ void StandardBoard::place_doorbells() {
 }
 
 uint32_t StandardBoard::port_read(uint16_t port, unsigned size) {
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(guard_of(port));
   return ports_.read(port, size);
 }
 
 void StandardBoard::port_write(uint16_t port, unsigned size, uint32_t value) {
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(guard_of(port));
   ports_.write(port, size, value);
 }
 
 uint64_t StandardBoard::mmio_read(uint64_t address, unsigned size) {
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(pci_mutex_);
   uint64_t value = 0;
   return pci_.mmio_access(address, size, false, value) ? value : ~uint64_t{0};
 }
 
 void StandardBoard::mmio_write(uint64_t address, unsigned size, uint64_t value) {
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(pci_mutex_);
   pci_.mmio_access(address, size, true, value);
 }
 
@@ -179,9 +179,10 @@ std::vector<devices::Device*> StandardBoard::devices() {
 
 void StandardBoard::save(ByteWriter& out) const {
   // The owner's calls come at any time.
-  std::lock_guard lock(mutex_);
+  std::lock_guard pci(pci_mutex_);
   std::vector<std::unique_lock<std::mutex>> locks;
   for (const auto& function : functions_) locks.emplace_back(function->mutex());
+  std::lock_guard lock(mutex_);
   const auto list = const_cast<StandardBoard*>(this)->devices();
   save_sections(out, {list.begin(), list.end()});
   pins_.save(out);

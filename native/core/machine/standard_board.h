@@ -2,7 +2,8 @@
 // serial port, the clock and the PCI devices, each with a lock of its own so that its I/O goes on beside the
 // vCPUs.
 //
-// Order of locks: the board's (an access by the guest), then a device's.
+// Order of locks: PCI's (an access by the guest), then a function's, which a thread may hold while it waits
+// for a page of the guest's memory. The board's, of what is no function, is never held so long.
 #pragma once
 
 #include <functional>
@@ -118,8 +119,10 @@ class StandardBoard {
   std::vector<devices::Device*> devices();
   // After windows have moved.
   void place_doorbells();
+  std::mutex& guard_of(uint16_t port) { return ports_.of_pci(port) ? pci_mutex_ : mutex_; }
 
   std::shared_ptr<kvm::Vm> vm_;
+  mutable std::mutex pci_mutex_;  // guards pci_, and where the doorbells are
   mutable std::mutex mutex_;
   IrqPins pins_;
   MessageRoutes routes_;
