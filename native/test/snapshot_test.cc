@@ -426,6 +426,24 @@ TEST_P(Snapshot, AGuestWaitsForItsMemoryAndFailsWithoutIt) {
   }
 }
 
+TEST_P(Snapshot, OneThatIsSteppedExecutesNothingOfMemoryThatWasLost) {
+  create()->snapshot(dir_.file("s"));
+  auto pages = std::make_shared<GatedPages>(dir_.file("s"));
+  RestoreOptions options;
+  options.pages = pages;
+  options.paging = {.all = false};
+  auto there = std::make_shared<TestListener>();
+  auto twin = restore_with(dir_.file("s"), options, there);
+  const uint64_t rip = twin->vcpu_state(0).regs.rip;
+  auto stepped = std::async(std::launch::async, [&] { return twin->step(0, 100, {}); });
+  ASSERT_TRUE(pages->wait_asked());
+  pages->break_off();
+  EXPECT_EQ(stepped.get(), 0u);
+  ASSERT_TRUE(there->wait_state(State::kFailed));
+  EXPECT_EQ(twin->vcpu_state(0).regs.rip, rip) << "nor the zeros in its place";
+  EXPECT_NE(twin->message().find("the source has gone"), std::string::npos) << twin->message();
+}
+
 TEST_P(Snapshot, NothingLeavesOfMemoryThatWasLost) {
   auto machine = create();
   run(*machine, *listener_);

@@ -800,7 +800,7 @@ uint64_t Machine::step(size_t vcpu, uint64_t most, std::span<const uint64_t> unt
   return done;
 }
 
-// False: nothing was executed, since the guest waits.
+// False: nothing was executed, since the guest waits, or its memory was lost.
 bool Machine::step_here(Stepper& stepper) {
   if (at_boundary_) {
     if (!leave_boundary()) return false;
@@ -809,7 +809,7 @@ bool Machine::step_here(Stepper& stepper) {
   }
   stepper.begin();
   while (vcpu_->run() != kvm::RunResult::kExit)
-    if (stepper.too_long()) return false;
+    if (stepper.too_long() || !memory_->intact()) return false;
   on_exit();
   settle();
   return true;

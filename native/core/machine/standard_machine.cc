@@ -472,11 +472,12 @@ void StandardMachine::end_from_inside(End end) {
   for (auto& cpu : cpus_) cpu->vcpu->kick();
 }
 
-// Until it is settled, others may wait for a page, and have control_.
+// Until it is settled, others may wait for a page, and have control_: a paused machine may be about to run,
+// or be stepped.
 void StandardMachine::lost(const Error& error, bool settled) {
   const End end = error.code() == "CLOSED" ? End{State::kStopped, Reason::kRequested, {}}
                                            : End{State::kFailed, Reason::kError, error.what()};
-  if (state() == State::kRunning) end_from_inside(end);
+  if (state() == State::kRunning || state() == State::kPaused) end_from_inside(end);
   if (!settled) return;
   std::lock_guard control(control_);
   if (state() == State::kRunning)
@@ -864,14 +865,16 @@ uint64_t StandardMachine::step(size_t index, uint64_t most, std::span<const uint
 bool StandardMachine::step_cpu(Cpu& cpu, Stepper& stepper) {
   stepper.begin();
   for (;;) {
+    {
+      std::lock_guard lock(mutex_);
+      if (end_) return false;
+    }
     if (cpu.vcpu->run() != kvm::RunResult::kExit) {
       if (stepper.too_long()) return false;
       continue;
     }
     if (cpu.vcpu->run_page()->exit_reason == KVM_EXIT_DEBUG) return true;
     if (!serve(cpu)) return false;
-    std::lock_guard lock(mutex_);
-    if (end_) return false;
   }
 }
 
