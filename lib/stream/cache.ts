@@ -15,8 +15,9 @@ import path from 'node:path'
 import process from 'node:process'
 import { digestOf } from './codec.js'
 import { failed, StreamError } from './errors.js'
+import { LOCK_FILE } from './lock.js'
 import { Manifest, MANIFEST_FILE, MAX_MANIFEST_BYTES, ZERO } from './manifest.js'
-import { Reads } from './reads.js'
+import { Reads, READS_FILE } from './reads.js'
 
 const MAGIC = 'htchunks'
 const VERSION = 1
@@ -87,6 +88,21 @@ export class Cache {
       )
     } finally {
       await handle.close()
+    }
+  }
+
+  /**
+   * A folder may become a cache when nothing in it is somebody else's that would be written over.
+   *
+   * @throws StreamError `BAD_CACHE`
+   */
+  static async checkFree(folder: string): Promise<void> {
+    for (const name of [IMAGE_FILE, MAP_FILE, READS_FILE]) {
+      if (!(await isThere(folder, name)) || (await isThere(folder, LOCK_FILE)) || (await isThere(folder, MANIFEST_FILE))) continue
+      throw new StreamError(
+        `${folder} is no cache, and has a file ${name}, which would be written over: give a new or empty folder for the local copy`,
+        { code: 'BAD_CACHE' }
+      )
     }
   }
 
@@ -221,8 +237,10 @@ function foreign(folder: string, why: string): StreamError {
   return new StreamError(`${folder} cannot be this image's cache: ${why}. Give another folder`, { code: 'BAD_CACHE' })
 }
 
-const isPack = (folder: string, manifest: Manifest): Promise<boolean> =>
-  access(path.join(folder, manifest.dataName)).then(
+const isPack = (folder: string, manifest: Manifest): Promise<boolean> => isThere(folder, manifest.dataName)
+
+const isThere = (folder: string, name: string): Promise<boolean> =>
+  access(path.join(folder, name)).then(
     () => true,
     () => false
   )

@@ -19,7 +19,8 @@ export interface ReadCounts {
   failed: number
 }
 
-const READS_FILE = 'reads'
+/** @internal */
+export const READS_FILE = 'reads'
 const MAGIC = Buffer.from('htreads1', 'latin1')
 const COUNTS = 4
 const SIZE = MAGIC.length + 8 * COUNTS

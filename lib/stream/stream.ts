@@ -164,6 +164,7 @@ export class ImageStream implements AsyncDisposable {
         profile === undefined ? profileIn(files, signal) : undefined
       ])
       const found = profile === undefined ? profileOf(published, manifest) : profile || undefined
+      if (!kept) await Cache.checkFree(folder)
       // Others may not look into it.
       await mkdir(folder, { recursive: true, mode: 0o700 })
       lock = await FolderLock.take(folder)

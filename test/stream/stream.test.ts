@@ -1,5 +1,5 @@
 // Streams: what is read is right from the first moment on, urgent reads overtake, and the copy ends up whole.
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import path from 'node:path'
 import t from 'tap'
@@ -312,6 +312,22 @@ t.test('a cache whose files are not what they were', async t => {
   }
   writeFileSync(path.join(cache, 'manifest'), 'rubbish')
   await t.rejects(fill(), code('BAD_MANIFEST'))
+})
+
+t.test('a folder that is no cache keeps its files', async t => {
+  const { folder, bytes } = await packed(t, imageBytes(4))
+  for (const name of ['image', 'chunks', 'reads']) {
+    const cache = scratch(t)
+    writeFileSync(path.join(cache, name), "somebody's")
+    await t.rejects(ImageStream.open(folder, { cache }), { code: 'BAD_CACHE', message: new RegExp(`file ${name}, .*: give a new or empty folder`) })
+    t.same(readdirSync(cache), [name], 'and no others')
+    t.equal(readFileSync(path.join(cache, name), 'utf8'), "somebody's")
+  }
+  const cache = scratch(t)
+  writeFileSync(path.join(cache, 'notes'), "somebody's")
+  await using stream = await ImageStream.open(folder, { cache })
+  await stream.complete
+  t.ok(copyOf(stream).equals(bytes), 'what stands in nobody’s way may be there')
 })
 
 t.test('after a power failure every chunk is verified', async t => {
