@@ -1,11 +1,11 @@
 // `hypertwin run`: a machine on a terminal, as a small QEMU.
 import { once } from 'node:events'
-import { writeFile } from 'node:fs/promises'
 import process from 'node:process'
 import { GdbServer, Machine, type MachineBoard, type MachineEvent, type MachineOptions, type RestoreOptions } from '../machine/index.js'
 import { macAddress } from '../machine/options.js'
 import { Cache } from '../stream/cache.js'
 import { memoryTrace, type Manifest, Profile, restoreStreamed, SnapshotStream, StreamError } from '../stream/index.js'
+import { writeWhole } from '../stream/whole_file.js'
 import { bytes, CliError, count, Exit, interruption, resolveGuest, toJson, usage } from './common.js'
 import { diskSentence, trouble, type RunEnd } from './guest.js'
 import { checkKvm } from './kvm.js'
@@ -139,7 +139,7 @@ class Streamed implements AsyncDisposable {
           `${bytes(memory.hereBytes)} of ${bytes(memory.bytes)} of memory came; ${count(memory.waits)} pages were waited for, ` +
             `${(memory.waitedMs / 1000).toFixed(1)} s altogether, ${memory.longestMs.toFixed(0)} ms at most, ${count(memory.stalls)} for more than 100 ms`
         )
-      if (learn !== undefined) await writeFile(learn, String(Profile.fromTrace(manifest, memoryTrace(this.machine, manifest))))
+      if (learn !== undefined) await writeWhole(learn, String(Profile.fromTrace(manifest, memoryTrace(this.machine, manifest))))
     } finally {
       await this.machine.close().finally(() => Streamed.#end(this.stream, this.shown))
     }

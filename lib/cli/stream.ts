@@ -1,6 +1,5 @@
 // `hypertwin stream`: packs images, streams them, and learns what a start needs first.
 import { once } from 'node:events'
-import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import {
   examine as examineImage,
@@ -20,6 +19,7 @@ import {
 import { Cache } from '../stream/cache.js'
 import { MANIFEST_FILE, MAX_MANIFEST_BYTES } from '../stream/manifest.js'
 import { openSource } from '../stream/source.js'
+import { writeWhole } from '../stream/whole_file.js'
 import { bytes, count, Exit, interruption, Ui, usage } from './common.js'
 import { Shown, streamOptions, type StreamedOptions } from './streamed.js'
 
@@ -434,7 +434,7 @@ export async function examine(image: string, options: ExamineCliOptions): Promis
   ui.say(
     `${count(files.length)} files are wanted: ${count(profile.entries.length)} chunks, ${bytes(stored)} of ${bytes(manifest.dataSize)} as they are stored`
   )
-  if (options.out !== undefined) await writeFile(options.out, profile.toString())
+  if (options.out !== undefined) await writeWhole(options.out, profile.toString())
   ui.result({
     system: system ?? null,
     init: init ?? null,
@@ -476,7 +476,7 @@ export async function trace(files: string[], options: TraceOptions): Promise<num
     )
   const stored = storedBytes(profile, manifest)
   ui.say(`The profile has ${count(profile.entries.length)} chunks, ${bytes(stored)} as they are stored`)
-  if (options.out !== undefined) await writeFile(options.out, profile.toString())
+  if (options.out !== undefined) await writeWhole(options.out, profile.toString())
   ui.result({
     traces: traces.map(({ file, trace: { accesses, ...rest } }) => ({ file, ...rest, chunks: accesses.length })),
     chunks: profile.entries.length,

@@ -4,20 +4,22 @@
 //   image     the image; what is not there yet is a hole
 //   chunks    a head of 4096 bytes, then a byte for each chunk; docs/stream-format.md describes it
 //   reads     how many reads there were, and how many of them waited
+//   profile.json  the pack's own profile, as the source last had it; may be missing
 //
 // A chunk is written before its byte is, so a process that is killed at any time leaves no byte without its chunk.
 // That order holds within one run of the kernel. After a power failure, which the kernel's boot id tells, each chunk
 // is verified before it counts, unless the cache had been closed. Who reads the files while they grow (the nbdkit
 // plugin) looks at the byte first.
 import { constants } from 'node:fs'
-import { access, open, readFile, rename, type FileHandle } from 'node:fs/promises'
+import { access, open, readFile, type FileHandle } from 'node:fs/promises'
 import path from 'node:path'
-import process from 'node:process'
 import { digestOf } from './codec.js'
 import { failed, StreamError } from './errors.js'
 import { LOCK_FILE } from './lock.js'
-import { Manifest, MANIFEST_FILE, MAX_MANIFEST_BYTES, ZERO } from './manifest.js'
+import { Manifest, MANIFEST_FILE, MAX_MANIFEST_BYTES, PROFILE_FILE, ZERO } from './manifest.js'
+import { Profile } from './profile.js'
 import { Reads, READS_FILE } from './reads.js'
+import { writeWhole } from './whole_file.js'
 
 const MAGIC = 'htchunks'
 const VERSION = 1
@@ -25,6 +27,8 @@ const HEAD = 4096
 const CLEAN_AT = 28
 const BOOT_AT = 64
 const BOOT_LENGTH = 36
+/** Of its files: others may not look into the image. */
+const MODE = 0o600
 
 /** Of the map: not there, there, there and all zeros (and a hole of the file). */
 const MISSING = 0
@@ -97,7 +101,7 @@ export class Cache {
    * @throws StreamError `BAD_CACHE`
    */
   static async checkFree(folder: string): Promise<void> {
-    for (const name of [IMAGE_FILE, MAP_FILE, READS_FILE]) {
+    for (const name of [IMAGE_FILE, MAP_FILE, READS_FILE, PROFILE_FILE]) {
       if (!(await isThere(folder, name)) || (await isThere(folder, LOCK_FILE)) || (await isThere(folder, MANIFEST_FILE))) continue
       throw new StreamError(
         `${folder} is no cache, and has a file ${name}, which would be written over: give a new or empty folder for the local copy`,
@@ -111,6 +115,11 @@ export class Cache {
     const map = await readMap(path.join(folder, MAP_FILE), manifest)
     if (!map) throw foreign(folder, (await isPack(folder, manifest)) ? 'it is a pack, no local copy' : 'it has no map')
     return map.chunks
+  }
+
+  /** The profile that a cache has kept, if any. */
+  static async profileIn(folder: string): Promise<Profile | undefined> {
+    return Profile.load(path.join(folder, PROFILE_FILE)).catch(() => undefined)
   }
 
   /** Whether all is there, and need not be verified. */
@@ -128,8 +137,8 @@ export class Cache {
     const opened: FileHandle[] = []
     const at = (name: string): string => path.join(folder, name)
     try {
-      if (!before) await replace(at(MANIFEST_FILE), manifest.bytes)
-      const image = await open(at(IMAGE_FILE), constants.O_RDWR | constants.O_CREAT, 0o600)
+      if (!before) await writeWhole(at(MANIFEST_FILE), manifest.bytes, MODE)
+      const image = await open(at(IMAGE_FILE), constants.O_RDWR | constants.O_CREAT, MODE)
       opened.push(image)
       const whole = (await image.stat()).size === manifest.imageSize
       const boot = await bootId()
@@ -141,7 +150,7 @@ export class Cache {
         const bytes = Buffer.alloc(HEAD + manifest.chunks)
         bytes.set(head(manifest, boot))
         for (let chunk = 0; chunk < manifest.chunks; chunk++) if (manifest.blobOf[chunk] === ZERO) bytes[HEAD + chunk] = HOLE
-        await replace(at(MAP_FILE), bytes)
+        await writeWhole(at(MAP_FILE), bytes, MODE)
         map = { chunks: bytes.subarray(HEAD), trusted: true }
       }
       const mapFile = await open(at(MAP_FILE), 'r+')
@@ -209,6 +218,12 @@ export class Cache {
       await write(this.#mapFile, Buffer.alloc(BOOT_LENGTH), BOOT_AT).catch(() => undefined)
       throw failed(`writing the cache ${this.folder} to its disk`, error)
     }
+  }
+
+  /** Keeps the pack's own profile for a time when its source does not answer. Where there is no room it is not kept. */
+  async keepProfile(profile: Profile): Promise<void> {
+    if (String(await Cache.profileIn(this.folder)) === String(profile)) return
+    await writeWhole(path.join(this.folder, PROFILE_FILE), String(profile), MODE).catch(() => undefined)
   }
 
   /** For people, and for a picture: a byte for each chunk, 0 where it is missing. */
@@ -307,19 +322,6 @@ async function verify(image: FileHandle, manifest: Manifest, map: Buffer): Promi
 async function write(file: FileHandle, bytes: Uint8Array, at: number): Promise<void> {
   for (let done = 0; done < bytes.length; )
     done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten
-}
-
-/** A file that is there whole or not at all. */
-async function replace(file: string, bytes: Uint8Array): Promise<void> {
-  const name = `${file}.${process.pid}.tmp`
-  const handle = await open(name, 'w', 0o600)
-  try {
-    await handle.writeFile(bytes)
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
-  await rename(name, file)
 }
 
 async function bootId(): Promise<string> {

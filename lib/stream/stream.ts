@@ -163,13 +163,15 @@ export class ImageStream implements AsyncDisposable {
         kept ?? manifestAt(files, digest, signal),
         profile === undefined ? profileIn(files, signal) : undefined
       ])
-      const found = profile === undefined ? profileOf(published, manifest) : profile || undefined
+      const own = await ownProfile(published, manifest, kept && folder)
+      const found = own ?? (profile || undefined)
       if (!kept) await Cache.checkFree(folder)
       // Others may not look into it.
       await mkdir(folder, { recursive: true, mode: 0o700 })
       lock = await FolderLock.take(folder)
       if (!lock) throw await inUse()
       cache = await Cache.open(folder, manifest)
+      if (own) await cache.keepProfile(own)
       const stream = new ImageStream(files, cache, lock, found, gate, fill)
       stream.#door = await Door.open(folder, {
         chunks: manifest.chunks,
@@ -416,21 +418,35 @@ async function manifestAt(source: Source, digest: string | undefined, signal: Ab
   return new Manifest(bytes)
 }
 
-/** What is there in the place of a pack's profile. */
-async function profileIn(source: Source, signal: AbortSignal | undefined): Promise<Buffer | undefined> {
+/** What is there in the place of a pack's profile: nothing, or an error where that cannot be known. */
+async function profileIn(source: Source, signal: AbortSignal | undefined): Promise<Buffer | Error | undefined> {
   try {
     return await source.file(PROFILE_FILE, MAX_PROFILE_BYTES, signal)
-  } catch {
+  } catch (error) {
     check(signal)
-    return undefined
+    return error instanceof StreamError && error.code === 'SOURCE_REFUSED' ? undefined : (error as Error)
   }
 }
 
-/** The pack's; a stream goes on without. What is too long for its image is not parsed: it would fill the memory. */
-function profileOf(published: Buffer | undefined, manifest: Manifest): Profile | undefined {
-  if (!published || published.length > MAX_PROFILE_HEAD + MAX_PROFILE_LINE * manifest.chunks) return undefined
+/**
+ * The pack's own profile. Where the source does not tell, a copy goes on with the one that it has kept.
+ *
+ * @param kept - the folder of a copy that was there before
+ */
+async function ownProfile(published: Buffer | Error | undefined, manifest: Manifest, kept: string | undefined): Promise<Profile | undefined> {
+  if (published === undefined) return undefined
+  const found = published instanceof Error ? undefined : parsed(published, manifest)
+  if (found) return found
+  if (kept !== undefined) return Cache.profileIn(kept)
+  if (published instanceof Error) throw published
+  return undefined
+}
+
+/** A stream goes on without one that is none. What is too long for its image is not parsed: it would fill the memory. */
+function parsed(bytes: Buffer, manifest: Manifest): Profile | undefined {
+  if (bytes.length > MAX_PROFILE_HEAD + MAX_PROFILE_LINE * manifest.chunks) return undefined
   try {
-    return Profile.parse(published.toString('utf8'))
+    return Profile.parse(bytes.toString('utf8'))
   } catch {
     return undefined
   }

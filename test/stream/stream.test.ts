@@ -253,6 +253,41 @@ t.test('two packs do not share a cache', async t => {
   await t.rejects(ImageStream.open(a.folder, { cache, digest: other.manifest.digest }), code('IN_USE'))
 })
 
+t.test("the pack's own profile is had, or is known to be missing; a copy has kept it for when its source does not answer", async t => {
+  const { folder, manifest } = await packed(t, noise(40 * CHUNK, 'own'))
+  const publish = (...chunks: number[]): void =>
+    writeFileSync(path.join(folder, 'profile.json'), Profile.fromOrder(manifest, chunks.map(chunk => ({ chunk, atMs: 0 })), 1).toString())
+  const server = await WebServer.start(t, folder)
+  const cache = scratch(t)
+  const wanted = async (): Promise<number[] | undefined> => {
+    await using stream = await ImageStream.open(server.url, { cache, gate: 'none', fill: false })
+    return stream.profile?.entries.map(({ chunk }) => chunk)
+  }
+  publish(3)
+  server.trouble = ({ name }, response) => {
+    if (name !== 'profile.json') return false
+    response.writeHead(503).end('busy')
+    return true
+  }
+  await t.rejects(wanted(), { code: 'SOURCE_UNREACHABLE', message: /profile\.json.*503/ }, 'nothing begins without the order that it has')
+  t.same(readdirSync(cache), [])
+  server.trouble = () => false
+  t.same(await wanted(), [3])
+  publish(5)
+  t.same(await wanted(), [5])
+  server.trouble = (_asked, response) => {
+    response.writeHead(200).end('<html>Please sign in</html>')
+    return true
+  }
+  t.same(await wanted(), [5], 'what somebody else answers is no profile')
+  await server.stop()
+  t.same(await wanted(), [5])
+  await server.listen()
+  server.trouble = () => false
+  rmSync(path.join(folder, 'profile.json'))
+  t.same(await wanted(), undefined, 'there is none any more')
+})
+
 t.test('a profile that is too long for its image is left alone', async t => {
   const { folder, manifest } = await packed(t, imageBytes(20))
   const text = Profile.fromTrace(manifest, [{ chunk: 4, atMs: 0, waitedMs: 0 }]).toString()
@@ -316,7 +351,7 @@ t.test('a cache whose files are not what they were', async t => {
 
 t.test('a folder that is no cache keeps its files', async t => {
   const { folder, bytes } = await packed(t, imageBytes(4))
-  for (const name of ['image', 'chunks', 'reads']) {
+  for (const name of ['image', 'chunks', 'reads', 'profile.json']) {
     const cache = scratch(t)
     writeFileSync(path.join(cache, name), "somebody's")
     await t.rejects(ImageStream.open(folder, { cache }), { code: 'BAD_CACHE', message: new RegExp(`file ${name}, .*: give a new or empty folder`) })
