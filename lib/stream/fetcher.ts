@@ -13,7 +13,7 @@ import { decodeChunk } from './codec.js'
 import type { Cache } from './cache.js'
 import { StreamError } from './errors.js'
 import { Link } from './link.js'
-import { MANIFEST_FILE, MAX_MANIFEST_BYTES, type Manifest } from './manifest.js'
+import { Manifest, MANIFEST_FILE, MAX_MANIFEST_BYTES } from './manifest.js'
 import { fetchClasses, FetchOrder, type FetchClass, type Run } from './order.js'
 import type { Layout, Source } from './source.js'
 
@@ -97,6 +97,8 @@ export class Fetcher {
   readonly #layout: Layout
   readonly #source: Source
   readonly #cache: Cache
+  /** Some of it was there before. */
+  readonly #wasBegun: boolean
   readonly #waiters = new Map<number, Waiter[]>()
   readonly #tries = new Map<number, number>()
   /** Chunks that came damaged each time, and have not come well since. */
@@ -128,6 +130,7 @@ export class Fetcher {
   constructor(source: Source, cache: Cache, fill: boolean) {
     this.#source = source
     this.#cache = cache
+    this.#wasBegun = cache.presentBytes > 0
     this.#manifest = cache.manifest
     this.#layout = source.layout?.(cache.manifest) ?? cache.manifest
     // Each request under way has one.
@@ -366,7 +369,8 @@ export class Fetcher {
   #failed(error: unknown, blob: number): void {
     this.counts.failures++
     const known = error instanceof StreamError
-    if (known && (error.code === 'SOURCE_NO_RANGES' || error.code === 'TOOL_MISSING')) return this.#end(error)
+    // A copy that was begun has come by ranges: something on the way answers in the server's place.
+    if (known && ((error.code === 'SOURCE_NO_RANGES' && !this.#wasBegun) || error.code === 'TOOL_MISSING')) return this.#end(error)
     this.#trouble = known
       ? error
       : new StreamError(`${this.#source.where}: ${(error as Error).message}`, { code: 'SOURCE_UNREACHABLE', cause: error })
@@ -387,7 +391,8 @@ export class Fetcher {
       this.#paused = 'no'
       this.#sourceDelay = sourceDelays.next()
     }
-    if (this.#trouble?.code === 'SOURCE_UNREACHABLE' || this.#trouble?.code === 'SOURCE_REFUSED') this.#trouble = undefined
+    // What stays is that the source publishes another image, and what ails the cache.
+    if (!this.fatal && this.#trouble?.code !== 'SOURCE_CHANGED' && this.#trouble?.call !== 'write') this.#trouble = undefined
   }
 
   /** Tells when the source publishes another image than the cache's by now; what is to be had of that comes all the same. */
@@ -430,7 +435,9 @@ export class Fetcher {
   }
 
   async #publishesAnother(): Promise<boolean> {
-    return !(await this.#source.file(MANIFEST_FILE, MAX_MANIFEST_BYTES, this.#stop.signal)).equals(this.#manifest.bytes)
+    // What is no manifest says nothing: it may be on its way there, or somebody else's answer.
+    const bytes = await this.#source.file(MANIFEST_FILE, MAX_MANIFEST_BYTES, this.#stop.signal)
+    return !bytes.equals(this.#manifest.bytes) && new Manifest(bytes).digest !== this.#manifest.digest
   }
 
   /** The source refuses a chunk, or has something else in its place. */

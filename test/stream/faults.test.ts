@@ -1,6 +1,6 @@
 // Bad links, bad servers, bad chunks, no room: nothing wrong is ever given out, and what can go on does.
 import { execFileSync } from 'node:child_process'
-import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { once } from 'node:events'
 import path from 'node:path'
@@ -222,6 +222,60 @@ t.test('what servers say', async t => {
     return true
   }
   await t.rejects(ImageStream.open(server.url, { cache: scratch(t) }), { code: 'SOURCE_REFUSED', message: /not followed/ })
+})
+
+t.test('a copy that was begun goes on once somebody else no longer answers in the server’s place', async t => {
+  const { folder, bytes } = await packed(t, noise(40 * CHUNK, 'portal'))
+  const server = await WebServer.start(t, folder)
+  const cache = scratch(t)
+  const first = await open(t, server.url, { cache, fill: false, gate: 'none' })
+  await first.read(0, 10 * CHUNK)
+  await first.close()
+  server.trouble = (_asked, response) => {
+    response.writeHead(200).end('<html>Please sign in</html>')
+    return true
+  }
+  const stream = await open(t, server.url, { cache })
+  await trouble(stream, 'SOURCE_NO_RANGES')
+  t.equal(stream.progress().state, 'rest')
+  server.trouble = () => false
+  await stream.complete
+  t.ok(copyOf(stream).equals(bytes))
+  t.equal(stream.progress().trouble, undefined)
+})
+
+t.test('what is no manifest is no other image', async t => {
+  const { folder, bytes } = await packed(t, noise(40 * CHUNK, 'upload'))
+  const server = await WebServer.start(t, folder)
+  const stream = await open(t, server.url, { fill: false, gate: 'none' })
+  await stream.read(0, CHUNK)
+  for (const [turn, body] of ['', '<html>Please sign in</html>'].entries()) {
+    const before = server.asked.length
+    server.trouble = ({ name }, response) => {
+      response.writeHead(name === 'manifest' ? 200 : 404).end(name === 'manifest' ? body : '')
+      return true
+    }
+    const read = stream.read((20 + turn) * CHUNK, CHUNK)
+    // The source is asked, and after a while, if that is another image, for the chunk.
+    await until(() => server.asked.slice(before).some(({ name }) => name === 'manifest'))
+    await new Promise(resolve => setTimeout(resolve, 1000))
+    t.not(stream.progress().state, 'failed')
+    server.trouble = () => false
+    t.ok((await read).equals(bytes.subarray((20 + turn) * CHUNK, (21 + turn) * CHUNK)))
+  }
+})
+
+t.test('trouble of any kind is over when something comes', async t => {
+  const { folder, bytes, manifest } = await packed(t, noise(40 * CHUNK, 'over'))
+  const data = path.join(folder, manifest.dataName)
+  const stream = await open(t, folder, { fill: false, gate: 'none' })
+  renameSync(data, `${data}.away`)
+  symlinkSync(path.basename(data), data)
+  const read = stream.read(0, CHUNK)
+  await trouble(stream, 'ELOOP')
+  renameSync(`${data}.away`, data)
+  t.ok((await read).equals(bytes.subarray(0, CHUNK)))
+  t.equal(stream.progress().trouble, undefined)
 })
 
 t.test('redirected to another server, without what is secret', async t => {
