@@ -31,7 +31,7 @@ export class HttpSource implements Source {
     // Without what is secret in it.
     this.where = `${base.origin}${base.pathname}`
     this.#silenceMs = options.silenceMs ?? 10_000
-    this.#headers = options.headers ?? {}
+    this.#headers = headersOf(options.headers ?? {})
     const common = { keepAlive: true, noDelay: true, maxFreeSockets: IDLE, scheduling: 'lifo' } as const
     this.#agents = {
       'http:': new http.Agent(common),
@@ -44,7 +44,7 @@ export class HttpSource implements Source {
     if (response.statusCode !== 200) throw this.#refused(name, response)
     const pieces: Buffer[] = []
     let size = 0
-    for await (const piece of this.#body(name, response)) {
+    for await (const piece of this.#body(name, response, signal)) {
       size += piece.length
       if (size > limit) {
         response.destroy()
@@ -60,8 +60,7 @@ export class HttpSource implements Source {
   async range(name: string, from: number, to: number, signal: AbortSignal, fresh = false): Promise<AsyncIterable<Buffer>> {
     const response = await this.#get(
       name,
-      // A compressed answer would be another file.
-      { range: `bytes=${from}-${to - 1}`, 'accept-encoding': 'identity', ...(fresh && { 'cache-control': 'no-cache' }) },
+      { range: `bytes=${from}-${to - 1}`, ...(fresh && { 'cache-control': 'no-cache' }) },
       signal
     )
     if (response.statusCode === 200) {
@@ -77,7 +76,7 @@ export class HttpSource implements Source {
       throw this.#broken(name, `bytes ${from}-${to - 1} were asked for and ${response.headers['content-range'] ?? 'others'} came`)
     }
     this.#knowsRanges = true
-    return this.#exactly(name, response, to - from)
+    return this.#exactly(name, response, to - from, signal)
   }
 
   close(): void {
@@ -85,9 +84,9 @@ export class HttpSource implements Source {
     this.#agents['https:'].destroy()
   }
 
-  async *#exactly(name: string, response: http.IncomingMessage, size: number): AsyncGenerator<Buffer> {
+  async *#exactly(name: string, response: http.IncomingMessage, size: number, signal: AbortSignal): AsyncGenerator<Buffer> {
     let got = 0
-    for await (const piece of this.#body(name, response)) {
+    for await (const piece of this.#body(name, response, signal)) {
       got += piece.length
       if (got > size) throw this.#broken(name, 'more bytes came than were asked for')
       yield piece
@@ -96,11 +95,13 @@ export class HttpSource implements Source {
   }
 
   /** Its bytes; whoever stops early ends the connection. */
-  async *#body(name: string, response: http.IncomingMessage): AsyncGenerator<Buffer> {
+  async *#body(name: string, response: http.IncomingMessage, signal: AbortSignal | undefined): AsyncGenerator<Buffer> {
     try {
       for await (const piece of response) yield piece as Buffer
     } catch (error) {
-      throw this.#broken(name, (error as Error).message, error)
+      check(signal)
+      const { message } = error as Error
+      throw this.#broken(name, message === 'aborted' ? 'the connection was closed before the answer had ended' : message, error)
     } finally {
       if (!response.complete) response.destroy()
     }
@@ -111,10 +112,15 @@ export class HttpSource implements Source {
     for (let redirects = 0; ; redirects++) {
       check(signal)
       const own = url.origin === this.#base.origin ? this.#headers : {}
-      const response = await this.#request(name, url, { ...own, ...headers }, signal)
+      const response = await this.#request(name, url, { ...own, 'accept-encoding': 'identity', ...headers }, signal)
       const { statusCode = 0 } = response
-      const { location } = response.headers
-      if (![301, 302, 303, 307, 308].includes(statusCode) || location === undefined) return response
+      const { location, 'content-encoding': encoding } = response.headers
+      if (![301, 302, 303, 307, 308].includes(statusCode) || location === undefined) {
+        if (encoding === undefined || encoding.toLowerCase() === 'identity' || statusCode >= 300) return response
+        drain(response)
+        // It would be another file.
+        throw new StreamError(`${this.where}${name} comes compressed (content-encoding: ${encoding}): the server must give it as it is stored`, { code: 'SOURCE_REFUSED' })
+      }
       drain(response)
       if (redirects === MAX_REDIRECTS) throw new StreamError(`${this.where}${name} is redirected again and again`, { code: 'SOURCE_REFUSED' })
       const next = URL.canParse(location, url.href) ? new URL(location, url) : undefined
@@ -133,8 +139,11 @@ export class HttpSource implements Source {
         timeout: this.#silenceMs,
         ...(signal && { signal })
       })
-      request.once('response', resolve)
-      request.once('timeout', () => request.destroy(new Error(`no answer for ${this.#silenceMs / 1000} s`)))
+      let response: http.IncomingMessage | undefined
+      request.once('response', answer => resolve((response = answer)))
+      request.once('timeout', () => (response ?? request).destroy(new Error(`no answer for ${this.#silenceMs / 1000} s`)))
+      // An answer that nobody has asked for, as 101, comes as none.
+      request.once('close', () => reject(this.#broken(name, 'the connection was closed without an answer')))
       request.on('error', error => {
         if (signal?.aborted) reject(signal.reason as Error)
         else reject(this.#broken(name, error.message, error))
@@ -155,6 +164,18 @@ export class HttpSource implements Source {
   #broken(name: string, what: string, cause?: unknown): StreamError {
     return new StreamError(`${this.where}${name}: ${what}`, { code: 'SOURCE_UNREACHABLE', ...(cause !== undefined && { cause }) })
   }
+}
+
+/** A value is not said: it may be a secret. */
+function headersOf(headers: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
+  for (const [name, value] of Object.entries(headers))
+    try {
+      http.validateHeaderName(name)
+      http.validateHeaderValue(name, value)
+    } catch {
+      throw invalid(`headers: HTTP does not allow ${JSON.stringify(name)} as a name, or what it has as its value`)
+    }
+  return headers
 }
 
 /** Lets go of an answer that nobody wants; its connection is kept when little comes. */

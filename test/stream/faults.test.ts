@@ -1,6 +1,7 @@
 // Bad links, bad servers, bad chunks, no room: nothing wrong is ever given out, and what can go on does.
 import { execFileSync } from 'node:child_process'
 import { readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import type { ServerResponse } from 'node:http'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { once } from 'node:events'
 import path from 'node:path'
@@ -380,6 +381,57 @@ t.test('a server that speaks no HTTP', async t => {
   t.teardown(() => server.close())
   const { port } = server.address() as AddressInfo
   await t.rejects(ImageStream.open(`http://127.0.0.1:${port}/`, { cache: scratch(t) }), code('SOURCE_UNREACHABLE'))
+})
+
+t.test('a server that wants to speak something else', async t => {
+  const sockets = new Set<Socket>()
+  const server = createServer(socket => {
+    sockets.add(socket)
+    socket.on('error', () => undefined)
+    socket.once('data', () => socket.write('HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n'))
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy()
+    server.close()
+  })
+  const { port } = server.address() as AddressInfo
+  await t.rejects(ImageStream.open(`http://127.0.0.1:${port}/`, { cache: scratch(t) }), { code: 'SOURCE_UNREACHABLE', message: /without an answer/ })
+})
+
+t.test('an answer that does not end says so', async t => {
+  const { folder } = await packed(t, imageBytes(4))
+  const server = await WebServer.start(t, folder)
+  let end = (_response: ServerResponse): void => undefined
+  server.trouble = ({ name }, response) => {
+    if (name !== 'manifest') return false
+    response.writeHead(200, { 'content-length': 1000 })
+    response.write(Buffer.alloc(10), () => end(response))
+    return true
+  }
+  const opens = (): Promise<ImageStream> => ImageStream.open(server.url, { cache: scratch(t), silenceMs: 300 })
+  await t.rejects(opens(), { code: 'SOURCE_UNREACHABLE', message: /no answer for 0\.3 s/ })
+  end = response => void response.destroy()
+  await t.rejects(opens(), { code: 'SOURCE_UNREACHABLE', message: /closed before the answer had ended/ })
+})
+
+t.test('what comes compressed is refused, and what cannot be a header', async t => {
+  const { folder, bytes } = await packed(t, imageBytes(4))
+  const server = await WebServer.start(t, folder)
+  server.trouble = ({ name }, response) => {
+    if (name === 'manifest') response.setHeader('content-encoding', 'gzip')
+    return false
+  }
+  await t.rejects(ImageStream.open(server.url, { cache: scratch(t) }), { code: 'SOURCE_REFUSED', message: /manifest comes compressed \(content-encoding: gzip\)/ })
+  server.trouble = ({ headers }, response) => {
+    response.setHeader('content-encoding', headers['accept-encoding'] === 'identity' ? 'Identity' : 'br')
+    return false
+  }
+  const stream = await open(t, server.url)
+  await stream.complete
+  t.ok(copyOf(stream).equals(bytes))
+  for (const headers of [{ 'a b': 'secret' }, { a: 'secret\n' }, { a: undefined as unknown as string }])
+    await t.rejects(ImageStream.open(server.url, { cache: scratch(t), headers }), { code: 'EINVAL', message: /^(?!.*secret).*headers/s })
 })
 
 t.test('closing in the middle', async t => {
