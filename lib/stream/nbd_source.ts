@@ -14,8 +14,14 @@ interface NativeNbd {
 
 const { nbd } = native as { nbd: { open(uri: string): Promise<[handle: NativeNbd, size: number]>; shown(uri: string): string } }
 
-/** Of one read. */
-const MAX_READ = 1 << 20
+/** Of one read, unless a chunk is larger: several are under way at once, and each that is answered shows that the server is alive. */
+const MAX_READ = 256 << 10
+
+interface Connection {
+  handle: Promise<NativeNbd>
+  /** When something came by it, on performance.now()'s clock. */
+  heardAt: number
+}
 
 /** @internal */
 export class NbdSource implements Source {
@@ -26,7 +32,7 @@ export class NbdSource implements Source {
   readonly #file: string
   readonly #silenceMs: number
   #manifest: Manifest | undefined
-  #handle: Promise<NativeNbd> | undefined
+  #connection: Connection | undefined
   #closed = false
 
   /** @param open - makes the source that the manifest is read from */
@@ -54,7 +60,8 @@ export class NbdSource implements Source {
   async range(_name: string, from: number, to: number, signal: AbortSignal): Promise<AsyncIterable<Buffer>> {
     const manifest = this.#manifest as Manifest
     const { chunkSize } = manifest
-    const handle = await this.#patient(this.#open(manifest), signal)
+    const connection = this.#connect(manifest)
+    const handle = await this.#patient(connection, connection.handle, signal)
     const reads: { chunk: number; count: number }[] = []
     for (let blob = from / chunkSize; blob < to / chunkSize; blob++) {
       const chunk = manifest.chunkOf(blob)
@@ -64,57 +71,66 @@ export class NbdSource implements Source {
     }
     const pieces = reads.map(({ chunk, count }) => {
       const at = chunk * chunkSize
-      return handle.read(at, Math.min(manifest.imageSize, at + count * chunkSize) - at).then(bytes =>
+      return handle.read(at, Math.min(manifest.imageSize, at + count * chunkSize) - at).then(bytes => {
+        connection.heardAt = performance.now()
         // The image's end is filled up with zeros.
-        bytes.length === count * chunkSize ? bytes : Buffer.concat([bytes], count * chunkSize)
-      )
+        return bytes.length === count * chunkSize ? bytes : Buffer.concat([bytes], count * chunkSize)
+      })
     })
     // Of the others nobody hears when one has failed.
     for (const piece of pieces) piece.catch(() => undefined)
-    const first = await this.#patient(pieces[0] as Promise<Buffer>, signal)
-    return this.#given(first, pieces, signal)
+    const first = await this.#patient(connection, pieces[0] as Promise<Buffer>, signal)
+    return this.#given(connection, first, pieces, signal)
   }
 
   close(): void {
     this.#closed = true
     this.#pack.close()
-    this.#drop(this.#handle)
+    if (this.#connection) this.#drop(this.#connection)
   }
 
-  async *#given(first: Buffer, pieces: readonly Promise<Buffer>[], signal: AbortSignal): AsyncGenerator<Buffer> {
+  async *#given(connection: Connection, first: Buffer, pieces: readonly Promise<Buffer>[], signal: AbortSignal): AsyncGenerator<Buffer> {
     yield first
-    for (const piece of pieces.slice(1)) yield await this.#patient(piece, signal)
+    for (const piece of pieces.slice(1)) yield await this.#patient(connection, piece, signal)
   }
 
-  #open(manifest: Manifest): Promise<NativeNbd> {
-    return (this.#handle ??= nbd.open(this.#uri).then(async ([handle, size]) => {
-      if (size >= manifest.imageSize && !this.#closed) return handle
-      await handle.close()
+  #connect(manifest: Manifest): Connection {
+    const handle = async (): Promise<NativeNbd> => {
+      const [opened, size] = await nbd.open(this.#uri)
+      if (size >= manifest.imageSize && !this.#closed) return opened
+      await opened.close()
       throw new StreamError(`${this.where} has ${size} bytes, less than the ${manifest.imageSize} of the image: it is another one`, { code: 'SOURCE_REFUSED' })
-    }))
+    }
+    return (this.#connection ??= { handle: handle(), heardAt: -Infinity })
   }
 
   /** The next read connects anew. */
-  #drop(handle: Promise<NativeNbd> | undefined): void {
+  #drop(connection: Connection): void {
     // Another request may have connected anew already.
-    if (this.#handle === handle) this.#handle = undefined
-    handle?.then(one => one.close()).catch(() => undefined)
+    if (this.#connection === connection) this.#connection = undefined
+    connection.handle.then(one => one.close()).catch(() => undefined)
   }
 
-  /** What comes of it, unless the server is silent for too long, or the caller has had enough. */
-  async #patient<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  /** What comes of it by a connection, unless nothing comes by that for too long, or the caller has had enough. */
+  async #patient<T>(connection: Connection, work: Promise<T>, signal: AbortSignal): Promise<T> {
     check(signal)
-    const handle = this.#handle
+    const begun = performance.now()
     let end: (error: Error) => void = () => undefined
     const over = new Promise<never>((_, reject) => (end = reject))
     const stop = (): void => end(signal.reason as Error)
-    const timer = setTimeout(() => end(new Error(`no answer for ${this.#silenceMs / 1000} s`)), this.#silenceMs)
+    let timer: NodeJS.Timeout | undefined
+    const look = (): void => {
+      const left = Math.max(begun, connection.heardAt) + this.#silenceMs - performance.now()
+      if (left > 0) timer = setTimeout(look, left)
+      else end(new Error(`no answer for ${this.#silenceMs / 1000} s`))
+    }
+    look()
     signal.addEventListener('abort', stop, { once: true })
     try {
       return await Promise.race([work, over])
     } catch (error) {
       if (signal.aborted) throw error
-      this.#drop(handle)
+      this.#drop(connection)
       if (error instanceof StreamError) throw error
       const { code, message } = error as NodeJS.ErrnoException
       const codes: Record<string, string> = { LIBNBD_MISSING: 'TOOL_MISSING', EINVAL: 'SOURCE_REFUSED', BAD_CONFIG: 'SOURCE_REFUSED', BAD_CERTIFICATE: 'SOURCE_REFUSED' }

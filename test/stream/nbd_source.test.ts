@@ -86,6 +86,17 @@ t.test('the server goes and comes back, fails, and does not answer', { skip }, a
   await never
 })
 
+t.test('a server that is slow is not silent', { skip }, async t => {
+  const pack = await packed(t, noise(100 * CHUNK, 'slow'))
+  // It answers one after the other.
+  const server = await new NbdKit(t, pack.image, ['-r', '-t', '1', '--filter=delay'], ['delay-read=200ms']).start()
+  const stream = await open(t, server.uri, { manifest: manifestOf(pack), fill: false, gate: 'none', silenceMs: 2000 })
+  const chunks = Array.from({ length: 15 }, (_, i) => 5 * i)
+  const reads = await Promise.all(chunks.map(chunk => stream.read(chunk * CHUNK, CHUNK)))
+  t.ok(reads.every((read, i) => read.equals(pack.bytes.subarray(5 * i * CHUNK, (5 * i + 1) * CHUNK))))
+  t.equal(stream.progress().requests.failed, 0, 'though the last one has waited for longer than silence may last')
+})
+
 t.test('a profile of the pack is taken; demand overtakes', { skip }, async t => {
   const pack = await packed(t, noise(300 * CHUNK, 'demand'))
   const server = await new NbdKit(t, pack.image, ['-r', '--filter=rate'], ['rate=40M']).start()
