@@ -12,6 +12,7 @@ import {
   readTrace,
   StreamError,
   type FetchClass,
+  type NbdOptions,
   type StreamOptions,
   type StreamProgress,
   type Trace
@@ -20,7 +21,7 @@ import { Cache } from '../stream/cache.js'
 import { MANIFEST_FILE, MAX_MANIFEST_BYTES } from '../stream/manifest.js'
 import { openSource } from '../stream/source.js'
 import { writeWhole } from '../stream/whole_file.js'
-import { bytes, count, Exit, interruption, Ui, usage } from './common.js'
+import { bytes, count, Exit, interruption, sleep, Ui, usage } from './common.js'
 import { Shown, streamOptions, type StreamedOptions } from './streamed.js'
 
 export interface PackOptions {
@@ -264,6 +265,70 @@ export interface RunOptions extends SourceCliOptions {
   overlay?: string
 }
 
+/** Until nbdkit that has ended is missed: at a guest's normal end it ends just before. */
+const MISSED_MS = 1_000
+/** So often within this time another one is started. */
+const MAX_STARTS = 5
+const STARTS_MS = 60_000
+
+/** An NBD server for a guest. Where nbdkit ends before the guest, another one is started at the same socket, where QEMU finds it. */
+class Served implements AsyncDisposable {
+  readonly #over = new AbortController()
+  readonly #servers: NbdServer[]
+  #keeping: Promise<void> | undefined
+
+  private constructor(
+    readonly first: NbdServer,
+    private readonly cache: string,
+    private readonly options: NbdOptions
+  ) {
+    this.#servers = [first]
+  }
+
+  static async start(cache: string, options: NbdOptions): Promise<Served> {
+    return new Served(await NbdServer.start(cache, options), cache, options)
+  }
+
+  /** In the background, until it is closed. */
+  keep(say: (text: string) => void, failed: (error: unknown) => void): void {
+    this.#keeping = this.#keep(say).catch(failed)
+  }
+
+  async #keep(say: (text: string) => void): Promise<void> {
+    const { trace, ...options } = this.options
+    const { signal } = this.#over
+    const over = once(signal, 'abort')
+    let begun: number[] = []
+    let why = ''
+    while (!signal.aborted) {
+      await Promise.race([(this.#servers.at(-1) as NbdServer).ended, over])
+      if (!(await sleep(MISSED_MS, signal))) return
+      begun = begun.filter(at => at > performance.now() - STARTS_MS)
+      if (begun.length === MAX_STARTS) throw new StreamError(`nbdkit ends again and again${why}: the guest cannot go on`, { code: 'TOOL_FAILED' })
+      begun.push(performance.now())
+      say(`nbdkit has ended: another one takes its place${trace === undefined ? '' : '. What is read from now on is not in the trace'}`)
+      try {
+        // Its trace would take the place of the first one's.
+        this.#servers.push(await NbdServer.start(this.cache, { ...options, socket: this.first.socket as string }))
+      } catch (error) {
+        why = ` (${(error as Error).message})`
+      }
+    }
+  }
+
+  /** Twice is fine. */
+  async close(): Promise<void> {
+    this.#over.abort()
+    await this.#keeping
+    // The last one has the socket, and the first one the folder that it is in.
+    for (const server of [...this.#servers].reverse()) await server.close()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
 /** Runs QEMU on the image, with its serial port on this terminal. */
 export async function run(source: string, qemuArgs: string[], options: RunOptions): Promise<number> {
   const ui = new Ui(options.json === true)
@@ -275,11 +340,16 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
   try {
     let failed: unknown
     const ours = await turn.take()
-    await using server = await NbdServer.start(options.cache, {
+    await using served = await Served.start(options.cache, {
       exitWithLastClient: true,
       waitSeconds: options.wait ?? 0,
       ...(options.trace !== undefined && { trace: options.trace })
     })
+    const fail = (error: unknown): void => {
+      failed = error
+      stop()
+    }
+    served.keep(text => ui.say(text), fail)
     if (ours && turn.stream) {
       const { stream } = turn
       let started = false
@@ -289,15 +359,11 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
       await Promise.race([stream.ready, interrupted])
       started = true
       signal.throwIfAborted()
-    } else
-      turn.begin(error => {
-        failed = error
-        stop()
-      })
+    } else turn.begin(fail)
     const manifest = turn.stream?.manifest ?? (await turn.others())
     const before = turn.stream?.progress()
     if (before) ui.say(`Starting after ${(before.elapsedMs / 1000).toFixed(1)} s: ${line(before)}`)
-    guest = await QemuGuest.start(server, manifest, {
+    guest = await QemuGuest.start(served.first, manifest, {
       memory: options.memory,
       cpus: options.cpus,
       ...(options.accel && { accelerator: options.accel }),
@@ -315,7 +381,7 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
     if (signal.aborted || failed !== undefined) stop()
     const status = await guest.ended
     // Then all of its reads are counted.
-    await server.close()
+    await served.close()
     const after = turn.stream?.progress()
     if (after) ui.say(summary(after))
     ui.result({ status: status ?? null, startedAfterMs: before?.elapsedMs ?? null, progress: after ?? null })

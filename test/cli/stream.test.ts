@@ -325,6 +325,29 @@ t.test('run: killed, its machine ends with it, and the same command starts it ag
   t.ok((await checkCache(at('cache'), bootable(true))) > 0)
 })
 
+t.test('run: nbdkit is killed under its guest, and another one takes its place', { skip: noQemu, timeout: limit(240_000) }, async t => {
+  const at = packedIn(t, bootable())
+  const web = await WebServer.start(t, at('pack'))
+  let goOn: (() => void) | undefined
+  web.trouble = async ({ name, from }) => {
+    // The guest waits in the middle of its boot.
+    if (name.endsWith('.chunks') && from > 0 && goOn === undefined) await new Promise<void>(resolve => (goOn = resolve))
+    return false
+  }
+  const { child, lines, told } = running(t, 'run', web.url, '--cache', at('cache'), '--accel', 'tcg', '--memory', '64MiB', '--gate', 'none', '--no-fill', '--trace', at('trace'), '--', '-no-reboot')
+  const servers = (): string[] => spawnSync('pgrep', ['-f', `cache=${at('cache')}`], { encoding: 'utf8' }).stdout.split('\n').filter(pid => pid !== '')
+  await until(() => child.exitCode !== null || goOn !== undefined)
+  const [first] = servers()
+  process.kill(Number(first), 'SIGKILL')
+  await until(() => child.exitCode !== null || told().includes('takes its place'))
+  t.match(told(), /nbdkit has ended: another one takes its place\. What is read from now on is not in the trace/)
+  goOn?.()
+  t.same(await once(child, 'close'), [0, null], told())
+  t.match(told(), 'streamed 0\r\n')
+  t.match(lines[0], { status: 0 })
+  t.same(servers(), [])
+})
+
 t.test('killed and started again at its socket, under a client', { skip: noNbd, timeout: limit(120_000) }, async t => {
   const bytes = noise(40 * CHUNK, 'again')
   const at = packedIn(t, bytes)
