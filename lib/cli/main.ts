@@ -3,7 +3,7 @@
 // loaded when it is asked for, so that --help needs no native code.
 import { readFileSync } from 'node:fs'
 import process from 'node:process'
-import { Command, CommanderError, Option } from 'commander'
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import * as args from './common.js'
 import { brokenPipe, CliError, endUnread, Exit, toJson } from './common.js'
 
@@ -64,6 +64,16 @@ const kvm = () => new Option('--kvm-device <path>', 'the KVM device').default('/
 const silence = () => new Option('--silence <ms>', 'silence that counts as death, at least').argParser(args.integer(6, 600_000))
 const memory = (size: string) =>
   new Option('--memory <size>', 'RAM of the machine').argParser(args.memorySize).default(size)
+
+/** `host:port`, or where the host may be left out a port. */
+function address(least: number, isHostless = false): (text: string) => string {
+  return text => {
+    const [, host, port] = /^(?:(\[[0-9a-f:.]+\]|[^:[\]\s]*):)?(\d{1,5})$/i.exec(text) ?? []
+    if (port === undefined || Number(port) < least || Number(port) > 65_535 || (!isHostless && !host))
+      throw new InvalidArgumentError(`It must be host:port, the port from ${least} to 65535.`)
+    return text
+  }
+}
 
 function example(command: Command, ...lines: string[]): Command {
   return command.addHelpText('after', `\nExample:\n${lines.map(line => `  $ ${line}`).join('\n')}`)
@@ -132,7 +142,7 @@ function streamed(command: Command, when = ''): Command {
       new Option('--wait <seconds>', `${when}after that long, what has not come fails who waits for it (default: never)`).argParser(args.integer(0, 1_000_000))
     )
     .option('--no-fill', `${when}only what is read and what the profile has comes`)
-    .option('--page [host:port]', `${when}serve a live page of it, by default on a free port of 127.0.0.1`)
+    .addOption(new Option('--page [host:port]', `${when}serve a live page of it, by default on a free port of 127.0.0.1`).argParser(address(0, true)))
     .option('--allow-host <name>', `${when}a name by which browsers may call the page; may be given several times`, args.collect)
     .option('--picture <file.svg>', `${when}at the end, draw its blocks: what came, why, and in which order`)
 }
@@ -340,7 +350,7 @@ example(
 example(
   image(stream.command('serve').description('stream an image into a local copy, and serve that over NBD meanwhile'))
     .option('--socket <path>', 'of a UNIX socket to serve at (default: a new one)')
-    .option('--listen <address>', 'serve on host:port instead')
+    .addOption(new Option('--listen <address>', 'serve on host:port instead').argParser(address(1)))
     .option('--writable', 'clients may write, into a temporary file')
     .option('--json', 'one JSON object a line on standard output'),
   'hypertwin stream serve https://images.example.org/debian --cache /var/cache/debian --socket /run/debian.sock'

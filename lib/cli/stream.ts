@@ -110,16 +110,20 @@ class Turn {
     this.#signal = AbortSignal.any([signal, this.#over.signal])
   }
 
-  /** True when this process streams; false when another one does. */
-  async take(): Promise<boolean> {
+  /**
+   * True when this process streams; false when another one does.
+   *
+   * @param hasBegun - somebody uses the image already: what can only be seen does not end that
+   */
+  async take(hasBegun = false): Promise<boolean> {
     try {
       this.stream = await ImageStream.open(this.source, { ...this.options, signal: this.#signal })
-      this.#shown = await Shown.begin(this.stream, this.show, text => this.ui.say(text))
-      return true
     } catch (error) {
       if (error instanceof StreamError && error.code === 'IN_USE') return false
       throw error
     }
+    this.#shown = await Shown.begin(this.stream, this.show, text => this.ui.say(text), !hasBegun)
+    return true
   }
 
   /** The manifest of what another process streams, once that is served: it is the one that was asked for. */
@@ -132,7 +136,7 @@ class Turn {
   /** Until it is this process's turn. */
   async wait(): Promise<void> {
     do await ImageStream.released(this.cache, this.#signal)
-    while (!(await this.take()))
+    while (!(await this.take(true)))
   }
 
   /** In the background. */

@@ -77,13 +77,20 @@ export class Shown {
     private readonly picture: string | undefined
   ) {}
 
-  static async begin(stream: Stream, options: StreamedOptions, say: (text: string) => void): Promise<Shown> {
+  /** @param must - false: it goes on where no page can be served */
+  static async begin(stream: Stream, options: StreamedOptions, say: (text: string) => void, must = true): Promise<Shown> {
     const misfit = misfitOf(stream.progress().profile)
     if (misfit !== undefined) say(misfit)
     const { page, allowHost = [], picture } = options
     if (page === undefined) return new Shown(undefined, stream, picture)
-    const served = await StreamPage.serve(stream, { ...(page !== true && { listen: page }), allowedHosts: allowHost, title: stream.source })
-    say(`Watch it at ${served.url}`)
+    let served: StreamPage | undefined
+    try {
+      served = await StreamPage.serve(stream, { ...(page !== true && { listen: page }), allowedHosts: allowHost, title: stream.source })
+      say(`Watch it at ${served.url}`)
+    } catch (error) {
+      if (must) throw error
+      say(`It cannot be watched: ${(error as Error).message}`)
+    }
     return new Shown(served, stream, picture)
   }
 

@@ -93,6 +93,10 @@ t.test('wrong arguments: one line that says what to do, exit code 2', async t =>
     ['serve', at('pack'), '--cache', at('cache'), '--gate', 'soon'],
     ['serve', at('pack'), '--cache', at('cache'), '--digest', 'abc'],
     ['serve', at('pack'), '--cache', at('cache'), '--socket', 'x', '--listen', 'y:1'],
+    ['serve', at('pack'), '--cache', at('cache'), '--listen', '127.0.0.1:0'],
+    ['serve', at('pack'), '--cache', at('cache'), '--listen', '127.0.0.1:65536'],
+    ['serve', at('pack'), '--cache', at('cache'), '--page', '127.0.0.1:65536'],
+    ['run', at('pack'), '--cache', at('cache'), '--page', 'here'],
     ['serve', 'ftp://x/', '--cache', at('cache')],
     ['serve', at('pack'), '--cache', at('cache'), '--wait', '-1'],
     ['serve', 'https://x/', '--cache', at('cache'), '--header', 'no colon'],
@@ -447,6 +451,24 @@ t.test('one that waited for its turn tells what happens from then on', { skip: n
   t.match(await (await fetch(`${page as string}progress.json`)).json(), { state: 'complete' })
   second.child.kill('SIGINT')
   await once(second.child, 'exit')
+})
+
+t.test('one that takes its turn goes on without a page that cannot be served', { skip: noNbd, timeout: limit(120_000) }, async t => {
+  const at = packedIn(t, noise(40 * CHUNK, 'unwatched'))
+  const first = running(t, 'serve', at('pack'), '--cache', at('cache'), '--socket', at('one'), '--no-fill', '--gate', 'none')
+  await first.event('serving')
+  const server = await WebServer.start(t, at('pack'))
+  const second = running(t, 'serve', at('pack'), '--cache', at('cache'), '--socket', at('two'), '--page', `127.0.0.1:${server.port}`)
+  await second.event('serving')
+  first.child.kill('SIGINT')
+  await once(first.child, 'exit')
+  t.match(await second.event('streaming'), { page: null })
+  t.match(second.told(), /It cannot be watched: .*EADDRINUSE/)
+  await second.event('complete')
+  second.child.kill('SIGINT')
+  t.same(await once(second.child, 'exit'), [130, null])
+  const alone = running(t, 'serve', at('pack'), '--cache', at('cache'), '--page', `127.0.0.1:${server.port}`)
+  t.same(await once(alone.child, 'close'), [1, null], 'one that has its turn at once does not begin without')
 })
 
 t.test('one that waits for its turn ends with its server', { skip: noNbd, timeout: limit(120_000) }, async t => {

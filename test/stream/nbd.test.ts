@@ -149,7 +149,7 @@ t.test('over TCP, and at a socket of somebody’s choice', { skip }, async t => 
 t.test('what cannot be served', { skip }, async t => {
   const empty = scratch(t)
   await t.rejects(NbdServer.start(empty), { code: 'TOOL_FAILED', message: /image/ })
-  await t.rejects(NbdServer.start(empty, { listen: 'here' }), code('EINVAL'))
+  for (const listen of ['here', '127.0.0.1:0', '127.0.0.1:65536']) await t.rejects(NbdServer.start(empty, { listen }), code('EINVAL'))
   await t.rejects(NbdServer.start(empty, { listen: '127.0.0.1:1', socket: 'x' }), code('EINVAL'))
   await t.rejects(NbdServer.start(empty, { waitSeconds: -1 }), code('EINVAL'))
   await t.rejects(NbdServer.start(empty, { socket: `/${'x'.repeat(120)}` }), code('EINVAL'))
