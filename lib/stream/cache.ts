@@ -14,7 +14,7 @@ import { constants } from 'node:fs'
 import { access, open, readFile, type FileHandle } from 'node:fs/promises'
 import path from 'node:path'
 import { digestOf } from './codec.js'
-import { failed, StreamError } from './errors.js'
+import { check, failed, StreamError } from './errors.js'
 import { LOCK_FILE } from './lock.js'
 import { Manifest, MANIFEST_FILE, MAX_MANIFEST_BYTES, PROFILE_FILE, ZERO } from './manifest.js'
 import { Profile } from './profile.js'
@@ -128,8 +128,12 @@ export class Cache {
     return map !== undefined && map.trusted && !map.chunks.includes(MISSING)
   }
 
-  /** Opens a cache, or makes one, in a folder that is there. */
-  static async open(folder: string, manifest: Manifest): Promise<Cache> {
+  /**
+   * Opens a cache, or makes one, in a folder that is there.
+   *
+   * @param signal - ends it, also while all that is there is verified
+   */
+  static async open(folder: string, manifest: Manifest, signal?: AbortSignal): Promise<Cache> {
     const before = await this.manifestIn(folder)
     if (before && before.digest !== manifest.digest)
       throw foreign(folder, `it is the copy of the image whose manifest's digest is ${before.digest}`)
@@ -157,7 +161,7 @@ export class Cache {
       opened.push(mapFile)
       let lost = 0
       if (!map.trusted) {
-        lost = await verify(image, manifest, map.chunks)
+        lost = await verify(image, manifest, map.chunks, signal)
         await write(mapFile, map.chunks, HEAD)
       }
       await write(mapFile, head(manifest, boot), 0)
@@ -305,11 +309,12 @@ async function readMap(file: string, manifest: Manifest): Promise<{ chunks: Buff
 }
 
 /** Of the chunks that the map has, those that are not what they should be are struck off; their number. */
-async function verify(image: FileHandle, manifest: Manifest, map: Buffer): Promise<number> {
+async function verify(image: FileHandle, manifest: Manifest, map: Buffer, signal: AbortSignal | undefined): Promise<number> {
   const contents = Buffer.alloc(manifest.chunkSize)
   let lost = 0
   for (let chunk = 0; chunk < manifest.chunks; chunk++) {
     if (map[chunk] !== HERE) continue
+    check(signal)
     contents.fill(0)
     await image.read(contents, 0, manifest.sizeOf(chunk), chunk * manifest.chunkSize)
     if (digestOf(contents).equals(manifest.digestOf(manifest.blobOf[chunk] as number))) continue

@@ -150,6 +150,7 @@ export class ImageStream implements AsyncDisposable {
     }
     let lock: FolderLock | undefined
     let cache: Cache | undefined
+    let begun: ImageStream | undefined
     try {
       check(signal)
       const other = await knock(folder)
@@ -170,22 +171,27 @@ export class ImageStream implements AsyncDisposable {
       await mkdir(folder, { recursive: true, mode: 0o700 })
       lock = await FolderLock.take(folder)
       if (!lock) throw await inUse()
-      cache = await Cache.open(folder, manifest)
+      cache = await Cache.open(folder, manifest, signal)
       if (own) await cache.keepProfile(own)
       const stream = new ImageStream(files, cache, lock, found, gate, fill)
+      begun = stream
       stream.#door = await Door.open(folder, {
         chunks: manifest.chunks,
         need: chunk => stream.#need(chunk),
         status: () => stream.progress()
       })
+      check(signal)
       stream.#fetcher.pump()
       stream.#check()
       if (kept && digest === undefined) stream.#fetcher.compare()
       return stream
     } catch (error) {
-      files.close()
-      await cache?.close().catch(() => undefined)
-      await lock?.release()
+      if (begun) await begun.close().catch(() => undefined)
+      else {
+        files.close()
+        await cache?.close().catch(() => undefined)
+        await lock?.release()
+      }
       throw failed(`streaming ${files.where}`, error)
     }
   }

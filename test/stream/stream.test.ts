@@ -365,17 +365,50 @@ t.test('a folder that is no cache keeps its files', async t => {
   t.ok(copyOf(stream).equals(bytes), 'what stands in nobody’s way may be there')
 })
 
+/** As after a power failure: another boot, and it was not closed. */
+function powerFails(cache: string): void {
+  const map = readFileSync(path.join(cache, 'chunks'))
+  map.writeUInt32LE(0, 28)
+  map.write('00000000-0000-0000-0000-000000000000', 64, 'latin1')
+  writeFileSync(path.join(cache, 'chunks'), map)
+}
+
+t.test('an opening can be ended while chunks are verified, and leaves nothing open', async t => {
+  const { folder, bytes } = await packed(t, noise(40 * CHUNK, 'ended'))
+  const cache = scratch(t)
+  const one = await ImageStream.open(folder, { cache })
+  await one.complete
+  await one.close()
+  powerFails(cache)
+  const handle = await open(path.join(cache, 'image'))
+  const prototype = Object.getPrototypeOf(handle) as { read: (this: FileHandle, ...args: unknown[]) => Promise<unknown> }
+  await handle.close()
+  const read: (this: FileHandle, ...args: unknown[]) => Promise<unknown> = prototype.read
+  const controller = new AbortController()
+  let reads = 0
+  prototype.read = async function (...args) {
+    if (++reads === 3) controller.abort(new Error('enough'))
+    return read.apply(this, args)
+  }
+  t.teardown(() => (prototype.read = read))
+  const before = readdirSync('/proc/self/fd').length
+  await t.rejects(ImageStream.open(folder, { cache, profile: false, signal: controller.signal }), { message: 'enough' })
+  t.equal(reads, 3)
+  t.equal(readdirSync('/proc/self/fd').length, before)
+  await using again = await ImageStream.open(folder, { cache })
+  await again.complete
+  t.ok(copyOf(again).equals(bytes))
+  t.equal(again.progress().requests.count, 0, 'each chunk was verified then')
+})
+
 t.test('after a power failure every chunk is verified', async t => {
   const { folder, bytes, manifest } = await packed(t, imageBytes(40))
   const cache = scratch(t)
   const one = await ImageStream.open(folder, { cache })
   await one.complete
   await one.close()
-  // Another boot, not closed; two chunks did not make it to the disk.
-  const map = readFileSync(path.join(cache, 'chunks'))
-  map.writeUInt32LE(0, 28)
-  map.write('00000000-0000-0000-0000-000000000000', 64, 'latin1')
-  writeFileSync(path.join(cache, 'chunks'), map)
+  // Two chunks did not make it to the disk.
+  powerFails(cache)
   const image = readFileSync(path.join(cache, 'image'))
   image.fill(0, 4 * CHUNK, 6 * CHUNK)
   writeFileSync(path.join(cache, 'image'), image)
