@@ -145,7 +145,7 @@ class Packer {
       const done = new Uint8Array(blobOf.length)
       const output = await open(dataFile, 'wx')
       try {
-        for (const { chunk } of profile?.entries ?? []) {
+        for (const chunk of chunksOf(profile, chunkSize)) {
           if (chunk >= blobOf.length || done[chunk] === 1) continue
           check(signal)
           done[chunk] = 1
@@ -218,6 +218,15 @@ class Packer {
       this.#lengths.push(stored.length)
       this.#stored += stored.length
     }
+  }
+}
+
+/** What a profile has, in its order: its own chunks may be of another size. */
+function* chunksOf(profile: Profile | undefined, chunkSize: number): Generator<number> {
+  if (!profile) return
+  for (const { chunk } of profile.entries) {
+    const from = chunk * profile.chunkSize
+    for (let one = Math.floor(from / chunkSize); one * chunkSize < from + profile.chunkSize; one++) yield one
   }
 }
 

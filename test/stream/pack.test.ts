@@ -52,6 +52,15 @@ t.test('what a profile has lies first, in its order', async t => {
   t.equal(manifest.imageSize, bytes.length)
 })
 
+t.test('so it does where the profile is of chunks of another size', async t => {
+  const { manifest: plain, image } = await packed(t, noise(24 * CHUNK, 'sizes'))
+  const profile = Profile.fromOrder(plain, [20, 8, 9].map((chunk, i) => ({ chunk, atMs: i })), 1)
+  const { manifest: small } = await pack(image, scratch(t), { profile, chunkSize: CHUNK / 2 })
+  t.same([40, 41, 16, 17, 18, 19, 0].map(chunk => small.blobOf[chunk]), [0, 1, 2, 3, 4, 5, 6])
+  const { manifest: large } = await pack(image, scratch(t), { profile, chunkSize: 2 * CHUNK })
+  t.same([10, 4, 0].map(chunk => large.blobOf[chunk]), [0, 1, 2])
+})
+
 t.test('a folder that is being served is never without a whole pack', async t => {
   const { folder, image, manifest } = await packed(t, imageBytes(8))
   writeFileSync(image, imageBytes(8, 'next'))
