@@ -474,7 +474,7 @@ export async function status(cache: string, options: { map?: boolean; json?: boo
 
 /** The manifest of a local copy, or of a pack. */
 async function manifestAt(where: string): Promise<Manifest> {
-  return (await Cache.manifestIn(where)) ?? new Manifest(await openSource(where).file(MANIFEST_FILE, MAX_MANIFEST_BYTES))
+  return (await Cache.manifestIn(where)) ?? new Manifest(await openSource(where).file(MANIFEST_FILE, MAX_MANIFEST_BYTES), `What ${where} has as its ${MANIFEST_FILE}`)
 }
 
 const storedBytes = (profile: Profile, manifest: Manifest): number =>

@@ -84,7 +84,7 @@ export class Cache {
     try {
       const { size } = await handle.stat()
       if (size > MAX_MANIFEST_BYTES) throw foreign(folder, `its manifest has ${size} bytes`)
-      const manifest = new Manifest(await handle.readFile())
+      const manifest = new Manifest(await handle.readFile(), file, 'Give another folder, or remove this one if it is a local copy')
       if (digest === undefined || manifest.digest === digest) return manifest
       throw new StreamError(
         `${folder} is the copy of another image: its manifest's digest is ${manifest.digest}. Give another folder, or remove this one`,

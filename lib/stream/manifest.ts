@@ -77,13 +77,12 @@ export class Manifest {
 
   /**
    * @param bytes - of the whole file
+   * @param where - it is from, and what mends it, for the error
    * @throws StreamError `BAD_MANIFEST`
    */
-  constructor(bytes: Buffer) {
+  constructor(bytes: Buffer, where = 'This', mend = 'Fetch it again, or make it anew by `hypertwin stream pack`') {
     const bad = (what: string): StreamError =>
-      new StreamError(`This is no manifest of a streamable image: ${what}. Fetch it again, or make it anew by \`hypertwin stream pack\``, {
-        code: 'BAD_MANIFEST'
-      })
+      new StreamError(`${where} is no manifest of a streamable image: ${what}. ${mend}`, { code: 'BAD_MANIFEST' })
     if (bytes.length < HEADER) throw bad(`it has ${bytes.length} bytes, and its head alone has ${HEADER}`)
     if (bytes.toString('latin1', 0, 8) !== MAGIC) throw bad('it does not begin as one')
     const version = bytes.readUInt32LE(8)

@@ -151,11 +151,12 @@ export class Profile {
   /**
    * Reads a profile's text, which may come from anywhere.
    *
+   * @param where - it is from, for the error
    * @throws StreamError `BAD_PROFILE`
    */
-  static parse(text: string): Profile {
+  static parse(text: string, where = 'This'): Profile {
     const bad = (what: string, cause?: unknown): StreamError =>
-      new StreamError(`This is no profile of a streamable image: ${what}. Make one by \`hypertwin stream trace\``, {
+      new StreamError(`${where} is no profile of a streamable image: ${what}. Make one by \`hypertwin stream trace\``, {
         code: 'BAD_PROFILE',
         ...(cause !== undefined && { cause })
       })
@@ -194,7 +195,7 @@ export class Profile {
       const stats = await stat(file)
       if (!stats.isFile() || stats.size > MAX_PROFILE_BYTES)
         throw new StreamError(`${file} is no profile of a streamable image`, { code: 'BAD_PROFILE' })
-      return this.parse(await readFile(file, 'utf8'))
+      return this.parse(await readFile(file, 'utf8'), file)
     } catch (error) {
       throw failed(`reading the profile ${file}`, error)
     }

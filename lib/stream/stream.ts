@@ -421,7 +421,7 @@ async function manifestAt(source: Source, digest: string | undefined, signal: Ab
     throw new StreamError(`The manifest at ${source.where} has the digest ${given}: it is not the one that was asked for`, {
       code: 'BAD_DIGEST'
     })
-  return new Manifest(bytes)
+  return new Manifest(bytes, `What ${source.where} has as its ${MANIFEST_FILE}`)
 }
 
 /** What is there in the place of a pack's profile: nothing, or an error where that cannot be known. */

@@ -63,6 +63,8 @@ t.test('no profile', async t => {
     t.throws(() => Profile.parse(JSON.stringify({ ...good, ...change })), code('BAD_PROFILE'), JSON.stringify(change))
   }
   for (const text of ['', 'null', '[]', '{', '"x"']) t.throws(() => Profile.parse(text), code('BAD_PROFILE'))
+  const file = path.join(t.testdir({ profile: '{}' }), 'profile')
+  await t.rejects(Profile.load(file), { code: 'BAD_PROFILE', message: new RegExp(`^${file} is no profile`) })
   bad({ format: 'x' })
   bad({ version: 2 })
   bad({ manifest: 'abc' })
