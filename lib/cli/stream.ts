@@ -458,15 +458,17 @@ export async function status(cache: string, options: { map?: boolean; json?: boo
   if (!manifest) throw usage(`${cache} is no cache of an image: give the folder that \`hypertwin stream serve\` or \`run\` was given`)
   const map = await Cache.mapIn(cache, manifest)
   let progress: StreamProgress | undefined
+  let nobody = 'Nobody streams into it'
   try {
     progress = await ImageStream.status(cache)
   } catch (error) {
     if (!(error instanceof StreamError) || error.code !== 'NOT_RUNNING') throw error
+    if (error.cause !== undefined) nobody = error.message
   }
   const here = map.filter(byte => byte === 1).length
   const all = map.filter(byte => byte !== 2).length
   if (progress) ui.say(`${progress.state}: ${summary(progress)}`)
-  else ui.say(`Nobody streams into it: ${count(here)} of ${count(all)} chunks are here`)
+  else ui.say(`${nobody}: ${count(here)} of ${count(all)} chunks are here`)
   if (options.map) ui.say(picture(manifest, map))
   ui.result({ digest: manifest.digest, imageSize: manifest.imageSize, chunks: all, chunksHere: here, progress: progress ?? null })
   return Exit.ok

@@ -15,6 +15,8 @@ const STATUS = 2
 /** Of one request. */
 const MAX_COUNT = 1024
 const MAX_STATUS = 1 << 20
+/** Who has not told its status after so long does not answer. */
+const STATUS_MS = 5_000
 
 const IN_CACHE = 0
 const DATA = 1
@@ -104,6 +106,8 @@ export async function askStatus(folder: string): Promise<unknown> {
   const socket = await knock(folder)
   if (!socket)
     throw new StreamError(`Nobody streams into ${folder}: \`hypertwin stream serve\` or \`run\` does`, { code: 'NOT_RUNNING' })
+  // One that is stopped listens, and says nothing.
+  const timer = setTimeout(() => socket.destroy(new Error(`no answer for ${STATUS_MS / 1000} s`)), STATUS_MS)
   try {
     socket.write(request(STATUS, 0, 0))
     let answer = Buffer.alloc(0)
@@ -114,8 +118,11 @@ export async function askStatus(folder: string): Promise<unknown> {
       if (length > MAX_STATUS) break
       if (answer.length >= 8 + length) return JSON.parse(answer.toString('utf8', 8, 8 + length)) as unknown
     }
-    throw new StreamError(`The process that streams into ${folder} gave no status`, { code: 'NOT_RUNNING' })
+    throw new Error('it gave no status')
+  } catch (cause) {
+    throw new StreamError(`The process that streams into ${folder} does not answer: ${(cause as Error).message}`, { code: 'NOT_RUNNING', cause })
   } finally {
+    clearTimeout(timer)
     socket.destroy()
   }
 }
@@ -172,7 +179,18 @@ async function say(socket: Socket, status: number, data: Uint8Array): Promise<vo
   head.writeUInt32LE(status, 0)
   head.writeUInt32LE(data.length, 4)
   const free = socket.write(Buffer.concat([head, data]))
-  if (!free && !socket.destroyed) await Promise.race([once(socket, 'drain'), once(socket, 'close')])
+  if (!free && !socket.destroyed) await drained(socket)
+}
+
+/** It takes more, or has gone. */
+function drained(socket: Socket): Promise<void> {
+  return new Promise(resolve => {
+    const done = (): void => {
+      socket.off('drain', done).off('close', done)
+      resolve()
+    }
+    socket.on('drain', done).on('close', done)
+  })
 }
 
 /** A path of the folder that a socket's address has room for, however long its own is. */

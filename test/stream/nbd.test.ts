@@ -2,7 +2,7 @@
 import { execFile, execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readFileSync, renameSync, truncateSync, writeFileSync } from 'node:fs'
-import { connect, createServer } from 'node:net'
+import { connect, createServer, type Socket } from 'node:net'
 import path from 'node:path'
 import process from 'node:process'
 import { promisify } from 'node:util'
@@ -277,6 +277,42 @@ t.test('a hundred clients at once', { skip }, async t => {
   await stream.complete
   t.equal(await checkCache(stream.cache, bytes), 64)
   t.equal(Object.values(stream.progress().fetched).reduce((a, b) => a + b), stream.manifest.dataSize, 'each chunk came once')
+})
+
+t.test('one that does not answer streams nothing', async t => {
+  const cache = scratch(t)
+  const sockets = new Set<Socket>()
+  let welcome = (_socket: Socket): void => undefined
+  const stopped = createServer(socket => {
+    sockets.add(socket.on('error', () => undefined))
+    welcome(socket)
+  }).listen(path.join(cache, DOOR_FILE))
+  await once(stopped, 'listening')
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy()
+    stopped.close()
+  })
+  await t.rejects(ImageStream.status(cache), { code: 'NOT_RUNNING', message: /does not answer: no answer for 5 s/ })
+  // With what was asked unread, the connection is reset.
+  welcome = socket => void socket.pause().destroy()
+  await t.rejects(ImageStream.status(cache), { code: 'NOT_RUNNING', message: /does not answer/ })
+})
+
+t.test('a client that takes its time is waited for by one listener', async t => {
+  const { folder, bytes } = await packed(t, noise(100 * CHUNK, 'drain'))
+  const stream = await open(t, folder, { fill: false, gate: 'none' })
+  const warnings: Error[] = []
+  const warned = (warning: Error): void => void warnings.push(warning)
+  process.on('warning', warned)
+  t.teardown(() => process.off('warning', warned))
+  // Answers are small: so many that the socket is full again and again.
+  const client = connect(path.join(stream.cache, DOOR_FILE))
+  await once(client, 'connect')
+  await stream.read(0, bytes.length)
+  for (let i = 0; i < 1000; i++) client.write(request(1, 0, 100))
+  let came = 0
+  for await (const piece of client) if ((came += (piece as Buffer).length) === 1000 * 100 * 8) break
+  t.same(warnings, [])
 })
 
 t.test('what is no request ends its connection and nothing else', { skip }, async t => {

@@ -1,4 +1,5 @@
 // Profiles: from traces, merged, told from rubbish, and fitted to images that have changed; what to fetch next; the gate.
+import path from 'node:path'
 import t from 'tap'
 import { pack, Profile, StreamError, type Access } from '../../lib/stream/index.js'
 import { forecast } from '../../lib/stream/gate.js'
