@@ -2,12 +2,13 @@
 // on when the one that streams is killed, and its reads wait until another one takes its place.
 import { spawn, type ChildProcess } from 'node:child_process'
 import { closeSync, openSync, readFileSync, type Stats } from 'node:fs'
-import { lstat, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { lstat, mkdtemp, readFile, realpath, rm } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
 import { nbdkitPlugin, usesMusl } from '../native.js'
+import { MAP_FILE } from './cache.js'
 import { failed, invalid, StreamError } from './errors.js'
 import { isInstalled, missing, startError, toolEnvironment } from './tool.js'
 
@@ -84,7 +85,8 @@ export class NbdServer implements AsyncDisposable {
 
   /**
    * Starts to serve. Where a process that has been killed has left a server at the socket, and it serves this cache, that
-   * one is taken over, with its clients, as it was started; one of another cache keeps it (`EADDRINUSE`).
+   * one is taken over, with its clients, as it was started; one of another cache, or of files that were in this one's place,
+   * keeps it (`EADDRINUSE`).
    *
    * @param cache - the folder that an {@link ImageStream} has made
    * @throws StreamError `EINVAL`, `EADDRINUSE`, `TOOL_MISSING`, `TOOL_FAILED`
@@ -268,11 +270,25 @@ async function ownerOf(socket: string, pidFile: string, cache: string): Promise<
   const began = pid === undefined ? undefined : beginOf(pid)
   const words = pid === undefined ? [] : (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0')
   const owner = pid !== undefined && began !== undefined && words.includes(socket) ? { pid, began, ended: untilGone(pid, began) } : undefined
-  if (listening && owner && words.includes(`cache=${cache}`)) return owner
+  if (listening && owner && words.includes(`cache=${cache}`)) {
+    if (await maps(owner.pid, path.join(cache, MAP_FILE))) return owner
+    throw new StreamError(
+      `The server at the socket ${socket}, process ${owner.pid}, serves files of ${cache} that are no longer there: end that one, or choose another socket`,
+      { code: 'EADDRINUSE' }
+    )
+  }
   if (!listening && !owner) return undefined
   throw new StreamError(`The socket ${socket} belongs to another server${owner ? `, process ${owner.pid}` : ''}: end that one, or choose another socket`, {
     code: 'EADDRINUSE'
   })
+}
+
+/** Whether a process has this file in its memory, and not another one that was there before. */
+async function maps(pid: number, file: string): Promise<boolean> {
+  const real = await realpath(file).catch(() => undefined)
+  const lines = (await readFile(`/proc/${pid}/maps`, 'utf8').catch(() => '')).split('\n')
+  // The name of one that has been removed has ' (deleted)' behind it.
+  return real !== undefined && lines.some(line => line.endsWith(` ${real.replaceAll('\n', '\\012')}`))
 }
 
 /** What is there in a server's place is what an earlier one has left, and no file of somebody's. */

@@ -1,7 +1,7 @@
 // Over NBD, with qemu-img, qemu-io and nbdinfo as clients: right while it comes, whoever is killed meanwhile.
 import { execFile, execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readFileSync, renameSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { connect, createServer, type Socket } from 'node:net'
 import path from 'node:path'
 import process from 'node:process'
@@ -139,6 +139,11 @@ t.test('over TCP, and at a socket of somebody’s choice', { skip }, async t => 
   await t.rejects(NbdServer.start(stream.cache, { socket }), code('EADDRINUSE'), 'though it is not found there, it is its')
   renameSync(`${socket}.away`, socket)
   t.equal((await NbdServer.start(stream.cache, { socket })).pid, nbd.pid, 'one of the same cache is taken over')
+  await stream.complete
+  await stream.close()
+  for (const name of ['image', 'chunks']) rmSync(path.join(stream.cache, name))
+  const anew = await open(t, folder, { cache: stream.cache })
+  await t.rejects(NbdServer.start(anew.cache, { socket }), { code: 'EADDRINUSE', message: /serves files of .* no longer there: end that one, or choose/ })
   await nbd.close()
   await nbd.close()
   t.notOk(existsSync(socket))
