@@ -13,12 +13,14 @@ import {
   StreamError,
   type FetchClass,
   type NbdOptions,
+  type QemuOptions,
   type StreamOptions,
   type StreamProgress,
   type Trace
 } from '../stream/index.js'
 import { Cache } from '../stream/cache.js'
 import { MANIFEST_FILE, MAX_MANIFEST_BYTES } from '../stream/manifest.js'
+import { checkOverlay, checkQemu } from '../stream/qemu.js'
 import { openSource } from '../stream/source.js'
 import { writeWhole } from '../stream/whole_file.js'
 import { bytes, count, Exit, interruption, sleep, Ui, usage } from './common.js'
@@ -337,6 +339,22 @@ class Served implements AsyncDisposable {
 export async function run(source: string, qemuArgs: string[], options: RunOptions): Promise<number> {
   const ui = new Ui(options.json === true)
   const signal = interruption()
+  const how: QemuOptions = {
+    memory: options.memory,
+    cpus: options.cpus,
+    ...(options.accel && { accelerator: options.accel }),
+    ...(options.kernel !== undefined && { kernel: options.kernel }),
+    ...(options.initrd !== undefined && { initrd: options.initrd }),
+    ...(options.append !== undefined && { append: options.append }),
+    ...(options.overlay !== undefined && { overlay: options.overlay }),
+    args: qemuArgs,
+    // Without this process its console would be nobody's, and a second one would meet it at its overlay.
+    exitWithParent: true,
+    // With --json standard output is for the result.
+    stdio: ['inherit', options.json ? 2 : 'inherit', 'inherit']
+  }
+  // Not after all has come.
+  checkQemu(how)
   const turn = new Turn(source, options.cache, await imageOptions(options), options, ui, signal)
   let guest: QemuGuest | undefined
   const stop = (): void => void guest?.close()
@@ -354,6 +372,8 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
       stop()
     }
     served.keep(text => ui.say(text), fail)
+    const manifest = turn.stream?.manifest ?? (await turn.others())
+    if (options.overlay !== undefined) await checkOverlay(path.resolve(options.overlay), manifest)
     if (ours && turn.stream) {
       const { stream } = turn
       let started = false
@@ -364,23 +384,9 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
       started = true
       signal.throwIfAborted()
     } else turn.begin(fail)
-    const manifest = turn.stream?.manifest ?? (await turn.others())
     const before = turn.stream?.progress()
     if (before) ui.say(`Starting after ${(before.elapsedMs / 1000).toFixed(1)} s: ${line(before)}`)
-    guest = await QemuGuest.start(served.first, manifest, {
-      memory: options.memory,
-      cpus: options.cpus,
-      ...(options.accel && { accelerator: options.accel }),
-      ...(options.kernel !== undefined && { kernel: options.kernel }),
-      ...(options.initrd !== undefined && { initrd: options.initrd }),
-      ...(options.append !== undefined && { append: options.append }),
-      ...(options.overlay !== undefined && { overlay: options.overlay }),
-      args: qemuArgs,
-      // Without this process its console would be nobody's, and a second one would meet it at its overlay.
-      exitWithParent: true,
-      // With --json standard output is for the result.
-      stdio: ['inherit', options.json ? 2 : 'inherit', 'inherit']
-    })
+    guest = await QemuGuest.start(served.first, manifest, how)
     // What came while it was being started.
     if (signal.aborted || failed !== undefined) stop()
     const status = await guest.ended

@@ -81,13 +81,9 @@ export class QemuGuest implements AsyncDisposable {
    */
   static async start(server: NbdServer, image: Pick<Manifest, 'imageSize' | 'digest'>, options: QemuOptions = {}): Promise<QemuGuest> {
     const { cpus = 1, kernel, initrd, append, args = [], exitWithParent = false, stdio = 'ignore' } = options
-    const memory = bytesOf(options.memory ?? '1GiB')
-    if (memory === undefined) throw invalid(noSize(options.memory))
-    if (!Number.isInteger(cpus) || cpus < 1) throw invalid('cpus must be a whole number above 0')
-    if (kernel === undefined && (initrd !== undefined || append !== undefined)) throw invalid('initrd and append go with a kernel')
+    checkQemu(options)
     if (server.socket === undefined) throw invalid('the server must listen at a UNIX socket')
-    // The one that is spawned may be another program.
-    if (!isInstalled(QEMU)) throw missing(QEMU)
+    const memory = bytesOf(options.memory ?? '1GiB') as bigint
     const accelerator = options.accelerator ?? ((await mayOpen('/dev/kvm')) ? 'kvm' : 'tcg')
     const folder = await mkdtemp(path.join(tmpdir(), 'hypertwin-qemu-'))
     try {
@@ -139,6 +135,15 @@ export class QemuGuest implements AsyncDisposable {
   }
 }
 
+/** What can be said before there is an image. @internal */
+export function checkQemu({ memory, cpus = 1, kernel, initrd, append, exitWithParent = false }: QemuOptions): void {
+  if (bytesOf(memory ?? '1GiB') === undefined) throw invalid(noSize(memory))
+  if (!Number.isInteger(cpus) || cpus < 1) throw invalid('cpus must be a whole number above 0')
+  if (kernel === undefined && (initrd !== undefined || append !== undefined)) throw invalid('initrd and append go with a kernel')
+  // The one that is spawned may be another program.
+  for (const program of [QEMU, 'qemu-img', ...(exitWithParent ? ['setpriv'] : [])]) if (!isInstalled(program)) throw missing(program)
+}
+
 async function mayOpen(file: string): Promise<boolean> {
   return access(file, constants.R_OK | constants.W_OK).then(
     () => true,
@@ -146,20 +151,30 @@ async function mayOpen(file: string): Promise<boolean> {
   )
 }
 
-/** Without a name of what is below it: that server has another name each time. */
-async function makeOverlay(overlay: string, { imageSize, digest }: Pick<Manifest, 'imageSize' | 'digest'>): Promise<void> {
-  const size = Math.ceil(imageSize / SECTOR) * SECTOR
+const diskSize = ({ imageSize }: Pick<Manifest, 'imageSize'>): number => Math.ceil(imageSize / SECTOR) * SECTOR
+
+/**
+ * Whether an overlay is there; one that is there is this image's.
+ *
+ * @throws StreamError `EINVAL`
+ * @internal
+ */
+export async function checkOverlay(overlay: string, image: Pick<Manifest, 'imageSize' | 'digest'>): Promise<boolean> {
+  if (!(await stat(overlay).catch(() => undefined))) return false
   const of = `${overlay}.digest`
-  if (await stat(overlay).catch(() => undefined)) {
-    const info = JSON.parse(await runTool(['qemu-img', 'info', '-f', 'qcow2', '--output=json', '--', overlay])) as Record<string, unknown>
-    const made = await readFile(of, 'utf8').catch(() => '')
-    if (info['virtual-size'] !== size || info['backing-filename'] !== undefined || made.trim() !== digest)
-      throw new StreamError(
-        `${overlay} is no overlay of this image${made === '' ? `, or ${of} is missing` : ''}: what it holds was written on top of other contents. Give another file, or remove it`,
-        { code: 'EINVAL' }
-      )
-    return
-  }
-  await writeFile(of, `${digest}\n`)
-  await runTool(['qemu-img', 'create', '-q', '-f', 'qcow2', '--', overlay, String(size)])
+  const info = JSON.parse(await runTool(['qemu-img', 'info', '-f', 'qcow2', '--output=json', '--', overlay])) as Record<string, unknown>
+  const made = await readFile(of, 'utf8').catch(() => '')
+  if (info['virtual-size'] !== diskSize(image) || info['backing-filename'] !== undefined || made.trim() !== image.digest)
+    throw new StreamError(
+      `${overlay} is no overlay of this image${made === '' ? `, or ${of} is missing` : ''}: what it holds was written on top of other contents. Give another file, or remove it`,
+      { code: 'EINVAL' }
+    )
+  return true
+}
+
+/** Without a name of what is below it: that server has another name each time. */
+async function makeOverlay(overlay: string, image: Pick<Manifest, 'imageSize' | 'digest'>): Promise<void> {
+  if (await checkOverlay(overlay, image)) return
+  await writeFile(`${overlay}.digest`, `${image.digest}\n`)
+  await runTool(['qemu-img', 'create', '-q', '-f', 'qcow2', '--', overlay, String(diskSize(image))])
 }

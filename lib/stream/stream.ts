@@ -139,6 +139,7 @@ export class ImageStream implements AsyncDisposable {
     const { gate = 'forecast', fill = true, profile, digest, signal } = (options ?? {}) as Partial<StreamOptions>
     if (typeof options?.cache !== 'string' || options.cache === '') throw invalid('cache must be the path of a folder')
     if (!gates.includes(gate)) throw invalid(`${String(gate)} is no gate: ${gates.join(', ')}`)
+    if (gate === 'all' && !fill) throw invalid("gate 'all' waits for all of the image, and with fill false (--no-fill) not all of it comes: leave out one of the two")
     if (digest !== undefined && !/^[0-9a-f]{64}$/.test(digest)) throw invalid('digest must be 64 hexadecimal digits')
     if (profile !== undefined && profile !== false && !(profile instanceof Profile)) throw invalid('profile must be a Profile, or false')
     const folder = path.resolve(options.cache)

@@ -103,6 +103,7 @@ t.test('wrong arguments: one line that says what to do, exit code 2', async t =>
     ['serve', 'https://x/', '--cache', at('cache'), '--header', 'a b: c'],
     ['serve', 'https://x/', '--cache', at('cache'), '--header', `@${at('image')}`],
     ['run', at('pack'), '--cache', at('cache'), '--cpus', '0'],
+    ['run', at('pack'), '--cache', at('cache'), '--append', 'quiet'],
     ['status', folder],
     ['trace', at('image')],
     ['nosuch']
@@ -312,6 +313,16 @@ t.test('run: a kernel from outside of the image', { skip: noQemu, timeout: limit
   await says('ticks 500')
   child.kill('SIGTERM')
   await once(child, 'exit')
+})
+
+t.test('run: an overlay of another image is told of before all has come', { skip: noQemu, timeout: limit(120_000) }, async t => {
+  const at = packedIn(t, noise(40 * CHUNK, 'overlay'))
+  const web = await WebServer.start(t, at('pack'))
+  web.trouble = ({ name }) => name.endsWith('.chunks')
+  execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', at('overlay'), '1M'])
+  const { child, told } = running(t, 'run', web.url, '--cache', at('cache'), '--gate', 'all', '--overlay', at('overlay'))
+  t.same(await once(child, 'close'), [2, null])
+  t.match(told(), /overlay is no overlay of this image/)
 })
 
 t.test('run: killed, its machine ends with it, and the same command starts it again', { skip: noQemu, timeout: limit(240_000) }, async t => {

@@ -500,6 +500,7 @@ t.test('what cannot be streamed', async t => {
   await t.rejects(ImageStream.open(folder, { cache: '' }), code('EINVAL'))
   await t.rejects(ImageStream.open(folder, { cache, digest: 'abc' }), code('EINVAL'))
   await t.rejects(ImageStream.open(folder, { cache, gate: 'soon' as 'none' }), code('EINVAL'))
+  await t.rejects(ImageStream.open(folder, { cache, gate: 'all', fill: false }), { code: 'EINVAL', message: /leave out one/ })
   await t.rejects(ImageStream.open(folder, { cache, profile: {} as Profile }), code('EINVAL'))
   await t.rejects(ImageStream.open(folder, { cache, silenceMs: 0 }), code('EINVAL'))
   await t.rejects(ImageStream.open(path.join(folder, 'nosuch'), { cache }), { code: 'SOURCE_REFUSED', message: /stream pack/ })
