@@ -13,35 +13,39 @@ import { slowServer } from './shared/web.mjs'
 
 const rate = Number(process.argv[2] ?? 1) * 2 ** 20
 const folder = mkdtempSync(path.join(tmpdir(), 'stream-hello-'))
-const [{ disk, page }, { kernel, initrd }] = [await serviceImage(), await guestImage()]
-
-// The publisher's side: the image is packed, and looked into without running it.
-const image = path.join(folder, 'image')
-writeFileSync(image, Buffer.concat([readFileSync(disk), randomBytes(24 << 20)]))
-const { manifest } = await pack(image, path.join(folder, 'pack'))
-const { profile, files } = await examine(image, manifest, { applications: ['/usr/sbin/nginx', '/srv'] })
-console.log(`packed ${manifest.imageSize >> 20} MiB into ${manifest.dataSize >> 10} KiB; ${files.length} files are wanted, in ${profile.entries.length} of ${manifest.blobs} chunks`)
-
-const server = await slowServer(path.join(folder, 'pack'), rate)
-const begun = performance.now()
-const seconds = () => `${((performance.now() - begun) / 1000).toFixed(1)} s`
-const stream = await ImageStream.open(server.url, { cache: path.join(folder, 'copy'), profile, digest: manifest.digest })
-const nbd = await NbdServer.start(stream.cache)
-const here = () => {
-  const { missingBytes, storedBytes } = stream.progress()
-  return `${(100 * (1 - missingBytes / storedBytes)).toFixed(0)} % of the image is here`
-}
-await stream.ready
-console.log(`${seconds()}: the guest starts; ${here()}`)
-const guest = await QemuGuest.start(nbd, manifest, {
-  accelerator: 'tcg',
-  memory: '256MiB',
-  kernel,
-  initrd,
-  append: 'console=ttyS0 quiet',
-  stdio: ['pipe', 'pipe', 'inherit']
-})
+const toClose = [{ close: () => rmSync(folder, { recursive: true, force: true }) }]
+const later = one => (toClose.unshift(one), one)
 try {
+  const [{ disk, page }, { kernel, initrd }] = [await serviceImage(), await guestImage()]
+
+  // The publisher's side: the image is packed, and looked into without running it.
+  const image = path.join(folder, 'image')
+  writeFileSync(image, Buffer.concat([readFileSync(disk), randomBytes(24 << 20)]))
+  const { manifest } = await pack(image, path.join(folder, 'pack'))
+  const { profile, files } = await examine(image, manifest, { applications: ['/usr/sbin/nginx', '/srv'] })
+  console.log(`packed ${manifest.imageSize >> 20} MiB into ${manifest.dataSize >> 10} KiB; ${files.length} files are wanted, in ${profile.entries.length} of ${manifest.blobs} chunks`)
+
+  const server = later(await slowServer(path.join(folder, 'pack'), rate))
+  const begun = performance.now()
+  const seconds = () => `${((performance.now() - begun) / 1000).toFixed(1)} s`
+  const stream = later(await ImageStream.open(server.url, { cache: path.join(folder, 'copy'), profile, digest: manifest.digest }))
+  const nbd = later(await NbdServer.start(stream.cache))
+  const here = () => {
+    const { missingBytes, storedBytes } = stream.progress()
+    return `${(100 * (1 - missingBytes / storedBytes)).toFixed(0)} % of the image is here`
+  }
+  await stream.ready
+  console.log(`${seconds()}: the guest starts; ${here()}`)
+  const guest = later(
+    await QemuGuest.start(nbd, manifest, {
+      accelerator: 'tcg',
+      memory: '256MiB',
+      kernel,
+      initrd,
+      append: 'console=ttyS0 quiet',
+      stdio: ['pipe', 'pipe', 'inherit']
+    })
+  )
   let said = ''
   guest.process.stdout.setEncoding('utf8').on('data', text => (said += text))
   const says = async word => {
@@ -57,9 +61,5 @@ try {
   console.log(`${seconds()}: the copy ${copy === manifest.imageDigest ? 'is' : 'is NOT'} the image; ${stream.progress().demands.count} chunks were waited for`)
   if (!right || copy !== manifest.imageDigest) process.exitCode = 1
 } finally {
-  await guest.close()
-  await nbd.close()
-  await stream.close()
-  server.close()
-  rmSync(folder, { recursive: true, force: true })
+  for (const one of toClose) await one.close()
 }

@@ -16,9 +16,6 @@ const linux = process.argv.includes('--linux')
 const rate = 2 * 2 ** 20
 const folder = mkdtempSync(path.join(tmpdir(), 'stream-machine-'))
 
-/** What runs, and what it says when it has read what is on its disk. */
-const guest = linux ? await linuxGuest() : await mailGuest()
-
 async function linuxGuest() {
   const { guestImage, serviceImage } = await import('./hosts/index.mjs')
   const [{ kernel, initrd }, { disk, page }] = [await guestImage(), await serviceImage()]
@@ -54,18 +51,22 @@ async function mailGuest() {
   }
 }
 
-// The publisher's side: the image, with 24 MiB behind it that nobody asks for, behind a slow link.
-const image = path.join(folder, 'image')
-writeFileSync(image, Buffer.concat([guest.contents, randomBytes(24 << 20)]))
-const { manifest } = await pack(image, path.join(folder, 'pack'))
-const web = await slowServer(path.join(folder, 'pack'), rate)
-
-const begun = performance.now()
-const seconds = () => `${((performance.now() - begun) / 1000).toFixed(1)} s`
-const stream = await ImageStream.open(web.url, { cache: path.join(folder, 'copy'), digest: manifest.digest, gate: 'none' })
-const nbd = await NbdServer.start(stream.cache, { writable: true })
-const machine = await Machine.create({ board: 'standard', ...guest.options, disks: [{ path: nbd.uri }] })
+const toClose = [{ close: () => rmSync(folder, { recursive: true, force: true }) }]
+const later = one => (toClose.unshift(one), one)
 try {
+  /** What runs, and what it says when it has read what is on its disk. */
+  const guest = linux ? await linuxGuest() : await mailGuest()
+  // The publisher's side: the image, with 24 MiB behind it that nobody asks for, behind a slow link.
+  const image = path.join(folder, 'image')
+  writeFileSync(image, Buffer.concat([guest.contents, randomBytes(24 << 20)]))
+  const { manifest } = await pack(image, path.join(folder, 'pack'))
+  const web = later(await slowServer(path.join(folder, 'pack'), rate))
+
+  const begun = performance.now()
+  const seconds = () => `${((performance.now() - begun) / 1000).toFixed(1)} s`
+  const stream = later(await ImageStream.open(web.url, { cache: path.join(folder, 'copy'), digest: manifest.digest, gate: 'none' }))
+  const nbd = later(await NbdServer.start(stream.cache, { writable: true }))
+  const machine = later(await Machine.create({ board: 'standard', ...guest.options, disks: [{ path: nbd.uri }] }))
   await machine.start()
   const said = await guest.served(machine)
   const { missingBytes, storedBytes, demands } = stream.progress()
@@ -74,9 +75,5 @@ try {
   console.log(`${seconds()}: all of it is here; the machine is ${machine.state}`)
   if (machine.state !== 'running') process.exitCode = 1
 } finally {
-  await machine.close()
-  await nbd.close()
-  await stream.close()
-  web.close()
-  rmSync(folder, { recursive: true, force: true })
+  for (const one of toClose) await one.close()
 }
