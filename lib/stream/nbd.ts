@@ -20,7 +20,7 @@ import { isInstalled, missing, startError, toolEnvironment } from './tool.js'
 export interface NbdOptions {
   /** The path of a UNIX socket, at most 107 bytes. Default: one in a new folder of the system's for temporary files. */
   socket?: string
-  /** In place of a socket: `'host:port'`. Whoever reaches it may read the image. */
+  /** In place of a socket: `'host:port'`, the port from 1 to 65535. Whoever reaches it may read the image. */
   listen?: string
   /** Clients may write: into a temporary file (in `TMPDIR`, or /var/tmp) that goes with the server. Default false. */
   writable?: boolean

@@ -31,7 +31,7 @@ export interface StreamOptions extends SourceOptions {
   digest?: string
   /** What is needed first. Default: the pack's own profile, where it has one. `false`: none. */
   profile?: Profile | false
-  /** When the start may be made. Default `'forecast'`. */
+  /** When the start may be made. Default `'forecast'`; `'all'` goes not with `fill: false`. */
   gate?: Gate
   /** `false`: what nobody asks for and the profile does not have does not come. Default true. */
   fill?: boolean
