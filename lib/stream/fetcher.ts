@@ -369,7 +369,7 @@ export class Fetcher {
   #failed(error: unknown, blob: number): void {
     this.counts.failures++
     const known = error instanceof StreamError
-    // A copy that was begun has come by ranges: something on the way answers in the server's place.
+    // Some of a copy that was begun has come: something on the way may answer in the server's place.
     if (known && ((error.code === 'SOURCE_NO_RANGES' && !this.#wasBegun) || error.code === 'TOOL_MISSING')) return this.#end(error)
     this.#trouble = known
       ? error

@@ -143,7 +143,9 @@ export class HttpSource implements Source {
       request.once('response', answer => resolve((response = answer)))
       request.once('timeout', () => (response ?? request).destroy(new Error(`no answer for ${this.#silenceMs / 1000} s`)))
       // An answer that nobody has asked for, as 101, comes as none.
-      request.once('close', () => reject(this.#broken(name, 'the connection was closed without an answer')))
+      request.once('close', () => {
+        if (!response) reject(this.#broken(name, 'the connection was closed without an answer'))
+      })
       request.on('error', error => {
         if (signal?.aborted) reject(signal.reason as Error)
         else reject(this.#broken(name, error.message, error))
@@ -166,15 +168,16 @@ export class HttpSource implements Source {
   }
 }
 
-/** A value is not said: it may be a secret. */
+/** What is wrong with them is said without them: there may be a secret in it. */
 function headersOf(headers: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
-  for (const [name, value] of Object.entries(headers))
-    try {
+  try {
+    for (const [name, value] of Object.entries(headers)) {
       http.validateHeaderName(name)
       http.validateHeaderValue(name, value)
-    } catch {
-      throw invalid(`headers: HTTP does not allow ${JSON.stringify(name)} as a name, or what it has as its value`)
     }
+  } catch {
+    throw invalid("headers has a name or a value that HTTP does not allow: give { name: 'value' }, without line breaks")
+  }
   return headers
 }
 
