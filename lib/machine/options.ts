@@ -210,7 +210,7 @@ export interface NativeAdjust {
   vsock: NativeConfig['vsock']
   verifyBefore: boolean
   /** The snapshot chooses nothing of this host. */
-  foreign?: boolean
+  foreign: boolean
   stream?: NativePaging
 }
 
@@ -399,6 +399,7 @@ export function nativeAdjust(options: RestoreOptions): NativeAdjust {
       }
     }),
     vsock: vsockOf(given['vsock'], 0),
-    verifyBefore: oneOf(given['verify'] ?? 'behind', ['before', 'behind'], 'verify') === 'before'
+    verifyBefore: oneOf(given['verify'] ?? 'behind', ['before', 'behind'], 'verify') === 'before',
+    foreign: false
   }
 }
