@@ -26,12 +26,14 @@ function hasKvm() {
   }
 }
 
-async function here(words) {
-  const child = spawn(words[0], words.slice(1), { stdio: ['ignore', 'pipe', 'inherit'] })
-  let stdout = ''
-  child.stdout.setEncoding('utf8').on('data', text => (stdout += text))
-  const [status] = await once(child, 'close')
-  return { status, stdout, stderr: '' }
+/** What a program prints: here, or in a rig. */
+async function printed([command, ...args], rig) {
+  const child = rig ? await rig.spawn([command, ...args]) : spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  const ended = rig ? child.ended : once(child, 'close')
+  child.stderr.pipe(process.stderr, { end: false })
+  const stdout = (await child.stdout.setEncoding('utf8').toArray()).join('')
+  await ended
+  return stdout
 }
 
 const why = hasKvm() ? false : await whyNoRigs()
@@ -45,13 +47,10 @@ try {
     // In a rig nothing that is built outlives it.
     const recipe = recipes.find(recipe => recipe.name === name)
     if (recipe) await builtImage(recipe, { say: text => console.error(`bench: ${text}`) })
-    const { status, stdout, stderr } = await (rigs ? rigs.rigs[0].exec(program(name), { timeout: 1_800_000 }) : here(program(name)))
-    process.stderr.write(stderr)
-    if (status !== 0) {
-      process.exitCode = 1
-      continue
-    }
-    for (const row of JSON.parse(stdout)) {
+    const stdout = await printed(program(name), rigs?.rigs[0])
+    // It has said why.
+    if (stdout === '') process.exitCode = 1
+    for (const row of stdout === '' ? [] : JSON.parse(stdout)) {
       const of = `ready/${row.image}/${row.way}`
       const bytes = row.headBytes + row.memoryBytes + row.diskBytes
       const share = (what, baseline) => print({ name: `${of}/${what}`, value: bytes, unit: 'bytes', baseline, ratio: bytes / baseline })

@@ -20,7 +20,7 @@ const tap = `ready${process.pid % 10000}`
 // As QEMU's own network has it: an image's database lets nobody else in.
 const [host, guest] = ['10.0.2.2', '10.0.2.15']
 const prompt = 'root@guest:~#'
-const signal = AbortSignal.timeout(1_500_000)
+const signal = AbortSignal.timeout(Number(process.env.READY_MS ?? 1_500_000))
 const say = text => console.error(`bench: ${text}`)
 const sum = numbers => numbers.reduce((a, b) => a + b, 0)
 
@@ -33,8 +33,8 @@ async function command(machine, text) {
 
 async function said(machine, text, from = 0) {
   while (!machine.console.text.includes(text, from)) {
-    signal.throwIfAborted()
-    if (machine.state !== 'running') throw new Error(`the machine is ${machine.state}: ${machine.message}`)
+    if (machine.state !== 'running' || signal.aborted)
+      throw new Error(`the machine is ${machine.state} ${machine.message}, and has not said ${text}; its console ends:\n${machine.console.text.slice(-1500)}`)
     await sleep(50)
   }
 }
