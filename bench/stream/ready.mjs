@@ -20,7 +20,7 @@ const tap = `ready${process.pid % 10000}`
 // As QEMU's own network has it: an image's database lets nobody else in.
 const [host, guest] = ['10.0.2.2', '10.0.2.15']
 const prompt = 'root@guest:~#'
-const signal = AbortSignal.timeout(Number(process.env.READY_MS ?? 1_500_000))
+const signal = AbortSignal.timeout(1_500_000)
 const say = text => console.error(`bench: ${text}`)
 const sum = numbers => numbers.reduce((a, b) => a + b, 0)
 
@@ -74,7 +74,7 @@ async function save(image, at) {
   say(`${image.name}: waiting for its application`)
   await command(machine, `until ss -Hltn 'sport = :${image.port}' | grep -q .; do sleep 1; done; sync`)
   await machine.pause()
-  say(`${image.name}: saved`)
+  say(`${image.name}: saving and packing`)
   await machine.snapshot(at('memory'))
   await machine.close()
   await pack(disk.uri, at('disk.pack'), { quality: 1, signal })
@@ -89,6 +89,7 @@ async function save(image, at) {
 async function resume(image, at, urls, profiles) {
   const prefetch = profiles !== undefined
   const open = (kind, name) => kind.open(urls[name], { cache: at(`${name}.copy`), profile: profiles?.[name] ?? false, gate: prefetch ? 'profile' : 'none', fill: false, signal })
+  say(`${image.name}: resumed, ${prefetch ? 'with what was touched first' : 'as it is touched'}`)
   const begun = performance.now()
   const [memory, disk] = await Promise.all([open(SnapshotStream, 'memory'), open(ImageStream, 'disk')])
   const nbd = await NbdServer.start(disk.cache, { writable: true, trace: at('trace') })
