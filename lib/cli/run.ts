@@ -98,7 +98,7 @@ class Streamed implements AsyncDisposable {
     const { digest, learn, wait } = options
     const prefetch = learn === undefined
     // What is learnt is what this machine touches, whatever earlier ones did.
-    const how = { ...(await streamOptions(options)), ...(!prefetch && { fill: false, profile: false as const }) }
+    const how = { ...(await streamOptions(options)), ...(!prefetch && { fill: false, profile: false as const, gate: 'none' as const }) }
     const stream = await SnapshotStream.open(options.restore ?? '', { ...how, cache, signal }).catch((error: unknown) => {
       if (error instanceof StreamError && error.code === 'IN_USE') return undefined
       throw error

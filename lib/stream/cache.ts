@@ -4,7 +4,7 @@
 //   image     the image; what is not there yet is a hole
 //   chunks    a head of 4096 bytes, then a byte for each chunk; docs/stream-format.md describes it
 //   reads     how many reads there were, and how many of them waited
-//   profile.json  the pack's own profile, as the source last had it; may be missing
+//   profile.json  the pack's own profile, the last that its source had; may be missing
 //
 // A chunk is written before its byte is, so a process that is killed at any time leaves no byte without its chunk.
 // That order holds within one run of the kernel. After a power failure, which the kernel's boot id tells, each chunk

@@ -1,9 +1,10 @@
 // Files that are there whole or not at all.
-import { chmodSync, lstatSync, readdirSync, readFileSync, statSync, symlinkSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { chmodSync, lstatSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
 import { writeWhole } from '../../lib/stream/whole_file.js'
-import { code } from './support.js'
+import { code, noMount, scratch } from './support.js'
 
 t.test('it takes the place of what was there, and nothing else is left', async t => {
   const folder = t.testdir({ there: 'before' })
@@ -24,6 +25,18 @@ t.test('it takes the place of what was there, and nothing else is left', async t
 t.test('what is no file is written to, and stays', async t => {
   await writeWhole('/dev/null', 'nothing')
   t.ok(statSync('/dev/null').isCharacterDevice())
+})
+
+t.test('one whose place another cannot take is written over', { skip: noMount }, async t => {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  writeFileSync(at('its'), 'before, and longer')
+  writeFileSync(at('mounted'), '')
+  execFileSync('mount', ['--bind', at('its'), at('mounted')])
+  t.teardown(() => execFileSync('umount', [at('mounted')]))
+  await writeWhole(at('mounted'), 'after')
+  t.equal(readFileSync(at('its'), 'utf8'), 'after')
+  t.same(readdirSync(folder).sort(), ['its', 'mounted'])
 })
 
 t.test('one that cannot be written', async t => {

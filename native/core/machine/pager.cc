@@ -91,9 +91,10 @@ Pager::Pager(std::span<uint8_t> memory, std::span<const uint64_t> held, std::sha
   }
   try {
     threads_.emplace_back([this] { take_faults(); });
-    for (unsigned i = 0; i < std::max(1u, options_.threads); ++i)
+    for (unsigned i = 0; i < std::max(1u, options_.threads); ++i) {
       threads_.emplace_back([this] { serve_faults(); });
-    threads_.emplace_back([this] { serve_asked(); });
+      threads_.emplace_back([this] { serve_asked(); });
+    }
     threads_.emplace_back([this] { serve_here(); });
   } catch (...) {
     give_up();

@@ -38,7 +38,7 @@ class Pager {
     // Pages in the order in which their blocks are brought; what is none of the memory's is left out.
     std::vector<uint64_t> working_set{};
     bool all = true;       // then the rest, in order; else only what is touched
-    unsigned threads = 4;  // that bring what is touched and wait for it
+    unsigned threads = 4;  // that bring what is touched and wait for it, and as many for what is asked for
     // Pages that come together: those of `block` pages each, of which the first one begins `phase` before
     // page 0.
     uint64_t block = 16;
@@ -98,7 +98,7 @@ class Pager {
     uint64_t since_ns;
   };
   void take_faults();
-  // Three kinds of threads bring what somebody wants: those for faults, one for what is asked for, and one
+  // Three kinds of threads bring what somebody wants: those for faults, those for what is asked for, and one
   // that waits for nobody, so that what the source has comes however many of the others wait.
   void serve_faults();
   void serve_asked();
