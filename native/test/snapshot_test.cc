@@ -44,6 +44,14 @@ class Snapshot : public ::testing::TestWithParam<BoardKind> {
     options.verify = verify;
     return restore_with(path, options, std::move(listener));
   }
+  // Its memory comes as it is touched.
+  std::unique_ptr<VirtualMachine> restore_touched(const std::string& path, std::shared_ptr<PageSource> pages,
+                                                  std::shared_ptr<TestListener> listener) {
+    RestoreOptions options;
+    options.pages = std::move(pages);
+    options.paging = {.all = false};
+    return restore_with(path, options, std::move(listener));
+  }
   std::unique_ptr<VirtualMachine> restore_with(const std::string& path, const RestoreOptions& options,
                                                std::shared_ptr<TestListener> listener) {
     if (GetParam() == BoardKind::kStandard)
@@ -398,11 +406,8 @@ TEST_P(Snapshot, AGuestWaitsForItsMemoryAndFailsWithoutIt) {
   enum class End { kOpened, kBroken, kClosed };
   for (End end : {End::kOpened, End::kBroken, End::kClosed}) {
     auto pages = std::make_shared<GatedPages>(dir_.file("s"));
-    RestoreOptions options;
-    options.pages = pages;
-    options.paging = {.all = false};
     auto there = std::make_shared<TestListener>();
-    auto twin = restore_with(dir_.file("s"), options, there);
+    auto twin = restore_touched(dir_.file("s"), pages, there);
     // The standard board's writes to memory itself, and waits for it as the guest does.
     auto resumed = std::async(std::launch::async, [&] { return code_of([&] { twin->resume(); }); });
     ASSERT_TRUE(pages->wait_asked());
@@ -429,11 +434,8 @@ TEST_P(Snapshot, AGuestWaitsForItsMemoryAndFailsWithoutIt) {
 TEST_P(Snapshot, OneThatIsSteppedExecutesNothingOfMemoryThatWasLost) {
   create()->snapshot(dir_.file("s"));
   auto pages = std::make_shared<GatedPages>(dir_.file("s"));
-  RestoreOptions options;
-  options.pages = pages;
-  options.paging = {.all = false};
   auto there = std::make_shared<TestListener>();
-  auto twin = restore_with(dir_.file("s"), options, there);
+  auto twin = restore_touched(dir_.file("s"), pages, there);
   const uint64_t rip = twin->vcpu_state(0).regs.rip;
   auto stepped = std::async(std::launch::async, [&] { return twin->step(0, 100, {}); });
   ASSERT_TRUE(pages->wait_asked());
