@@ -305,19 +305,18 @@ class Served implements AsyncDisposable {
     const { signal } = this.#over
     const over = once(signal, 'abort')
     let begun: number[] = []
-    let why = ''
     while (!signal.aborted) {
       await Promise.race([(this.#servers.at(-1) as NbdServer).ended, over])
       if (!(await sleep(MISSED_MS, signal))) return
       begun = begun.filter(at => at > performance.now() - STARTS_MS)
-      if (begun.length === MAX_STARTS) throw new StreamError(`nbdkit ends again and again${why}: the guest cannot go on`, { code: 'TOOL_FAILED' })
+      if (begun.length === MAX_STARTS) throw new StreamError(`nbdkit ends again and again: the guest cannot go on`, { code: 'TOOL_FAILED' })
       begun.push(performance.now())
-      say(`nbdkit has ended: another one takes its place${trace === undefined ? '' : '. What is read from now on is not in the trace'}`)
       try {
         // Its trace would take the place of the first one's.
         this.#servers.push(await NbdServer.start(this.cache, { ...options, socket: this.first.socket as string }))
+        say(`nbdkit has ended, and another one takes its place${trace === undefined ? '' : '. What is read from now on is not in the trace'}`)
       } catch (error) {
-        why = ` (${(error as Error).message})`
+        say(`nbdkit has ended, and no other one serves: ${(error as Error).message}`)
       }
     }
   }

@@ -340,26 +340,46 @@ t.test('run: killed, its machine ends with it, and the same command starts it ag
   t.ok((await checkCache(at('cache'), bootable(true))) > 0)
 })
 
-t.test('run: nbdkit is killed under its guest, and another one takes its place', { skip: noQemu, timeout: limit(240_000) }, async t => {
+/** A guest that waits in the middle of its boot, and whose nbdkit has just been killed. */
+async function withoutNbdkit(t: Test, kill: (pid: number) => void, ...args: string[]): Promise<Running & { goOn: () => void; servers: () => number[] }> {
   const at = packedIn(t, bootable())
   const web = await WebServer.start(t, at('pack'))
   let goOn: (() => void) | undefined
   web.trouble = async ({ name, from }) => {
-    // The guest waits in the middle of its boot.
     if (name.endsWith('.chunks') && from > 0 && goOn === undefined) await new Promise<void>(resolve => (goOn = resolve))
     return false
   }
-  const { child, lines, told } = running(t, 'run', web.url, '--cache', at('cache'), '--accel', 'tcg', '--memory', '64MiB', '--gate', 'none', '--no-fill', '--trace', at('trace'), '--', '-no-reboot')
-  const servers = (): string[] => spawnSync('pgrep', ['-f', `cache=${at('cache')}`], { encoding: 'utf8' }).stdout.split('\n').filter(pid => pid !== '')
-  await until(() => child.exitCode !== null || goOn !== undefined)
-  const [first] = servers()
-  process.kill(Number(first), 'SIGKILL')
+  const ran = running(t, 'run', web.url, '--cache', at('cache'), '--accel', 'tcg', '--memory', '64MiB', '--gate', 'none', '--no-fill', ...args, '--', '-no-reboot')
+  const servers = (): number[] => spawnSync('pgrep', ['-f', `cache=${at('cache')}`], { encoding: 'utf8' }).stdout.split('\n').filter(pid => pid !== '').map(Number)
+  await until(() => ran.child.exitCode !== null || goOn !== undefined)
+  kill(servers()[0] as number)
+  return { ...ran, servers, goOn: () => goOn?.() }
+}
+
+t.test('run: nbdkit is killed under its guest, and another one takes its place', { skip: noQemu, timeout: limit(240_000) }, async t => {
+  const { child, lines, told, goOn, servers } = await withoutNbdkit(t, pid => process.kill(pid, 'SIGKILL'), '--trace', path.join(scratch(t), 'trace'))
   await until(() => child.exitCode !== null || told().includes('takes its place'))
-  t.match(told(), /nbdkit has ended: another one takes its place\. What is read from now on is not in the trace/)
-  goOn?.()
+  t.match(told(), /nbdkit has ended, and another one takes its place\. What is read from now on is not in the trace/)
+  goOn()
   t.same(await once(child, 'close'), [0, null], told())
   t.match(told(), 'streamed 0\r\n')
   t.match(lines[0], { status: 0 })
+  t.same(servers(), [])
+})
+
+t.test('run: where no nbdkit takes its place, the guest is ended', { skip: noQemu, timeout: limit(240_000) }, async t => {
+  const folder = scratch(t)
+  const { PATH } = process.env
+  writeFileSync(path.join(folder, 'nbdkit'), `#!/bin/sh\nPATH='${PATH}'\n[ -e ${folder}/broken ] && { echo broken since >&2; exit 1; }\nexec nbdkit "$@"\n`, { mode: 0o755 })
+  process.env['PATH'] = `${folder}:${PATH}`
+  t.teardown(() => (process.env['PATH'] = PATH))
+  const breakIt = (pid: number): void => {
+    writeFileSync(path.join(folder, 'broken'), '')
+    process.kill(pid, 'SIGKILL')
+  }
+  const { child, told, servers } = await withoutNbdkit(t, breakIt)
+  t.same(await once(child, 'close'), [1, null], told())
+  t.match(told(), /nbdkit has ended, and no other one serves: .*broken since.*nbdkit ends again and again: the guest cannot go on/s)
   t.same(servers(), [])
 })
 
