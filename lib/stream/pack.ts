@@ -1,13 +1,17 @@
 // Makes a pack of an image: a manifest and a file of chunks, for any web server.
 import { createHash } from 'node:crypto'
-import { mkdir, mkdtemp, open, rename, rm, writeFile, type FileHandle } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { access, mkdir, mkdtemp, open, readdir, rename, rm, writeFile, type FileHandle } from 'node:fs/promises'
 import path from 'node:path'
 import { digestOf, encodeChunk } from './codec.js'
 import { check, failed, invalid, StreamError } from './errors.js'
 import { isChunkSize, Manifest, MANIFEST_FILE, MAX_CHUNKS, PROFILE_FILE, ZERO } from './manifest.js'
 import type { Profile } from './profile.js'
 import { runTool } from './tool.js'
+import { native } from '../native.js'
 import { bytesOf, noSize, type Size } from '../size.js'
+
+const { tryLock } = native as { tryLock: (fd: number) => boolean }
 
 /**
  * How an image is packed.
@@ -17,7 +21,8 @@ import { bytesOf, noSize, type Size } from '../size.js'
 export interface PackOptions {
   /**
    * What the image is. Default `'raw'`; `'qcow2'` and the source of an `nbd:` or `nbd+unix:` URL are read by qemu-img.
-   * It is never guessed: what a guest has written could look like anything.
+   * It is never guessed: what a guest has written could look like anything. A qcow2 image must be whole in itself: one
+   * that names a backing file or a data file, which could be any file of this host, is refused.
    */
   format?: 'raw' | 'qcow2'
   /** A power of two from 4 KiB to 1 MiB. Default 64 KiB. */
@@ -28,7 +33,7 @@ export interface PackOptions {
   profile?: Profile
   /** Told after each few MiB. */
   onProgress?: (progress: PackProgress) => void
-  /** Stops packing; nothing is left behind. */
+  /** Stops packing; nothing is left behind. What a pack that was killed has left is removed by the next one into its folder. */
   signal?: AbortSignal
 }
 
@@ -65,11 +70,21 @@ export interface PackResult {
 const PIECE = 4 << 20
 /** Compressed at once, in libuv's pool. */
 const PARALLEL = 4
+const NBD = /^nbd(s?|\+unix|s\+unix):/
+/** What mkdtemp makes of it. */
+const WORK = '.pack-'
+const WORKS = /^\.pack-\w{6}$/
+/** Of qcow2's header. */
+const QCOW2_MAGIC = 'QFI\xfb'
+const QCOW2_HEAD = 80
+const QCOW2_DATA_FILE = 4
 
 /**
  * Packs a disk image. In `folder` are afterwards `manifest`, `<name>.chunks`, and `profile.json` when one was given;
  * the manifest comes last, so that the folder may be one that is being served: an old data file stays for those who
- * still read it.
+ * still read it. A power failure leaves the pack that was there, or the whole new one.
+ *
+ * The image must not change meanwhile.
  *
  * @param image - a file, a block device, or an `nbd:` or `nbd+unix:` URL
  * @throws StreamError `BAD_IMAGE`, `TOOL_MISSING`, `TOOL_FAILED`, `EINVAL`, or errno's name
@@ -85,29 +100,148 @@ export async function pack(image: string, folder: string, options: PackOptions =
   check(signal)
   try {
     await mkdir(folder, { recursive: true })
-    const work = await mkdtemp(path.join(folder, '.pack-'))
-    try {
-      let source = image
-      if (format !== 'raw' || /^nbd(s?|\+unix|s\+unix):/.test(image)) {
-        source = path.join(work, 'raw')
-        await runTool(['qemu-img', 'convert', '-f', format, '-O', 'raw', '--', image, source], { ...(signal && { signal }) })
-      }
-      const packer = new Packer(chunkSize, quality, options)
-      const manifest = await packer.run(source, path.join(work, 'chunks'))
-      await rename(path.join(work, 'chunks'), path.join(folder, manifest.dataName))
-      if (options.profile) {
-        await writeFile(path.join(work, PROFILE_FILE), options.profile.toString())
-        await rename(path.join(work, PROFILE_FILE), path.join(folder, PROFILE_FILE))
-      }
-      await writeFile(path.join(work, MANIFEST_FILE), manifest.bytes)
-      await rename(path.join(work, MANIFEST_FILE), path.join(folder, MANIFEST_FILE))
-      return { folder, manifest, zeroChunks: packer.zeroChunks, sharedChunks: packer.sharedChunks }
-    } finally {
-      await rm(work, { recursive: true, force: true })
+    await using work = await Work.begin(folder)
+    const convert = (from: 'raw' | 'qcow2', source: string, to: string): Promise<string> =>
+      runTool(['qemu-img', 'convert', '-f', from, '-O', 'raw', '--', source, to], { ...(signal && { signal }) })
+    // qemu-img takes what stands before a colon for a protocol, but not in an absolute path.
+    let source = path.resolve(image)
+    if (NBD.test(image)) {
+      source = work.at('export')
+      await convert('raw', image, source)
     }
+    if (format === 'qcow2') {
+      const flat = work.at('raw')
+      await unchanged(source, async input => {
+        await checkAlone(input, image)
+        await convert('qcow2', source, flat)
+      })
+      source = flat
+    }
+    const packer = new Packer(chunkSize, quality, options)
+    const manifest = await unchanged(source, input => packer.run(input, image, work.at('chunks')))
+    await rename(work.at('chunks'), path.join(folder, manifest.dataName))
+    if (options.profile) {
+      await writeFile(work.at(PROFILE_FILE), options.profile.toString(), { flush: true })
+      await rename(work.at(PROFILE_FILE), path.join(folder, PROFILE_FILE))
+    }
+    await writeFile(work.at(MANIFEST_FILE), manifest.bytes, { flush: true })
+    // What it names must outlast a power failure before it takes its place.
+    await syncFolder(folder)
+    await rename(work.at(MANIFEST_FILE), path.join(folder, MANIFEST_FILE))
+    await syncFolder(folder)
+    return { folder, manifest, zeroChunks: packer.zeroChunks, sharedChunks: packer.sharedChunks }
   } catch (error) {
     throw failed(`packing ${image}`, error)
   }
+}
+
+/** A folder inside of the pack's, from where what is ready moves to its place. It is locked as long as its process lives. */
+class Work implements AsyncDisposable {
+  private constructor(
+    readonly folder: string,
+    readonly lock: FileHandle
+  ) {}
+
+  /** Removes what killed ones have left, too. */
+  static async begin(folder: string): Promise<Work> {
+    for (const name of await readdir(folder)) {
+      if (!WORKS.test(name)) continue
+      const left = await this.#take(path.join(folder, name)).catch(() => undefined)
+      await left?.[Symbol.asyncDispose]().catch(() => undefined)
+    }
+    for (;;) {
+      const made = await mkdtemp(path.join(folder, WORK))
+      // Before it was locked another one may have taken it for left.
+      const work = await this.#take(made, true)
+      if (work) return work
+    }
+  }
+
+  /**
+   * Undefined when somebody has it, or has removed it.
+   *
+   * @param isOwn - where folders cannot be locked (NFS), nobody else takes it either
+   */
+  static async #take(folder: string, isOwn = false): Promise<Work | undefined> {
+    let lock: FileHandle
+    try {
+      lock = await open(folder, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+      throw error
+    }
+    try {
+      if (tryLock(lock.fd)) {
+        await access(folder)
+        return new Work(folder, lock)
+      }
+    } catch (error) {
+      if (isOwn && (error as NodeJS.ErrnoException).code !== 'ENOENT') return new Work(folder, lock)
+    }
+    await lock.close()
+    return undefined
+  }
+
+  at(name: string): string {
+    return path.join(this.folder, name)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      await rm(this.folder, { recursive: true, force: true })
+    } finally {
+      await this.lock.close()
+    }
+  }
+}
+
+async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+/** What is made of an image that did not change meanwhile, as far as its file tells. */
+async function unchanged<T>(image: string, body: (input: FileHandle) => Promise<T>): Promise<T> {
+  // A FIFO in its place must not hang this.
+  const input = await open(image, constants.O_RDONLY | constants.O_NONBLOCK)
+  try {
+    const before = await input.stat({ bigint: true })
+    if (!before.isFile() && !before.isBlockDevice())
+      throw new StreamError(`${image} is neither a file nor a block device`, { code: 'BAD_IMAGE' })
+    const made = await body(input)
+    const after = await input.stat({ bigint: true })
+    // The times of a block device are those of its node.
+    if (before.isFile() && (before.size !== after.size || before.mtimeNs !== after.mtimeNs || before.ctimeNs !== after.ctimeNs)) throw changed()
+    return made
+  } finally {
+    await input.close()
+  }
+}
+
+function changed(): StreamError {
+  return new StreamError('the image changed while it was read: it must not be in use', { code: 'BAD_IMAGE' })
+}
+
+/** A qcow2 image may name files of this host, or what is to be had over the network, which qemu-img would read in its place. */
+async function checkAlone(input: FileHandle, image: string): Promise<void> {
+  const head = Buffer.alloc(QCOW2_HEAD)
+  await input.read(head, 0, QCOW2_HEAD, 0)
+  if (head.toString('latin1', 0, 4) !== QCOW2_MAGIC) return
+  const named =
+    head.readBigUInt64BE(8) !== 0n
+      ? 'backing file'
+      : head.readUInt32BE(4) >= 3 && (head.readUInt32BE(76) & QCOW2_DATA_FILE) !== 0
+        ? 'data file'
+        : undefined
+  if (named === undefined) return
+  throw new StreamError(
+    `${image} is not whole in itself: it names a ${named}. Where that is the right one, pack what \`qemu-img convert -f qcow2 -O raw\` makes of it`,
+    { code: 'BAD_IMAGE' }
+  )
 }
 
 class Packer {
@@ -129,66 +263,58 @@ class Packer {
     this.#zeros = Buffer.alloc(chunkSize)
   }
 
-  async run(image: string, dataFile: string): Promise<Manifest> {
+  async run(input: FileHandle, image: string, dataFile: string): Promise<Manifest> {
     const { chunkSize } = this
     const { signal, onProgress, profile, format = 'raw' } = this.options
-    const input = await open(image, 'r')
+    const imageSize = await sizeOf(input, image)
+    if (imageSize > MAX_CHUNKS * chunkSize)
+      throw invalid(`${image} has ${imageSize} bytes, too many for chunks of ${chunkSize}: give a larger chunkSize`)
+    const start = Buffer.alloc(4)
+    await input.read(start, 0, 4, 0)
+    if (format === 'raw' && start.toString('latin1') === QCOW2_MAGIC && this.options.format === undefined)
+      throw new StreamError(`${image} looks like a qcow2 image: give the format, qcow2 or raw`, { code: 'BAD_IMAGE' })
+    const blobOf = new Uint32Array(Math.ceil(imageSize / chunkSize)).fill(ZERO)
+    const done = new Uint8Array(blobOf.length)
+    const output = await open(dataFile, 'wx')
     try {
-      const imageSize = await sizeOf(input, image)
-      if (imageSize > MAX_CHUNKS * chunkSize)
-        throw invalid(`${image} has ${imageSize} bytes, too many for chunks of ${chunkSize}: give a larger chunkSize`)
-      const start = Buffer.alloc(4)
-      await input.read(start, 0, 4, 0)
-      if (format === 'raw' && start.toString('latin1') === 'QFI\xfb' && this.options.format === undefined)
-        throw new StreamError(`${image} looks like a qcow2 image: give the format, qcow2 or raw`, { code: 'BAD_IMAGE' })
-      const blobOf = new Uint32Array(Math.ceil(imageSize / chunkSize)).fill(ZERO)
-      const done = new Uint8Array(blobOf.length)
-      const output = await open(dataFile, 'wx')
-      try {
-        for (const chunk of chunksOf(profile, chunkSize)) {
-          if (chunk >= blobOf.length || done[chunk] === 1) continue
-          check(signal)
-          done[chunk] = 1
-          blobOf[chunk] = await this.#add(await readPiece(input, chunk * chunkSize, Math.min(chunkSize, imageSize - chunk * chunkSize)), output)
-        }
-        const whole = createHash('sha256')
-        for (let at = 0; at < imageSize; at += PIECE) {
-          check(signal)
-          const piece = await readPiece(input, at, Math.min(PIECE, imageSize - at))
-          whole.update(piece)
-          for (let offset = 0; offset < piece.length; offset += chunkSize) {
-            const chunk = (at + offset) / chunkSize
-            const contents = piece.subarray(offset, offset + chunkSize)
-            if (done[chunk] === 0) blobOf[chunk] = await this.#add(contents, output)
-          }
-          onProgress?.({ done: at + piece.length, total: imageSize, stored: this.#stored })
-        }
-        await this.#flush(output, 0)
-        await output.sync()
-        return new Manifest(
-          Manifest.encode({
-            chunkSize,
-            imageSize,
-            imageDigest: whole.digest(),
-            blobOf,
-            lengths: Uint32Array.from(this.#lengths),
-            digests: Buffer.concat(this.#digests)
-          })
-        )
-      } finally {
-        await output.close()
+      for (const chunk of chunksOf(profile, chunkSize)) {
+        if (chunk >= blobOf.length || done[chunk] === 1) continue
+        check(signal)
+        done[chunk] = 1
+        blobOf[chunk] = await this.#add(await readPiece(input, chunk * chunkSize, Math.min(chunkSize, imageSize - chunk * chunkSize)), output)
       }
+      const whole = createHash('sha256')
+      for (let at = 0; at < imageSize; at += PIECE) {
+        check(signal)
+        const piece = await readPiece(input, at, Math.min(PIECE, imageSize - at))
+        whole.update(piece)
+        for (let offset = 0; offset < piece.length; offset += chunkSize) {
+          const chunk = (at + offset) / chunkSize
+          const contents = piece.subarray(offset, offset + chunkSize)
+          if (done[chunk] === 0) blobOf[chunk] = await this.#add(contents, output)
+          else if (!this.#isOf(blobOf[chunk] as number, contents)) throw changed()
+        }
+        onProgress?.({ done: at + piece.length, total: imageSize, stored: this.#stored })
+      }
+      await this.#flush(output, 0)
+      await output.sync()
+      return new Manifest(
+        Manifest.encode({
+          chunkSize,
+          imageSize,
+          imageDigest: whole.digest(),
+          blobOf,
+          lengths: Uint32Array.from(this.#lengths),
+          digests: Buffer.concat(this.#digests)
+        })
+      )
     } finally {
-      await input.close()
+      await output.close()
     }
   }
 
   async #add(contents: Buffer, output: FileHandle): Promise<number> {
-    let whole = contents
-    if (contents.length < this.chunkSize) {
-      whole = Buffer.alloc(this.chunkSize)
-      whole.set(contents)
-    }
+    const whole = this.#filled(contents)
     if (whole.equals(this.#zeros)) {
       this.zeroChunks++
       return ZERO
@@ -208,6 +334,20 @@ class Packer {
     this.#pending.push(work)
     await this.#flush(output, PARALLEL)
     return blob
+  }
+
+  /** Whether a chunk that has been read before is the same. */
+  #isOf(blob: number, contents: Buffer): boolean {
+    const whole = this.#filled(contents)
+    return blob === ZERO ? whole.equals(this.#zeros) : digestOf(whole).equals(this.#digests[blob] as Buffer)
+  }
+
+  /** The image's last one is shorter. */
+  #filled(contents: Buffer): Buffer {
+    if (contents.length === this.chunkSize) return contents
+    const whole = Buffer.alloc(this.chunkSize)
+    whole.set(contents)
+    return whole
   }
 
   /** Writes what is compressed, until at most so many are left. */
@@ -236,7 +376,6 @@ async function sizeOf(input: FileHandle, image: string): Promise<number> {
     if (stats.size === 0) throw new StreamError(`${image} is empty`, { code: 'BAD_IMAGE' })
     return stats.size
   }
-  if (!stats.isBlockDevice()) throw new StreamError(`${image} is neither a file nor a block device`, { code: 'BAD_IMAGE' })
   // A block device's size is where reading ends.
   const probe = Buffer.alloc(1)
   let low = 0
@@ -254,7 +393,7 @@ async function readPiece(input: FileHandle, at: number, size: number): Promise<B
   const bytes = Buffer.allocUnsafe(size)
   for (let done = 0; done < size; ) {
     const { bytesRead } = await input.read(bytes, done, size - done, at + done)
-    if (bytesRead === 0) throw new StreamError(`the image became shorter while it was read: it must not change`, { code: 'BAD_IMAGE' })
+    if (bytesRead === 0) throw changed()
     done += bytesRead
   }
   return bytes

@@ -1,4 +1,5 @@
 // What the nbdkit plugin writes down of reads: counters, and when each chunk was read first. The file may still grow.
+import { constants } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { failed, StreamError } from './errors.js'
 import type { Access } from './profile.js'
@@ -40,13 +41,16 @@ export interface Trace {
  * @since 0.1.0
  */
 export async function readTrace(file: string): Promise<Trace> {
+  const bad = (what: string): StreamError => new StreamError(`${file} is no trace of reads: ${what}`, { code: 'BAD_TRACE' })
   let bytes: Buffer
   try {
-    const handle = await open(file, 'r')
+    // A FIFO in its place must not hang this.
+    const handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK)
     try {
-      const { size } = await handle.stat()
+      const stats = await handle.stat()
+      if (!stats.isFile()) throw bad('it is no file')
       // No chunk is written down twice.
-      const whole = Math.min(size, HEAD + MAX_CHUNKS * RECORD)
+      const whole = Math.min(stats.size, HEAD + MAX_CHUNKS * RECORD)
       bytes = Buffer.alloc(whole)
       bytes = bytes.subarray(0, (await handle.read(bytes, 0, whole, 0)).bytesRead)
     } finally {
@@ -55,7 +59,6 @@ export async function readTrace(file: string): Promise<Trace> {
   } catch (error) {
     throw failed(`reading the trace ${file}`, error)
   }
-  const bad = (what: string): StreamError => new StreamError(`${file} is no trace of reads: ${what}`, { code: 'BAD_TRACE' })
   if (bytes.length < HEAD || bytes.toString('latin1', 0, 8) !== MAGIC) throw bad('it does not begin as one')
   if (bytes.readUInt32LE(8) !== VERSION) throw bad(`its version is ${bytes.readUInt32LE(8)}, and this program reads version ${VERSION}`)
   const chunks = bytes.readUInt32LE(16)

@@ -1,9 +1,11 @@
 // Packs: what is in them, in which order, and that a reader of hostile ones says so and nothing worse.
 import { createHash } from 'node:crypto'
-import { existsSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
-import { spawn, spawnSync } from 'node:child_process'
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import path from 'node:path'
+import process from 'node:process'
 import t from 'tap'
+import { native } from '../../lib/native.js'
 import { decodeChunk } from '../../lib/stream/codec.js'
 import { Manifest, pack, Profile, StreamError } from '../../lib/stream/index.js'
 import { ZERO } from '../../lib/stream/manifest.js'
@@ -71,6 +73,50 @@ t.test('a folder that is being served is never without a whole pack', async t =>
   t.ok(existsSync(path.join(folder, manifest.dataName)), 'the old data stays for its readers')
 })
 
+t.test('what a killed one has left is removed by the next one, and what one that goes on has is not', async t => {
+  const { tryLock } = native as { tryLock: (fd: number) => boolean }
+  const { folder, image, manifest } = await packed(t, imageBytes(8))
+  const works = (): string[] => readdirSync(folder).filter(name => name.startsWith('.pack-'))
+  for (const name of ['.pack-killed', '.pack-goeson', '.pack-no-work']) {
+    mkdirSync(path.join(folder, name))
+    writeFileSync(path.join(folder, name, 'raw'), '')
+  }
+  const lock = openSync(path.join(folder, '.pack-goeson'), 'r')
+  t.ok(tryLock(lock))
+  let seen: string[] = []
+  await pack(image, folder, {
+    onProgress: () => {
+      seen = works()
+      const own = openSync(path.join(folder, seen.find(name => !/goeson|no-work/.test(name)) ?? ''), 'r')
+      t.notOk(tryLock(own), 'nobody takes it for left')
+      closeSync(own)
+    }
+  })
+  t.equal(seen.length, 3)
+  t.same(works().sort(), ['.pack-goeson', '.pack-no-work'])
+  closeSync(lock)
+  await pack(image, folder)
+  t.same(readdirSync(folder).sort(), ['.pack-no-work', manifest.dataName, 'manifest'].sort())
+})
+
+t.test('an image that changes meanwhile is told of', async t => {
+  const { image, folder, manifest } = await packed(t, noise(65 * CHUNK, 'changes'))
+  const file = openSync(image, 'r+')
+  t.teardown(() => closeSync(file))
+  const changing = (at: number, profile?: Profile): [Promise<unknown>, number[]] => {
+    const pieces: number[] = []
+    const onProgress = ({ done }: { done: number }): void => void (pieces.push(done), writeSync(file, `${pieces.length}`, at))
+    return [pack(image, folder, { onProgress, ...(profile && { profile }) }), pieces]
+  }
+  const [read, all] = changing(5)
+  await t.rejects(read, { code: 'BAD_IMAGE', message: /changed/ }, 'what had been read')
+  t.equal(all.length, 2)
+  const [twice, some] = changing(64 * CHUNK + 5, Profile.fromOrder(manifest, [{ chunk: 64, atMs: 0 }], 1))
+  await t.rejects(twice, { code: 'BAD_IMAGE', message: /changed/ })
+  t.equal(some.length, 1, "what a profile has laid first is compared: a block device's file tells nothing")
+  t.equal(new Manifest(readFileSync(path.join(folder, 'manifest'))).digest, manifest.digest)
+})
+
 t.test('stopped, it leaves nothing behind', async t => {
   const folder = scratch(t)
   const image = path.join(folder, 'image.raw')
@@ -91,6 +137,8 @@ t.test('what cannot be packed', async t => {
   writeFileSync(at('empty'), '')
   await t.rejects(pack(at('empty'), to), code('BAD_IMAGE'))
   await t.rejects(pack('/dev/null', to), code('BAD_IMAGE'))
+  execFileSync('mkfifo', [at('fifo')])
+  for (const format of ['raw', 'qcow2'] as const) await t.rejects(pack(at('fifo'), to, { format }), { code: 'BAD_IMAGE', message: /neither/ })
   writeFileSync(at('qcow2'), Buffer.concat([Buffer.from('QFI\xfb', 'latin1'), Buffer.alloc(70000)]))
   await t.rejects(pack(at('qcow2'), to), { code: 'BAD_IMAGE', message: /give the format/ }, 'nothing is guessed')
   await t.resolves(pack(at('qcow2'), to, { format: 'raw' }))
@@ -111,6 +159,20 @@ t.test('qcow2 through qemu-img', { skip: noQemuImg }, async t => {
   const again = await pack(qcow2, path.join(folder, 'pack'), { format: 'qcow2' })
   t.equal(again.manifest.digest, manifest.digest)
   await t.rejects(pack(image, path.join(folder, 'pack'), { format: 'qcow2' }), { code: 'TOOL_FAILED', message: /qcow2/ })
+  const before = process.cwd()
+  process.chdir(folder)
+  t.teardown(() => process.chdir(before))
+  renameSync(qcow2, 'nosuch:12.qcow2')
+  t.equal((await pack('nosuch:12.qcow2', 'pack', { format: 'qcow2' })).manifest.digest, manifest.digest, 'a colon is no protocol')
+  for (const [named, ...how] of [
+    ['backing file', '-b', image, '-F', 'raw'],
+    ['backing file', '-o', 'compat=0.10', '-u', '-b', 'json:{"driver":"null-co"}', '-F', 'raw'],
+    ['data file', '-o', `data_file=${path.join(folder, 'data')}`]
+  ] as const) {
+    execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', ...how, 'names', '1M'])
+    await t.rejects(pack('names', 'refused', { format: 'qcow2' }), { code: 'BAD_IMAGE', message: new RegExp(`names a ${named}`) }, "another file's contents are not packed")
+  }
+  t.same(readdirSync('refused'), [])
 })
 
 t.test('what an NBD server exports', { skip: noQemuImg }, async t => {
@@ -122,6 +184,7 @@ t.test('what an NBD server exports', { skip: noQemuImg }, async t => {
   await until(() => existsSync(socket) || server.exitCode !== null)
   const again = await pack(`nbd+unix:///?socket=${socket}`, path.join(folder, 'pack'))
   t.equal(again.manifest.digest, manifest.digest)
+  t.same(readdirSync(again.folder).sort(), [manifest.dataName, 'manifest'].sort())
   await t.rejects(pack(`nbd+unix:///?socket=${socket}.not`, path.join(folder, 'pack')), code('TOOL_FAILED'))
 })
 
