@@ -15,6 +15,8 @@ export const MAX_PROFILE_BYTES = 64 << 20
 export const MAX_PROFILE_HEAD = 4096
 /** @internal */
 export const MAX_PROFILE_LINE = 64
+/** The shortest chunk that there is. */
+const MIN_ENTRY = '[0,"0123456789abcdef",0,0]'.length
 const MAX_MS = 1e9
 
 /**
@@ -161,6 +163,8 @@ export class Profile {
         ...(cause !== undefined && { cause })
       })
     if (text.length > MAX_PROFILE_BYTES) throw bad(`it is longer than ${MAX_PROFILE_BYTES} bytes`)
+    // Millions of small lists and objects would fill the memory before anybody looks at them.
+    if (brackets(text) > text.length / MIN_ENTRY + 2) throw bad('it has more than chunks')
     let parsed: unknown
     try {
       parsed = JSON.parse(text)
@@ -253,6 +257,13 @@ export class Profile {
     }
     return result
   }
+}
+
+/** How many lists and objects a text begins. */
+function brackets(text: string): number {
+  let count = 0
+  for (const bracket of '[{') for (let at = text.indexOf(bracket); at >= 0; at = text.indexOf(bracket, at + 1)) count++
+  return count
 }
 
 function short(manifest: Manifest, blob: number): string {

@@ -449,9 +449,12 @@ async function ownProfile(published: Buffer | Error | undefined, manifest: Manif
   return undefined
 }
 
-/** A stream goes on without one that is none. What is too long for its image is not parsed: it would fill the memory. */
+/**
+ * A stream goes on without one that is none. What is too long for its image is not parsed: it would fill the memory. Of
+ * chunks a few bytes of manifest can have millions, but not of those that are stored.
+ */
 function parsed(bytes: Buffer, manifest: Manifest): Profile | undefined {
-  if (bytes.length > MAX_PROFILE_HEAD + MAX_PROFILE_LINE * manifest.chunks) return undefined
+  if (bytes.length > MAX_PROFILE_HEAD + MAX_PROFILE_LINE * manifest.blobs) return undefined
   try {
     return Profile.parse(bytes.toString('utf8'))
   } catch {

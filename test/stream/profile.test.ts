@@ -1,7 +1,8 @@
 // Profiles: from traces, merged, told from rubbish, and fitted to images that have changed; what to fetch next; the gate.
+import { execFileSync } from 'node:child_process'
 import path from 'node:path'
 import t from 'tap'
-import { pack, Profile, StreamError, type Access } from '../../lib/stream/index.js'
+import { pack, Profile, readTrace, StreamError, type Access } from '../../lib/stream/index.js'
 import { forecast } from '../../lib/stream/gate.js'
 import { Link } from '../../lib/stream/link.js'
 import { FetchOrder, type Run } from '../../lib/stream/order.js'
@@ -66,6 +67,12 @@ t.test('no profile', async t => {
   for (const text of ['', 'null', '[]', '{', '"x"']) t.throws(() => Profile.parse(text), code('BAD_PROFILE'))
   const file = path.join(t.testdir({ profile: '{}' }), 'profile')
   await t.rejects(Profile.load(file), { code: 'BAD_PROFILE', message: new RegExp(`^${file} is no profile`) })
+  for (const one of ['{}', '[]', '[{}]']) {
+    const message = /more than chunks/
+    t.throws(() => Profile.parse(`${text.slice(0, -4)},${`${one},`.repeat(10_000)}null]}`), { code: 'BAD_PROFILE', message }, 'it is not read into memory')
+  }
+  const many = Array.from({ length: 10_000 }, () => [0, '0'.repeat(16), 0, 0])
+  t.equal(Profile.parse(JSON.stringify({ ...good, entries: many })).entries.length, 10_000, 'the shortest ones')
   bad({ format: 'x' })
   bad({ version: 2 })
   bad({ manifest: 'abc' })
@@ -75,6 +82,10 @@ t.test('no profile', async t => {
   bad({ entries: {} })
   for (const entry of [null, [], [1], [1, 'x', 0, 1], [-1, '0'.repeat(16), 0, 1], [2 ** 22, '0'.repeat(16), 0, 1], [1, '0'.repeat(16), -1, 1], [1, '0'.repeat(16), 1e10, 1], [1, '0'.repeat(16), 0, 1, 1], [1.5, '0'.repeat(16), 0, 1]])
     bad({ entries: [entry] })
+  const fifo = path.join(t.testdir({}), 'fifo')
+  execFileSync('mkfifo', [fifo])
+  await t.rejects(Profile.load(fifo), code('BAD_PROFILE'))
+  await t.rejects(readTrace(fifo), code('BAD_TRACE'), 'nor a trace')
   // Anything that still parses fits any image without harm.
   let seed = 7
   const random = (below: number): number => ((seed = (Math.imul(seed, 1103515245) + 12345) >>> 0) >>> 8) % below
