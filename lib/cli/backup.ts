@@ -5,7 +5,7 @@ import { backup as listen, statusServer, type HaEvent, type HaServer, type Stand
 import { sentence } from '../ha/events.js'
 import { backupSettings } from '../ha/options.js'
 import type { Machine } from '../machine/index.js'
-import { CliError, Exit, interruption, toJson, Ui } from './common.js'
+import { CliError, Exit, interruption, note, toJson, Ui } from './common.js'
 import { diskSentence, trouble, type RunEnd } from './guest.js'
 import { checkKvm } from './kvm.js'
 import { tlsFiles, type TlsFileOptions } from './tls.js'
@@ -61,7 +61,7 @@ export async function backup(options: BackupCommandOptions): Promise<number> {
     if (!end) return Exit.interrupted
     say(ui, { type: 'ended', state: end.state, reason: end.reason, message: end.message }, ending(end))
     const problem = trouble(end) ?? (end.reason === 'fenced' ? new CliError(ending(end)) : undefined)
-    if (problem) process.stderr.write(`hypertwin: ${problem.message}\n`)
+    if (problem) note(problem.message)
     return problem ? Exit.failed : signal.aborted && end.reason === 'requested' ? Exit.interrupted : Exit.ok
   } finally {
     await standby.close()

@@ -109,6 +109,27 @@ export function needLog(folder: string): string {
 
 // ---- output
 
+/**
+ * For a terminal. Images, guests and servers choose some of what is told, and a terminal obeys what it is shown: their
+ * control characters are replaced, all but tabs and ends of lines.
+ */
+export function printable(text: string): string {
+  return text.replace(CONTROLS, '\ufffd')
+}
+
+// eslint-disable-next-line no-control-regex
+const CONTROLS = /[\x00-\x08\x0b-\x1f\x7f-\x9f]/g
+
+/** A name that somebody else chose, within a line: it makes no lines of its own. */
+export function nameOf(text: string): string {
+  return printable(text).replace(/[\t\n]/g, '\ufffd')
+}
+
+/** A line on standard error. */
+export function note(text: string): void {
+  process.stderr.write(`hypertwin: ${printable(text)}\n`)
+}
+
 /** What a person sees while a command works: on standard output, or beside the JSON on standard error. */
 export class Ui {
   readonly stream: NodeJS.WriteStream
@@ -123,19 +144,20 @@ export class Ui {
   /** A line. */
   say(text = ''): void {
     this.#clear()
-    this.stream.write(`${text}\n`)
+    this.stream.write(`${printable(text)}\n`)
   }
 
   /** A line that the next one replaces on a terminal, and that follows the last one elsewhere. */
   live(text: string): void {
     if (!this.tty) return this.say(text)
     this.#clear()
-    this.stream.write(text.slice(0, Math.max(20, (this.stream.columns ?? 80) - 1)))
+    this.stream.write(nameOf(text).slice(0, Math.max(20, (this.stream.columns ?? 80) - 1)))
     this.#live = true
   }
 
-  /** Several lines that replace those before, of the same number, on a terminal. */
+  /** Several lines, coloured or not, that replace those before, of the same number, on a terminal. */
   picture(text: string, first: boolean): void {
+    this.#clear()
     if (this.tty && !first) this.stream.write(`\x1b[${text.split('\n').length}A\x1b[J`)
     this.stream.write(`${text}\n`)
   }

@@ -1,6 +1,6 @@
 // The machine that the record and dirty commands run a guest in.
 import { Machine, type MachineEvent } from '../machine/index.js'
-import { CliError, resolveGuest, type Ui } from './common.js'
+import { CliError, printable, resolveGuest, type Ui } from './common.js'
 
 /** The options that these commands share. */
 export interface GuestOptions {
@@ -80,5 +80,5 @@ export function trouble(end: RunEnd): CliError | undefined {
 
 /** Why a guest may wait: what became of a disk's server; undefined for all other events. */
 export function diskSentence(event: MachineEvent): string | undefined {
-  return event.type === 'disk' ? `hypertwin: disk ${event.disk}, ${event.link}: ${event.message}` : undefined
+  return event.type === 'disk' ? printable(`hypertwin: disk ${event.disk}, ${event.link}: ${event.message}`) : undefined
 }

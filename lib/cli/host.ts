@@ -11,7 +11,7 @@ import {
   type DomainDirtyRateMode,
   type DomainMigration
 } from '../libvirt/index.js'
-import { bytes, count, Exit, interruption, sleep, toJson, Ui, usage } from './common.js'
+import { bytes, count, Exit, interruption, nameOf, sleep, toJson, Ui, usage } from './common.js'
 import { roundsTable } from './rounds.js'
 
 interface HostOptions {
@@ -78,7 +78,7 @@ export async function watch(options: HostOptions): Promise<number> {
     if (options.json) process.stdout.write(`${toJson({ at, ...event })}\n`)
     else {
       const words = [at.toISOString().slice(11, 23), event.kind, event.domain, event.detail].filter(word => word !== undefined)
-      process.stdout.write(`${words.join('  ')}\n`)
+      process.stdout.write(`${nameOf(words.join('  '))}\n`)
     }
   }
   const open = (): Promise<Connect> => Connect.open(options.connect, { readOnly: true })

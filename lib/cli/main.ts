@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs'
 import process from 'node:process'
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import * as args from './common.js'
-import { brokenPipe, CliError, endUnread, Exit, toJson } from './common.js'
+import { brokenPipe, CliError, endUnread, Exit, note, toJson } from './common.js'
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE' && !brokenPipe.happened) throw error
@@ -53,7 +53,7 @@ async function report(error: unknown, json: boolean): Promise<number> {
   if (!(error instanceof Error)) throw error
   const { explain } = await import('./trouble.js')
   const { message, exitCode, code } = explain(error)
-  process.stderr.write(`hypertwin: ${message}\n`)
+  note(message)
   if (json) process.stdout.write(`${toJson({ error: { code, message } })}\n`)
   return exitCode
 }

@@ -5,7 +5,7 @@ import { openArbiter } from '../arbiter/index.js'
 import { listen, migrate as move, type Migration, type MigrationProgress } from '../migrate/index.js'
 import { addressOf } from '../migrate/options.js'
 import type { Machine } from '../machine/index.js'
-import { bytes, CliError, count, Exit, interruption, resolveGuest, toJson, Ui } from './common.js'
+import { bytes, CliError, count, Exit, interruption, note, resolveGuest, toJson, Ui } from './common.js'
 import { createGuest, diskSentence, runGuest, trouble, type GuestOptions } from './guest.js'
 import { checkKvm } from './kvm.js'
 import { roundsSvg, roundsTable } from './rounds.js'
@@ -131,7 +131,7 @@ export async function receive(options: ReceiveCommandOptions): Promise<number> {
       const end = await watch(here, ui, signal.aborted ? new AbortController().signal : signal)
       say({ type: 'ended', ...end }, `The machine is ${end.state} (${end.reason})${end.message === '' ? '' : `: ${end.message}`}`)
       const problem = trouble(end)
-      if (problem) process.stderr.write(`hypertwin: ${problem.message}\n`)
+      if (problem) note(problem.message)
       if (problem) return Exit.failed
       return signal.aborted ? Exit.interrupted : Exit.ok
     }

@@ -1,6 +1,6 @@
 // `hypertwin record`: runs a guest and writes its event log.
 import { Recording } from '../eventlog/index.js'
-import { bytes, count, Exit, interruption, resolveGuest, Ui } from './common.js'
+import { bytes, count, Exit, interruption, note, resolveGuest, Ui } from './common.js'
 import { checkKvm } from './kvm.js'
 import { createGuest, runGuest, trouble, type GuestOptions } from './guest.js'
 
@@ -51,7 +51,7 @@ export async function record(guest: string, options: RecordOptions): Promise<num
     interrupted: signal.aborted
   })
   if (problem) {
-    process.stderr.write(`hypertwin: ${problem.message}\n`)
+    note(problem.message)
     return Exit.failed
   }
   return signal.aborted ? Exit.interrupted : Exit.ok

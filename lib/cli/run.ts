@@ -6,7 +6,7 @@ import { macAddress } from '../machine/options.js'
 import { Cache } from '../stream/cache.js'
 import { memoryTrace, type Manifest, Profile, restoreStreamed, SnapshotStream, StreamError } from '../stream/index.js'
 import { writeWhole } from '../stream/whole_file.js'
-import { bytes, CliError, count, Exit, interruption, resolveGuest, toJson, usage } from './common.js'
+import { bytes, CliError, count, Exit, interruption, note, printable, resolveGuest, toJson, usage } from './common.js'
 import { diskSentence, trouble, type RunEnd } from './guest.js'
 import { checkKvm } from './kvm.js'
 import { isStreamed, Shown, streamOptions, type StreamedOptions } from './streamed.js'
@@ -42,7 +42,7 @@ Ctrl-A p  press the power button
 Ctrl-A s  write a snapshot (--snapshot <file>), and go on
 Ctrl-A x  end the machine
 Ctrl-A Ctrl-A  a Ctrl-A for the guest
-`.replaceAll('\n', '\r\n')
+`
 
 /** `image.raw` or `image.raw,ro`. */
 function disk(text: string): NonNullable<MachineOptions['disks']>[number] {
@@ -82,8 +82,6 @@ function gdbAddress(text: string): { port: number; host?: string } | { path: str
   return { port: Number(port), ...(host === undefined ? {} : { host }) }
 }
 
-const say = (text: string): void => void process.stderr.write(`hypertwin: ${text}\n`)
-
 /** A machine whose snapshot comes meanwhile, by this process, or by another one that streams into the cache. */
 class Streamed implements AsyncDisposable {
   private constructor(
@@ -108,8 +106,8 @@ class Streamed implements AsyncDisposable {
       const manifest = stream?.manifest ?? (await Cache.manifestIn(cache, digest))
       if (!manifest)
         throw new StreamError(`${cache} has gone while another process streamed into it: run the same command again`, { code: 'BAD_CACHE' })
-      if (stream) shown = await Shown.begin(stream, options, say)
-      else if (isStreamed(options)) say('Another process streams into this cache: what comes, and what is shown of it, is as it was told')
+      if (stream) shown = await Shown.begin(stream, options, note)
+      else if (isStreamed(options)) note('Another process streams into this cache: what comes, and what is shown of it, is as it was told')
       if (prefetch && stream) await Promise.race([stream.ready, signal.aborted || once(signal, 'abort')])
       signal.throwIfAborted()
       const changes = { ...restore, prefetch, ...(wait !== undefined && { waitSeconds: wait }) }
@@ -125,7 +123,7 @@ class Streamed implements AsyncDisposable {
     try {
       await shown?.end()
     } catch (error) {
-      say(`No picture: ${(error as Error).message}`)
+      note(`No picture: ${(error as Error).message}`)
     }
     await stream?.close()
   }
@@ -135,7 +133,7 @@ class Streamed implements AsyncDisposable {
       const { learn, manifest } = this
       const memory = this.machine.paging()
       if (memory)
-        say(
+        note(
           `${bytes(memory.hereBytes)} of ${bytes(memory.bytes)} of memory came; ${count(memory.waits)} pages were waited for, ` +
             `${(memory.waitedMs / 1000).toFixed(1)} s altogether, ${memory.longestMs.toFixed(0)} ms at most, ${count(memory.stalls)} for more than 100 ms`
         )
@@ -234,9 +232,9 @@ export async function run(options: RunOptions): Promise<number> {
       const end = await session(options, signal)
       if (end.reason === 'reset' && options.reboot && options.restore === undefined) continue
       if (options.json === true) process.stdout.write(`${toJson(end)}\n`)
-      if (end.reason === 'reset' && options.reboot) say('The guest asked for a reset: what was restored is not made anew')
+      if (end.reason === 'reset' && options.reboot) note('The guest asked for a reset: what was restored is not made anew')
       const problem = trouble(end)
-      if (problem) say(problem.message)
+      if (problem) note(problem.message)
       return problem ? Exit.failed : signal.aborted ? Exit.interrupted : Exit.ok
     }
   } finally {
@@ -251,7 +249,7 @@ async function session(options: RunOptions, signal: AbortSignal): Promise<RunEnd
   // Until now Ctrl-C was for this command.
   if (process.stdin.isTTY) process.stdin.setRawMode(true)
   const screen = options.json === true ? process.stderr : process.stdout
-  const tell = (text: string) => process.stderr.write(`\r\n${text}\r\n`)
+  const tell = (text: string) => process.stderr.write(`\n${printable(text)}\n`.replaceAll('\n', '\r\n'))
   const keyboard = new Keyboard(machine)
   const size = () => {
     if (!process.stdout.isTTY) return

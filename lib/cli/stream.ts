@@ -23,7 +23,7 @@ import { MANIFEST_FILE, MAX_MANIFEST_BYTES } from '../stream/manifest.js'
 import { checkOverlay, checkQemu } from '../stream/qemu.js'
 import { openSource } from '../stream/source.js'
 import { writeWhole } from '../stream/whole_file.js'
-import { bytes, count, Exit, interruption, sleep, Ui, usage } from './common.js'
+import { bytes, count, Exit, interruption, nameOf, sleep, Ui, usage } from './common.js'
 import { Shown, streamOptions, type StreamedOptions } from './streamed.js'
 
 export interface PackOptions {
@@ -505,9 +505,9 @@ export async function examine(image: string, options: ExamineCliOptions): Promis
     signal
   })
   const stored = storedBytes(profile, manifest)
-  if (options.files) for (const file of files) ui.say(`${file.why.padEnd(12)}${bytes(file.bytes).padStart(10)}  ${file.path}`)
-  ui.say(`${system ?? 'A system'}, started by ${init ?? 'nothing that could be found'}; ${count(services.length)} services`)
-  for (const name of missed) ui.say(`Nothing is known of ${name}`)
+  if (options.files) for (const file of files) ui.say(`${file.why.padEnd(12)}${bytes(file.bytes).padStart(10)}  ${nameOf(file.path)}`)
+  ui.say(`${nameOf(system ?? 'A system')}, started by ${nameOf(init ?? 'nothing that could be found')}; ${count(services.length)} services`)
+  for (const name of missed) ui.say(`Nothing is known of ${nameOf(name)}`)
   ui.say(
     `${count(files.length)} files are wanted: ${count(profile.entries.length)} chunks, ${bytes(stored)} of ${bytes(manifest.dataSize)} as they are stored`
   )

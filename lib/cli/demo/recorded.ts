@@ -114,7 +114,7 @@ export function tellRecorded(ui: Ui, act: RecordedAct): void {
   ui.say(`  replayed ${replayed.state.combined}`)
   ui.say(statesEqual(act) ? '  The states are equal.' : '  THE STATES DIFFER.')
   ui.say()
-  ui.say(picture(tracking.heat, ui))
+  ui.picture(picture(tracking.heat, ui), true)
 }
 
 /** Serves users for a while and checks what they did, all recorded. Undefined when interrupted. */
