@@ -117,7 +117,6 @@ export function printable(text: string): string {
   return text.replace(CONTROLS, '\ufffd')
 }
 
-// eslint-disable-next-line no-control-regex
 const CONTROLS = /[\x00-\x08\x0b-\x1f\x7f-\x9f]/g
 
 /** A name that somebody else chose, within a line: it makes no lines of its own. */
