@@ -71,7 +71,9 @@ const std::shared_ptr<DirtyEnv>& dirty_env(Napi::Env env) {
   auto& found = data.slot<std::shared_ptr<DirtyEnv>>();
   if (!found) {
     found = std::make_shared<DirtyEnv>();
-    data.on_teardown([dirty = found] {
+    // What KVM is asked to do here can wait for a vCPU, and that for a page: once the machines are closed
+    // none does.
+    data.on_last_teardown([dirty = found] {
       dirty->thread.stop();
       for (auto& weak : dirty->trackers)
         if (auto state = weak.lock()) state->close();

@@ -75,6 +75,10 @@ uint64_t EnvData::on_teardown(std::function<void()> run) {
   return next_id_++;
 }
 
+void EnvData::on_last_teardown(std::function<void()> run) {
+  teardowns_.emplace(teardowns_.begin(), next_id_++, std::move(run));
+}
+
 void EnvData::forget_teardown(uint64_t id) {
   std::erase_if(teardowns_, [id](const auto& entry) { return entry.first == id; });
 }

@@ -45,6 +45,8 @@ class EnvData {
   // Kept until the environment's end, when all are run, last added first, before the queue closes. They stop
   // and join threads; they must not call JavaScript. Returns a number for forget_teardown.
   uint64_t on_teardown(std::function<void()> run);
+  // Run behind all of those.
+  void on_last_teardown(std::function<void()> run);
   void forget_teardown(uint64_t id);
 
   // While anything is held, the event loop (and so the process) stays alive.

@@ -139,7 +139,12 @@ class MachineHandle : public Napi::ObjectWrap<MachineHandle> {
       return done;
     });
   }
-  Napi::Value close(const Napi::CallbackInfo& info) { return shut_down(info, *env_, state_); }
+  Napi::Value close(const Napi::CallbackInfo& info) {
+    Napi::Value done = shut_down(info, *env_, state_);
+    // Whose close is before this one may wait for this machine's memory.
+    state_->give_up_pages();
+    return done;
+  }
   Napi::Value snapshot(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       const Args args(info);

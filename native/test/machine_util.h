@@ -10,7 +10,9 @@
 #include <mutex>
 #include <string>
 
+#include "base/error.h"
 #include "machine/machine.h"
+#include "machine/machine_memory.h"
 
 namespace hypertwin::machine {
 
@@ -121,6 +123,42 @@ class TempDir {
 
  private:
   std::string path_;
+};
+
+// A file whose pages come when they are let.
+class GatedPages final : public PageSource {
+ public:
+  explicit GatedPages(const std::string& path) : file_(std::make_shared<SnapshotFile>(path)) {}
+  void read(uint64_t first, std::span<uint8_t> into, bool /*urgent*/) override {
+    std::unique_lock lock(mutex_);
+    ++asked_;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return open_ || cancelled_ || broken_; });
+    if (cancelled_) throw Error("CANCELLED", "nobody waits any more");
+    if (broken_) throw Error("EIO", "the source has gone");
+    lock.unlock();
+    file_.read(first, into, true);
+  }
+  bool here(uint64_t /*first*/, uint64_t /*pages*/) const override { return false; }
+  void cancel() override { set(cancelled_); }
+  void open() { set(open_); }
+  void break_off() { set(broken_); }
+  bool wait_asked() {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::seconds(60), [this] { return asked_ > 0; });
+  }
+
+ private:
+  void set(bool& what) {
+    std::lock_guard lock(mutex_);
+    what = true;
+    changed_.notify_all();
+  }
+  FilePages file_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int asked_ = 0;
+  bool open_ = false, cancelled_ = false, broken_ = false;
 };
 
 }  // namespace hypertwin::machine

@@ -227,6 +227,35 @@ TEST_F(Moves, GivesUpWhenItMustConvergeAndCannot) {
   EXPECT_TRUE(goes_on(*there_));
 }
 
+TEST_F(Moves, OneWhoseMemoryStillComesWaitsForItAndCanBeCancelled) {
+  TempDir dir;
+  machine_->pause();
+  machine_->snapshot(dir.file("s"));
+  auto pages = std::make_shared<machine::GatedPages>(dir.file("s"));
+  machine::RestoreOptions options;
+  options.pages = pages;
+  options.paging = {.all = false};
+  machine_ = Machine::restore(system_, dir.file("s"), here_, options);
+  std::thread canceller;
+  auto moved = migrate::move(
+      system_, machine_, {}, take(there_), connect_ends(),
+      [&](Migration& it) {
+        canceller = std::thread([&] {
+          EXPECT_TRUE(pages->wait_asked());
+          it.cancel();
+        });
+      },
+      [&] { canceller.join(); });
+  EXPECT_EQ(moved.source_code, "CANCELLED") << moved.source_text;
+  EXPECT_EQ(machine_->state(), State::kPaused);
+  pages->open();
+  moved = move();
+  ASSERT_MOVED(moved);
+  EXPECT_EQ(moved.sent.digest, moved.received.digest);
+  moved.received.machine->resume();
+  EXPECT_TRUE(goes_on(*there_));
+}
+
 TEST_F(Moves, CancelledAtAnyTimeTheSourceRunsOnUntracked) {
   // While connecting, while the first round is held up by the limit, and while waiting for an answer.
   for (int when = 0; when < 3; ++when) {

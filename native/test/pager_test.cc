@@ -157,6 +157,56 @@ TEST(Pager, ABlockOfWhichAPartIsMissingIsNotHere) {
   EXPECT_EQ(paged.memory.data()[7 * kPage], 0);
 }
 
+TEST(Pager, WhatIsAskedForAndLateIsAskedForAgain) {
+  class Late final : public PageSource {
+   public:
+    void read(uint64_t, std::span<uint8_t>, bool) override {
+      if (reads_++ < 3) throw Error("ETIMEDOUT", "nobody has brought it");
+    }
+    bool here(uint64_t, uint64_t) const override { return false; }
+    void cancel() override {}
+    std::atomic<int> reads_{0};
+  };
+  auto source = std::make_shared<Late>();
+  auto memory = Mapping::map(kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "for a test");
+  std::promise<std::string> failed;
+  Pager pager(std::span(memory.data(), memory.size()), std::vector<uint64_t>{1}, source,
+              {.all = false, .block = 1}, [&](const Error& error, bool settled) {
+                if (settled) failed.set_value(error.code());
+              });
+  pager.want(0, kPage);
+  for (int ms = 0; ms < 60000 && !pager.here(0, kPage); ++ms)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(pager.here(0, kPage));
+  EXPECT_EQ(source->reads_, 4);
+  EXPECT_FALSE(pager.failed()) << "no guest has waited for it";
+  // Who waits, as the guest does, is not left to it.
+  source->reads_ = 0;
+  pager.settle();
+  auto touched =
+      std::async(std::launch::async, [&] { return *static_cast<volatile uint8_t*>(memory.data()); });
+  EXPECT_EQ(failed.get_future().get(), "ETIMEDOUT");
+  touched.get();
+}
+
+TEST(Pager, HoweverManyPiecesThereAreTheyCanBeWatched) {
+  // More than a process may have mappings, each 4 MiB from the next.
+  constexpr uint64_t kPieces = 40'000, kStep = 1024;
+  auto memory = Mapping::map(kPieces * kStep * kPage, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, "for a test");
+  std::vector<uint64_t> held(kPieces * kStep / 64);
+  for (uint64_t piece = 0; piece < kPieces; ++piece) held[piece * kStep / 64] = 1;
+  auto source = std::make_shared<PartlyHere>(std::set<uint64_t>{});
+  source->open();
+  Pager pager(std::span(memory.data(), memory.size()), held, source, {.all = false, .block = 1},
+              [](const Error& error, bool) { ADD_FAILURE() << error.what(); });
+  for (uint64_t piece : {uint64_t{0}, uint64_t{1}, kPieces / 2, kPieces - 1}) {
+    const uint64_t page = piece * kStep;
+    EXPECT_EQ(memory.data()[page * kPage], static_cast<uint8_t>(page + 1));
+    EXPECT_EQ(memory.data()[(page + 1) * kPage], 0);
+  }
+}
+
 TEST(Pager, WhatIsAskedForComesWhateverIsDiscardedMeanwhile) {
   Paged paged({}, 4);
   paged.pager->want(0, 12 * kPage);

@@ -2,16 +2,19 @@
 // they do not get they do not run without.
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
+import { Worker } from 'node:worker_threads'
 import t, { type Test } from 'tap'
 import { Machine } from '../../lib/machine/index.js'
 import { ImageStream, memoryTrace, pack, Profile, restoreStreamed, SnapshotStream, type PackResult } from '../../lib/stream/index.js'
 import { guest } from '../machine/support.js'
-import { noKvm as skip } from '../no_kvm.js'
+import { noKvm as skip, unusable } from '../no_kvm.js'
 import { limit } from '../patience.js'
 import { code, noise, noMount, scratch, smallDisk, until, WebServer } from './support.js'
+
+const noTap = unusable('/dev/net/tun') || (process.getuid?.() !== 0 && 'may not make a tap (needs root)')
 
 const PAGES = 1024
 
@@ -301,6 +304,18 @@ t.test('memory that does not come', { skip, timeout: limit(120_000) }, async t =
   }
 })
 
+t.test('a worker that ends waits for no memory', { skip, timeout: limit(120_000) }, async t => {
+  const { folder, web } = await published(t)
+  const cache = path.join(folder, 'copy')
+  const stream = await SnapshotStream.open(web.url, { cache, gate: 'none', fill: false, profile: false })
+  await (await stream.restore({ prefetch: false })).close()
+  await stream.close()
+  const file = import.meta.url.endsWith('.ts') ? './waiting-worker.ts' : './waiting-worker.js'
+  const worker = new Worker(new URL(file, import.meta.url), { workerData: cache })
+  t.match(await once(worker, 'message'), [['running']])
+  t.equal(await worker.terminate(), 1)
+})
+
 t.test('memory that cannot be had any more fails the machine, and says why', { skip, timeout: limit(120_000) }, async t => {
   for (const how of ['damaged', 'replaced'] as const) {
     const { folder, web, manifest } = await published(t)
@@ -353,6 +368,27 @@ t.test('a snapshot from elsewhere chooses no file of this host', { skip }, async
     await (await restoreStreamed(at('copy'), all)).close()
     await t.rejects(restoreStreamed(at('copy of added'), all), code('SNAPSHOT_PARENT'))
   }
+})
+
+t.test('nor a tap or a socket', { skip: skip || noTap }, async t => {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  const tap = `ht${process.pid}`
+  const machine = await guest(t, 'hello', 'ticks=1000000', { board: 'standard', nets: [{ backend: { tap } }], vsock: { path: at('theirs') } })
+  await machine.start()
+  await machine.console.waitFor('hello')
+  await machine.pause()
+  await machine.snapshot(at('snapshot'))
+  await machine.close()
+  await pack(at('snapshot'), at('pack'), { quality: 0 })
+  await using stream = await SnapshotStream.open(at('pack'), { cache: at('copy'), gate: 'none' })
+  const [nets, vsock] = [[{}], { path: at('ours') }]
+  await t.rejects(restoreStreamed(at('copy'), { vsock }), { code: 'BAD_CONFIG', message: new RegExp(`network device 0 is the tap ${tap} in the snapshot`) })
+  await t.rejects(restoreStreamed(at('copy'), { nets }), { code: 'BAD_CONFIG', message: /vsock device's socket is .*theirs in the snapshot/ })
+  await using restored = await restoreStreamed(at('copy'), { nets, vsock })
+  t.equal(restored.state, 'paused')
+  t.same([existsSync(at('theirs')), existsSync(`/sys/class/net/${tap}`)], [false, false])
+  await stream.close()
 })
 
 t.test('what is none', { skip }, async t => {

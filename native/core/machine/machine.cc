@@ -256,9 +256,13 @@ void Machine::run_tasks() {
     tasks_.pop_front();
     if (task->given_up) continue;
     const State state = this->state();
-    if (task->at == At::kAnywhere && !at_boundary_ && state == State::kRunning && trap_pending()) {
-      later.push_back(std::move(task));
-      continue;
+    if (task->at == At::kAnywhere && !at_boundary_ && state == State::kRunning) {
+      // It reads the guest's memory, which may have to come first.
+      lock.unlock();
+      const bool trapped = trap_pending();
+      lock.lock();
+      if (trapped) later.push_back(std::move(task));
+      if (trapped || task->given_up) continue;
     }
     if (task->at == At::kBoundary && !at_boundary_) {
       if (state == State::kRunning) {

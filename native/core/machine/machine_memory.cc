@@ -21,6 +21,8 @@ namespace hypertwin::machine {
 namespace {
 
 constexpr uint64_t kPage = devices::kPageSize;
+// Pages that are told of before they are looked at.
+constexpr uint64_t kPiece = 256;
 
 // The first word decides nearly always. The guest may be writing meanwhile: who scans a running one's memory
 // looks again at what it wrote.
@@ -127,11 +129,17 @@ void MachineMemory::for_each_candidate(const Candidates& candidates) const {
   for (auto [first, count] : dirty::Ranges(bitmap)) candidates(first, first + count);
 }
 
-void MachineMemory::for_each_run(const std::function<void(uint64_t, uint64_t)>& run) const {
+void MachineMemory::for_each_run(const std::function<void(uint64_t, uint64_t)>& run,
+                                 const std::function<void(uint64_t, uint64_t)>& before) const {
   for_each_candidate([&](uint64_t first, uint64_t last) {
-    for_each_kind(data(), first, last, [&](uint64_t page, uint64_t pages, bool zero) {
-      if (!zero) run(page, pages);
-    });
+    const uint64_t most = before ? kPiece : last;
+    for (uint64_t piece = first; piece < last; piece += most) {
+      const uint64_t end = std::min(last, piece + most);
+      if (before) before(piece, end - piece);
+      for_each_kind(data(), piece, end, [&](uint64_t page, uint64_t pages, bool zero) {
+        if (!zero) run(page, pages);
+      });
+    }
   });
   // Those that could not be had looked like zeros.
   check();

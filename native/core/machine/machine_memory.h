@@ -59,8 +59,10 @@ class MachineMemory {
   // Brings nothing any more: who waits for a page gets one of zeros.
   void give_up();
 
-  // Calls `run` with [first page, pages) of each run of pages that are not all zero, in ascending order.
-  void for_each_run(const std::function<void(uint64_t first, uint64_t pages)>& run) const;
+  // Calls `run` with [first page, pages) of each run of pages that are not all zero, in ascending order. With
+  // `before`, which is told of the next few pages before they are looked at: what it throws ends this.
+  void for_each_run(const std::function<void(uint64_t first, uint64_t pages)>& run,
+                    const std::function<void(uint64_t first, uint64_t pages)>& before = {}) const;
   // Of the pages of a bitmap: the runs of those that are zero, and of those that are not.
   void for_each_run_of(std::span<const uint64_t> bitmap,
                        const std::function<void(uint64_t first, uint64_t pages, bool zero)>& run) const;

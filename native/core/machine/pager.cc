@@ -25,8 +25,10 @@ namespace hypertwin::machine {
 namespace {
 
 constexpr uint64_t kPage = devices::kPageSize;
-// Zero pages between two pieces that are watched as one: each piece is a mapping of the process.
+// Zero pages between two pieces that are watched as one, at least: each piece is a mapping of the process, of
+// which it may have some 65,000.
 constexpr ptrdiff_t kNear = 2 << 20;
+constexpr size_t kMostPieces = 4096;
 // A longer wait is a stall, as of a read of an image.
 constexpr uint64_t kStallNs = 100'000'000;
 // Between two looks whether the source has what is wanted by now, while all that could ask for it wait.
@@ -75,13 +77,10 @@ Pager::Pager(std::span<uint8_t> memory, std::span<const uint64_t> held, std::sha
       faults_(open_userfaultfd()),
       quit_event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (!quit_event_) throw_errno("eventfd", "for bringing memory");
-  for (auto [first, count] : dirty::Ranges(held_)) {
-    const std::span<uint8_t> run = memory_.subspan(first * kPage, count * kPage);
-    if (!watched_.empty() && run.data() - (watched_.back().data() + watched_.back().size()) < kNear)
-      watched_.back() = {watched_.back().data(), run.data() + run.size()};
-    else
-      watched_.push_back(run);
-  }
+  for (auto [first, count] : dirty::Ranges(held_))
+    watched_.push_back(memory_.subspan(first * kPage, count * kPage));
+  join_near(kNear);
+  for (ptrdiff_t near = 2 * kNear; watched_.size() > kMostPieces; near *= 2) join_near(near);
   for (auto part : watched_) {
     uffdio_register range{};
     range.range = {reinterpret_cast<uintptr_t>(part.data()), part.size()};
@@ -117,6 +116,17 @@ void Pager::give_up() {
   for (auto& thread : threads_)
     if (thread.joinable()) thread.join();
   unregister();
+}
+
+// Of the pieces that are watched, those between which there is less.
+void Pager::join_near(ptrdiff_t near) {
+  std::vector<std::span<uint8_t>> joined;
+  for (auto piece : watched_)
+    if (!joined.empty() && piece.data() - (joined.back().data() + joined.back().size()) < near)
+      joined.back() = {joined.back().data(), piece.data() + piece.size()};
+    else
+      joined.push_back(piece);
+  watched_ = std::move(joined);
 }
 
 // Who waits goes on.
@@ -157,7 +167,11 @@ void Pager::take_faults() {
                   {.fd = quit_event_.get(), .events = POLLIN, .revents = 0}};
   uffd_msg messages[32];
   while (!quit_) {
-    if (::poll(fds, 2, -1) < 0 && errno != EINTR) break;
+    if (::poll(fds, 2, -1) < 0 && errno != EINTR) {
+      const int error = errno;
+      return or_fail(
+          [error] { throw Error::system(error, "poll", "for what is touched of the guest's memory"); });
+    }
     const ssize_t n = ::read(faults_.get(), messages, sizeof(messages));
     if (n <= 0) continue;
     const uint64_t now = now_ns();
@@ -223,8 +237,18 @@ void Pager::serve_first(std::deque<uint64_t>& asked, std::unique_lock<std::mutex
   const uint64_t page = asked.front();
   asked.pop_front();
   lock.unlock();
-  or_fail([&] { bring(page, true); });
+  bool late = false;
+  or_fail([&] {
+    try {
+      bring(page, true);
+    } catch (const Error& error) {
+      // No guest waits for it: it is asked for again.
+      late = error.code() == "ETIMEDOUT";
+      if (!late) throw;
+    }
+  });
   lock.lock();
+  if (late) asked.push_back(page);
 }
 
 void Pager::serve(const Fault& fault, std::unique_lock<std::mutex>& lock) {

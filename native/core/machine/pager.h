@@ -122,6 +122,7 @@ class Pager {
   // What the work throws is the failure.
   void or_fail(const std::function<void()>& work);
   void fail(const Error& error);
+  void join_near(ptrdiff_t near);
   void unregister();
   bool wants(uint64_t page) const;
 

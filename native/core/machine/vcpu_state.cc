@@ -113,6 +113,8 @@ VcpuState VcpuState::load(ByteReader& in) {
   state.xcrs = in.object<kvm_xcrs>();
   state.debugregs = in.object<kvm_debugregs>();
   state.events = in.object<kvm_vcpu_events>();
+  // Of the last one that was delivered. A machine that waits for its handler is not saved.
+  if (!state.events.exception.injected && !state.events.exception.pending) state.events.exception.nr = 0;
   state.mp_state = in.object<kvm_mp_state>();
   uint64_t count = in.varint();
   if (count > 256) throw Error("CORRUPT", "the vCPU state lists too many MSRs");

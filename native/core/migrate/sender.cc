@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 
 #include "base/clock.h"
 #include "base/random.h"
@@ -23,6 +24,7 @@ constexpr uint64_t kTick = 50'000'000;  // ns between two calls of on_progress
 constexpr uint64_t kTellingBytes = 256u << 10;
 // Of a stop, besides what is measured: the vCPU's kick, its state.
 constexpr double kStopSeconds = 0.001;
+constexpr std::chrono::milliseconds kPageLook{2};
 constexpr std::chrono::milliseconds kCancelGrace{1000};
 constexpr const char* kRefused = "REFUSED";
 
@@ -358,17 +360,31 @@ struct Sender::Impl {
     begin_round();
     // What is zero is zero there already, and stays a hole here: tracking tells of what is written from now.
     uint64_t next = 0;
-    machine->memory().for_each_run([&](uint64_t first, uint64_t count) {
-      skipped_zero += first - next;
-      update([&](Progress& p) { p.remaining_pages -= std::min(p.remaining_pages, first - next); });
-      next = first + count;
-      send_pages(first, count);
-    });
+    machine->memory().for_each_run(
+        [&](uint64_t first, uint64_t count) {
+          skipped_zero += first - next;
+          update([&](Progress& p) { p.remaining_pages -= std::min(p.remaining_pages, first - next); });
+          next = first + count;
+          send_pages(first, count);
+        },
+        [&](uint64_t first, uint64_t count) { await_pages(first, count); });
     skipped_zero += page_count - next;
     used_pages = round_pages;
     flush_pages();
     for (Disk& disk : disks) send_blocks(disk);
     end_round(false);
+  }
+
+  // Pages of a machine whose memory still comes: who touched them would wait, and could not be cancelled.
+  void await_pages(uint64_t first, uint64_t count) {
+    machine::Pager* pager = machine->memory().pager();
+    if (!pager || pager->here(first * kPage, count * kPage)) return;
+    pager->want(first * kPage, count * kPage);
+    while (!pager->here(first * kPage, count * kPage) && !pager->failed()) {
+      check_cancelled();
+      report(false);
+      std::this_thread::sleep_for(kPageLook);
+    }
   }
 
   void send_dirty() {

@@ -11,6 +11,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kLookMs = 2;
+constexpr int kRoomMs = 2000;
 thread_local Clock::time_point waits_since;
 
 }  // namespace
@@ -56,7 +57,11 @@ void SnapshotPages::waiting(const Read& read) {
 
 void SnapshotPages::keep(uint64_t offset, uint64_t size) {
   waits_since = Clock::now();
-  if (!image_.bring(offset, size).empty())
+  if (image_.bring(offset, size).empty()) return;
+  // What it was given may be on its way into the cache still, or finds no room there.
+  for (int waited = 0; waited < kRoomMs && pause(kLookMs); waited += kLookMs)
+    if (image_.here(offset, size)) return;
+  if (!image_.here(offset, size))
     throw Error("CACHE_FULL", "there is no room for the snapshot's state beside " + path_ +
                                   ": make some, or put the cache elsewhere");
 }
