@@ -382,7 +382,7 @@ t.test('nor a tap or a socket', { skip: skip || noTap }, async t => {
   await machine.close()
   await pack(at('snapshot'), at('pack'), { quality: 0 })
   await using stream = await SnapshotStream.open(at('pack'), { cache: at('copy'), gate: 'none' })
-  const [nets, vsock] = [[{}], { path: at('ours') }]
+  const [nets, vsock] = [[{ backend: 'queue' as const }], { path: at('ours') }]
   await t.rejects(restoreStreamed(at('copy'), { vsock }), { code: 'BAD_CONFIG', message: new RegExp(`network device 0 is the tap ${tap} in the snapshot`) })
   await t.rejects(restoreStreamed(at('copy'), { nets }), { code: 'BAD_CONFIG', message: /vsock device's socket is .*theirs in the snapshot/ })
   await using restored = await restoreStreamed(at('copy'), { nets, vsock })
