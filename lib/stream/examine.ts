@@ -2,12 +2,13 @@
 // and all that these need (shared libraries, interpreters, configuration, data), and puts the chunks where that lies into
 // the order in which a start will want them. Partition tables, file systems and ELF files are read by sfdisk, debugfs and
 // readelf; what only hints at something (unit files, scripts) is read here, and at worst misleads.
-import { open, stat } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { ExtFileSystem, isFile, isProgram, type Node } from './ext.js'
 import { failed, invalid, StreamError } from './errors.js'
 import { Manifest } from './manifest.js'
 import { mountsIn } from './fstab.js'
-import { addWords, commandsIn, conditionsIn, nodeRequires, objectsIn, pathsIn, perlUses, pythonImports, type Condition } from './hints.js'
+import { addWords, commandsIn, conditionsIn, linksIn, nodeRequires, objectsIn, pathsIn, perlUses, pythonImports, type Condition } from './hints.js'
 import { hardwareReads } from './hwdb.js'
 import { Profile } from './profile.js'
 import { runTool } from './tool.js'
@@ -50,7 +51,8 @@ export interface Examination {
   services: string[]
   /**
    * Applications that are not there, and file systems that were not looked into: those of which nothing is known here, and those
-   * that the system's /etc/fstab does not mount, or mounts from elsewhere.
+   * that the system's /etc/fstab does not mount, or mounts from elsewhere. The rest of what was too large, in words: of an
+   * application's folder (64 MiB are looked at, smaller files first), of a file system (1,000,000 names).
    */
   missed: string[]
 }
@@ -60,11 +62,14 @@ export interface Examination {
  * waits more where the link is slow; to let it begin later would cost more than that.
  */
 const BYTES_PER_MS = 2 << 10
-/** No more of what an application's folders have than this, in bytes. */
+/** No more of what an application's folder has than this, in bytes. */
 const MAX_PACKAGE = 64 << 20
 /** Text is looked into up to so much, and programs. */
 const MAX_TEXT = 1 << 20
 const MAX_PROGRAM = 128 << 20
+/** What a program is linked to is looked at up to so much. */
+const MAX_LINKED = 512 << 20
+const MAX_SECTIONS = 1000
 /** A file that something names is wanted up to so much; a program is at any size. */
 const MAX_NAMED = 256 << 10
 /** Of a folder that something names, so much altogether. */
@@ -132,17 +137,19 @@ export async function examine(image: string, manifest: Manifest, options: Examin
   const { applications = [], signal } = options
   for (const name of applications) if (typeof name !== 'string' || !name.startsWith('/')) throw invalid(`${String(name)} must be a path in the image, from / on`)
   try {
-    // What the tools say of a file that cannot be read is not always that.
-    await (await open(image, 'r')).close()
-    if ((await stat(image)).isDirectory()) throw new StreamError(`${image} is a folder: give the image itself`, { code: 'EISDIR' })
+    await checkImage(image)
     const partitions = await partitionsOf(image, signal)
     const missed: string[] = []
     await using systems = new Systems()
-    for (const partition of partitions ?? [{ offset: 0, name: 'the image', uuid: '', label: '' }]) {
-      const system = await ExtFileSystem.open(image, partition.offset, signal)
+    const look = async (partition: Partition): Promise<boolean> => {
+      const system = await ExtFileSystem.open(image, partition.offset, { index: systems.all.length, signal })
       if (system) systems.all.push({ system, partition })
-      else missed.push(partition.name)
+      if (system?.cut) missed.push(`the rest of ${partition.name}, which has too many files`)
+      return system !== undefined
     }
+    for (const partition of partitions ?? []) if (!(await look(partition))) missed.push(partition.name)
+    // A boot loader in the first sector of a file system without partitions looks like a table of them.
+    if (systems.all.length === 0) await look({ offset: 0, name: 'the image', uuid: '', label: '' })
     const root = await systems.root()
     if (!root)
       throw new StreamError(
@@ -151,10 +158,18 @@ export async function examine(image: string, manifest: Manifest, options: Examin
         { code: 'BAD_IMAGE' }
       )
     missed.push(...(await systems.mount(root)))
-    return await new Examiner(root, manifest, partitions !== undefined, systems.elsewhere).run(applications, missed)
+    return await new Examiner(root, manifest, partitions !== undefined, systems.elsewhere, signal).run(applications, missed)
   } catch (error) {
     throw failed(`examining ${image}`, error)
   }
+}
+
+/** What the tools say of a file that cannot be read is not always that, and a FIFO would hang them. */
+async function checkImage(image: string): Promise<void> {
+  await using file = await open(image, constants.O_RDONLY | constants.O_NONBLOCK)
+  const about = await file.stat()
+  if (about.isDirectory()) throw new StreamError(`${image} is a folder: give the image itself`, { code: 'EISDIR' })
+  if (!about.isFile() && !about.isBlockDevice()) throw invalid(`${image} is neither a file nor a block device: give the image itself`)
 }
 
 interface Partition {
@@ -238,17 +253,19 @@ class Examiner {
   /** A boot loader in the image reads the kernel from it. */
   readonly #boots: boolean
   readonly #elsewhere: readonly string[]
+  readonly #signal: AbortSignal | undefined
   readonly #wanted: Wanted[] = []
   /** All that is looked at on the way, in that order. */
   readonly #passed = new Set<Node>()
   readonly #files = new Set<number>()
   readonly #services = new Set<string>()
 
-  constructor(system: ExtFileSystem, manifest: Manifest, boots: boolean, elsewhere: readonly string[]) {
+  constructor(system: ExtFileSystem, manifest: Manifest, boots: boolean, elsewhere: readonly string[], signal: AbortSignal | undefined) {
     this.#system = system
     this.#manifest = manifest
     this.#boots = boots
     this.#elsewhere = elsewhere
+    this.#signal = signal
   }
 
   async run(applications: readonly string[], missed: string[]): Promise<Examination> {
@@ -261,8 +278,9 @@ class Examiner {
         missed.push(name)
         continue
       }
-      if (node.children) await this.#application(found.path, 'application')
-      else {
+      if (node.children) {
+        if (!(await this.#application(found.path, 'application'))) missed.push(found.path === '/' ? name : `the larger files of ${name}, which has more than ${MAX_PACKAGE >> 20} MiB`)
+      } else {
         await this.#program(name, 'application')
         await this.#package(found.path)
         await this.#named(found.path, 'application')
@@ -490,7 +508,7 @@ class Examiner {
     if (!found || !program || !isFile(program)) return undefined
     const todo = [name]
     const seen = new Set<string>()
-    for (let next = todo.shift(); next !== undefined; next = todo.shift()) {
+    for (const next of todo) {
       if (seen.has(next)) continue
       seen.add(next)
       const node = await this.#want(next, why)
@@ -520,18 +538,17 @@ class Examiner {
       return this.#textNeeds(text.toString('utf8'), name, script)
     }
     // Larger ones are no scripts.
-    const said = await this.#system.withFile(node, async file =>
-      runTool(['readelf', '--dynamic', '--program-headers', '--section-headers', '--wide', '--', file], { anyStatus: true })
+    if (node.size > MAX_LINKED) return []
+    const said = await this.#system.withFile(node, file =>
+      runTool(['readelf', '--dynamic', '--program-headers', '--section-headers', '--wide', '--', file], { anyStatus: true, ...(this.#signal && { signal: this.#signal }) })
     )
     if (node.size > MAX_LIBRARY && said.includes('Section Headers:') && libraryFolders.some(folder => name.replace(/\/[^/]*$/, '') === folder)) this.#partial.set(node.id, loadedParts(said))
-    const names = [...said.matchAll(/\((?:NEEDED)\).*\[([^\]/]+)\]/g)].map(([, name = '']) => name)
-    const [, own = ''] = /\((?:RUNPATH|RPATH)\).*\[([^\]]*)\]/.exec(said) ?? []
+    const { loader, libraries, places } = linksIn(said)
     const origin = name.replace(/\/[^/]*$/, '')
-    const folders = [...own.split(':').map(folder => folder.replace(/^\$\{?ORIGIN\}?/, origin)).filter(folder => folder.startsWith('/')), ...libraryFolders]
+    const folders = [...places.map(folder => folder.replace(/^\$\{?ORIGIN\}?/, origin)).filter(folder => folder.startsWith('/')), ...libraryFolders]
     const needs: string[] = []
-    const loader = /Requesting program interpreter: (\/[^\]]+)\]/.exec(said)?.[1]
     if (loader !== undefined) needs.push(loader)
-    for (const name of names) {
+    for (const name of libraries) {
       for (const folder of folders) {
         if (!(await this.#system.find(`${folder}/${name}`))) continue
         needs.push(`${folder}/${name}`)
@@ -586,7 +603,8 @@ class Examiner {
     const todo = ['encodings', 'encodings.aliases', 'encodings.utf_8', 'codecs', 'io', 'abc', 'site', 'os', 'stat', 'posixpath', 'genericpath', '_collections_abc', '_sitebuiltins', 'sitecustomize']
     todo.push(...pythonImports(text))
     if (/console_scripts|entry_point/.test(text)) todo.push(...(await this.#entryPoint(script.split('/').at(-1) ?? '')))
-    for (let name = todo.shift(); name !== undefined && seen.size < MAX_MODULES; name = todo.shift()) {
+    for (const name of todo) {
+      if (seen.size >= MAX_MODULES) break
       if (name === '' || seen.has(name)) continue
       seen.add(name)
       // Where setuptools and its like keep what they bring along.
@@ -640,7 +658,8 @@ class Examiner {
     const needs: string[] = []
     const seen = new Set<string>()
     const todo = perlUses(text)
-    for (let name = todo.shift(); name !== undefined && seen.size < MAX_MODULES; name = todo.shift()) {
+    for (const name of todo) {
+      if (seen.size >= MAX_MODULES) break
       if (seen.has(name)) continue
       seen.add(name)
       const base = name.replaceAll('::', '/')
@@ -663,8 +682,8 @@ class Examiner {
     const needs: string[] = []
     const seen = new Set<string>()
     const todo = nodeRequires(text).map(name => ({ name, from: script.replace(/\/[^/]*$/, '') }))
-    for (let next = todo.shift(); next !== undefined && seen.size < MAX_MODULES; next = todo.shift()) {
-      const { name, from } = next
+    for (const { name, from } of todo) {
+      if (seen.size >= MAX_MODULES) break
       const up = from.split('/').map((_, i, parts) => `${parts.slice(0, parts.length - i).join('/')}/node_modules`)
       const bases = name.startsWith('.') ? [`${from}/${name}`] : name.startsWith('/') ? [name] : [...up, ...nodeFolders].map(folder => `${folder}/${name}`)
       for (const base of bases) {
@@ -799,16 +818,17 @@ class Examiner {
       }
   }
 
-  /** An application's own folder: all of it, unless it is large, and what its files need. */
-  async #application(name: string, why: WantedBy): Promise<void> {
+  /** An application's own folder, and what its files need. Of a large one that was asked for its smaller files. @returns false when that is not all of it */
+  async #application(name: string, why: WantedBy): Promise<boolean> {
     const found = await this.#system.find(name)
     const node = found?.nodes.at(-1)
-    if (!found || !node?.children || found.path === '/' || sizeOf(node) > MAX_PACKAGE) return
-    for (const one of found.nodes) this.#passed.add(one)
-    for (const [child, { children }] of node.children)
-      if (children) await this.#application(`${found.path}/${child}`, why)
-      else if (/\.(py|pl|[cm]?js)$/.test(child)) await this.#program(`${found.path}/${child}`, why)
-      else await this.#want(`${found.path}/${child}`, why)
+    if (!found || !node?.children || found.path === '/') return false
+    let left = MAX_PACKAGE
+    const files = filesIn(node).sort((a, b) => a.size - b.size)
+    const taken = files.filter(({ size }) => (left -= size) >= 0)
+    const isWhole = taken.length === files.length
+    if (isWhole || why === 'application') await this.#folder(found.path, why, new Set(taken))
+    return isWhole
   }
 
   /** Of the Debian package of a program: its configuration, and what the program or its libraries there name. */
@@ -819,8 +839,8 @@ class Examiner {
     const texts = await this.#system.contents(nodes.filter(node => node !== undefined), MAX_TEXT * 4)
     // Since /bin is a link to usr/bin, a package may call it either.
     const names = [program, program.replace(/^\/usr\//, '/')]
-    for (const text of texts.values()) {
-      const files = text.toString('utf8').split('\n')
+    for (const { id } of nodes.filter(node => node !== undefined)) {
+      const files = texts.get(id)?.toString('utf8').split('\n') ?? []
       if (!names.some(name => files.includes(name))) continue
       const left = new Map<string, Node>()
       for (const name of files) {
@@ -880,15 +900,19 @@ class Examiner {
     for (const name of names) await this.#want(name, why)
   }
 
-  /** A folder's files, and those of its folders. */
-  async #folder(name: string, why: WantedBy): Promise<void> {
+  /** A folder's files, and those of its folders; of an application's those that are taken, and what they need. */
+  async #folder(name: string, why: WantedBy, taken?: ReadonlySet<Node>): Promise<void> {
     const found = await this.#system.find(name)
     const node = found?.nodes.at(-1)
     if (!found || !node?.children) return
     for (const one of found.nodes) this.#passed.add(one)
-    for (const [child, { children }] of node.children)
-      if (children) await this.#folder(`${found.path}/${child}`, why)
-      else await this.#want(`${found.path}/${child}`, why)
+    for (const [child, one] of node.children) {
+      const path = `${found.path}/${child}`
+      if (one.children) await this.#folder(path, why, taken)
+      else if (taken && !taken.has(one)) continue
+      else if (taken && /\.(py|pl|[cm]?js)$/.test(child)) await this.#program(path, why)
+      else await this.#want(path, why)
+    }
   }
 
   /** A file is wanted, and what is passed on the way to it. */
@@ -947,21 +971,24 @@ class Examiner {
   }
 }
 
-/** All that is in a folder, in bytes. */
-function sizeOf(folder: Node): number {
-  let size = 0
+/** All that is in a folder, but for folders. */
+function filesIn(folder: Node): Node[] {
+  const files: Node[] = []
   const left = [folder]
   for (let one = left.pop(); one; one = left.pop())
     for (const child of one.children?.values() ?? [])
       if (child.children) left.push(child)
-      else size += child.size
-  return size
+      else files.push(child)
+  return files
 }
+
+/** Of that, in bytes. */
+const sizeOf = (folder: Node): number => filesIn(folder).reduce((sum, { size }) => sum + size, 0)
 
 /** Where in an ELF file that lies which the loader reads, by what readelf says of its sections. */
 function loadedParts(said: string): [from: number, to: number][] {
   const parts: [number, number][] = [[0, 4096]]
   for (const [, name = '', type, , offset = '', size = ''] of said.matchAll(/^[ \t]*\[\s*\d+\]\s+(\S+)\s+(\S+)\s+([0-9a-f]+)\s+([0-9a-f]+)\s+([0-9a-f]+)/gm))
-    if (!notLoaded.test(name) && type !== 'NOBITS') parts.push([parseInt(offset, 16), parseInt(offset, 16) + parseInt(size, 16)])
+    if (!notLoaded.test(name) && type !== 'NOBITS' && parts.length < MAX_SECTIONS) parts.push([parseInt(offset, 16), parseInt(offset, 16) + parseInt(size, 16)])
   return parts
 }

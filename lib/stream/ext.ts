@@ -3,7 +3,8 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { StreamError } from './errors.js'
+import { setImmediate } from 'node:timers/promises'
+import { check, StreamError } from './errors.js'
 import { runTool } from './tool.js'
 
 const TYPE = 0o170000
@@ -11,14 +12,23 @@ const FOLDER = 0o040000
 const FILE = 0o100000
 const LINK = 0o120000
 const ROOT = 2
-/** Of one file system; what is beyond is not looked at. */
+/** Of one file system; what is beyond is not looked at, and `cut` says so. */
 const MAX_FOLDERS = 200_000
+const MAX_NAMES = 1_000_000
 const MAX_LINKS = 40
+/** Linux's PATH_MAX, of a path and of what a link names. */
+const MAX_PATH = 4096
+/** After so many paths other work has its turn, for they may lead through memory alone. */
+const PATHS_AT_ONCE = 1000
 /** Links whose targets are read with the tree. */
 const MAX_KNOWN_LINKS = 20_000
 /** Smaller files' contents are kept for who looks again, up to so much of them. */
 const MAX_SMALL = 1 << 20
 const MAX_KEPT = 64 << 20
+/** Files' contents lie on this host's disk up to so much at once, or one file. */
+const MAX_DUMPED = 64 << 20
+/** And so much of them is handed over at once. */
+const MAX_CONTENTS = 256 << 20
 
 /** So many blocks of an inode table, aligned, are read with one of them, and the one behind: Linux's default. */
 const INODE_READAHEAD = 32
@@ -56,6 +66,9 @@ export class ExtFileSystem implements AsyncDisposable {
   readonly uuid: string
   /** Empty where it has none. */
   readonly label: string
+  /** It has more than what is looked at. */
+  cut = false
+  readonly #index: number
   readonly #device: string
   readonly #work: string
   readonly #signal: AbortSignal | undefined
@@ -64,11 +77,13 @@ export class ExtFileSystem implements AsyncDisposable {
   readonly #kept = new Map<number, Buffer>()
   /** For what is kept; of all that are mounted together. */
   #room = { left: MAX_KEPT }
+  #paths = 0
 
-  private constructor(device: string, offset: number, superblock: string, blockSize: number, work: string, signal: AbortSignal | undefined) {
+  private constructor(device: string, offset: number, index: number, superblock: string, blockSize: number, work: string, signal: AbortSignal | undefined) {
     const value = (name: string): string => new RegExp(`^${name}:[ \\t]+(.*)$`, 'm').exec(superblock)?.[1] ?? ''
     this.#device = device
     this.offset = offset
+    this.#index = index
     this.uuid = value('Filesystem UUID').toLowerCase()
     this.label = value('Filesystem volume name').replace(/^<none>$/, '')
     this.blockSize = blockSize
@@ -77,13 +92,20 @@ export class ExtFileSystem implements AsyncDisposable {
     this.root = { ...this.#identity(ROOT), mode: FOLDER, size: 0, children: new Map() }
   }
 
-  /** Inodes have 32 bits, and two file systems do not begin at one place. */
+  /** Inodes have 32 bits. */
   #identity(inode: number): Pick<Node, 'system' | 'inode' | 'id'> {
-    return { system: this, inode, id: Math.floor(this.offset / 512) * 2 ** 32 + inode }
+    return { system: this, inode, id: this.#index * 2 ** 32 + inode }
   }
 
-  /** Reads the tree. @returns undefined when there is no such file system */
-  static async open(image: string, offset: number, signal?: AbortSignal): Promise<ExtFileSystem | undefined> {
+  /**
+   * Reads the tree.
+   *
+   * @param options.index - another one for each file system of an image, from 0 on
+   * @param options.limit - of names
+   * @returns undefined when there is no such file system
+   */
+  static async open(image: string, offset: number, options: { index: number; limit?: number; signal?: AbortSignal | undefined }): Promise<ExtFileSystem | undefined> {
+    const { index, limit = MAX_NAMES, signal } = options
     // What follows a question mark is debugfs's option.
     if (image.includes('?')) throw new StreamError(`${image}: a path with ? cannot be given to debugfs`, { code: 'EINVAL' })
     const device = `${path.resolve(image)}?offset=${offset}`
@@ -95,8 +117,8 @@ export class ExtFileSystem implements AsyncDisposable {
         await rm(work, { recursive: true, force: true })
         return undefined
       }
-      const system = new ExtFileSystem(device, offset, said, blockSize, work, signal)
-      await system.#walk()
+      const system = new ExtFileSystem(device, offset, index, said, blockSize, work, signal)
+      await system.#walk(limit)
       return system
     } catch (error) {
       await rm(work, { recursive: true, force: true })
@@ -124,6 +146,11 @@ export class ExtFileSystem implements AsyncDisposable {
 
   /** What a path leads to, and what is passed on the way (folders and links), the file itself as the last. */
   async find(name: string): Promise<{ path: string; nodes: Node[] } | undefined> {
+    if (++this.#paths % PATHS_AT_ONCE === 0) {
+      await setImmediate()
+      check(this.#signal)
+    }
+    if (name.length > MAX_PATH) return undefined
     const nodes: Node[] = [this.root]
     const parts = name.split('/').filter(part => part !== '' && part !== '.')
     let at: { name: string; node: Node }[] = []
@@ -143,6 +170,7 @@ export class ExtFileSystem implements AsyncDisposable {
       }
       if (++links > MAX_LINKS) return undefined
       const target = await node.system.#target(node)
+      if (target === '') return undefined
       if (target.startsWith('/')) at = []
       parts.unshift(...target.split('/').filter(piece => piece !== '' && piece !== '.'))
     }
@@ -154,27 +182,47 @@ export class ExtFileSystem implements AsyncDisposable {
     return [...(found?.nodes.at(-1)?.children?.keys() ?? [])].sort()
   }
 
-  /** Files' contents, as far as they are files and not larger than `limit`, by their ids; of mounted file systems too. */
+  /**
+   * Files' contents, as far as they are files and not larger than `limit`, by their ids; of mounted file systems too. What is
+   * too much altogether is left out, the largest files first.
+   */
   async contents(nodes: readonly Node[], limit: number): Promise<Map<number, Buffer>> {
-    const files = nodes.filter(({ mode, size }) => (mode & TYPE) === FILE && size <= limit)
-    const result = new Map<number, Buffer>()
-    for (const system of new Set(files.map(({ system }) => system))) {
-      const dumped: { node: Node; file: string }[] = []
-      for (const node of files.filter(one => one.system === system)) {
-        const kept = system.#kept.get(node.inode)
-        if (kept) result.set(node.id, kept)
-        else dumped.push({ node, file: path.join(system.#work, `file${++runs}`) })
+    const files = new Map(nodes.filter(({ mode, size }) => (mode & TYPE) === FILE && size <= limit).map(node => [node.id, node]))
+    const found = new Map<number, Buffer>()
+    let left = MAX_CONTENTS
+    for (const system of new Set([...files.values()].map(({ system }) => system))) {
+      const own = [...files.values()].filter(one => one.system === system)
+      for (const { id, inode } of own) {
+        const kept = system.#kept.get(inode)
+        if (kept) found.set(id, kept)
       }
-      await system.#debug(dumped.map(({ node, file }) => `dump <${node.inode}> ${file}`))
-      for (const { node, file } of dumped) {
-        const bytes = await readFile(file).catch(() => undefined)
-        await rm(file, { force: true })
-        if (!bytes) continue
-        system.#keep(node.inode, bytes)
-        result.set(node.id, bytes)
+      // What a folder says of a file's size need not be so: of each as much is let through as of the largest beside it.
+      const todo = own.filter(({ id }) => !found.has(id)).sort((a, b) => a.size - b.size)
+      for (let from = 0; from < todo.length && left > 0; ) {
+        let to = from + 1
+        while (to < todo.length && (to + 1 - from) * Math.max(todo[to]?.size ?? 0, 4096) <= Math.min(MAX_DUMPED, left)) to++
+        const some = todo.slice(from, to).map(node => ({ node, name: `file${++runs}` }))
+        await system.#dump(some)
+        for (const { node, name } of some) {
+          const file = path.join(system.#work, name)
+          const bytes = await readFile(file).catch(() => undefined)
+          await rm(file, { force: true })
+          if (!bytes) continue
+          left -= bytes.length
+          system.#keep(node.inode, bytes)
+          found.set(node.id, bytes)
+        }
+        from = to
       }
     }
-    return result
+    return found
+  }
+
+  /** Writes files' contents into its folder, of none more than the largest of them is said to have. */
+  async #dump(files: readonly { node: Node; name: string }[]): Promise<void> {
+    const largest = files.reduce((most, { node }) => Math.max(most, node.size), 4096)
+    const commands = files.map(({ node, name }) => `dump <${node.inode}> ${name}`)
+    await debug(this.#device, this.#work, commands, this.#signal, ['prlimit', `--fsize=${largest}`, '--core=0'])
   }
 
   #keep(inode: number, bytes: Buffer): void {
@@ -185,10 +233,11 @@ export class ExtFileSystem implements AsyncDisposable {
 
   /** Hands a file of this host's with a file's contents to `body`; of mounted file systems too. */
   async withFile<T>(node: Node, body: (file: string) => Promise<T>): Promise<T> {
-    const file = path.join(node.system.#work, `elf${++runs}`)
+    const name = `elf${++runs}`
+    const file = path.join(node.system.#work, name)
     const kept = node.system.#kept.get(node.inode)
     if (kept) await writeFile(file, kept)
-    else await node.system.#debug([`dump <${node.inode}> ${file}`])
+    else await node.system.#dump([{ node, name }])
     try {
       return await body(file)
     } finally {
@@ -244,27 +293,36 @@ export class ExtFileSystem implements AsyncDisposable {
     }))
   }
 
-  async #walk(): Promise<void> {
+  async #walk(limit: number): Promise<void> {
     let level: Node[] = [this.root]
     const links = new Set<number>()
     const seen = new Set([ROOT])
-    while (level.length > 0 && seen.size <= MAX_FOLDERS) {
+    let names = 0
+    while (level.length > 0) {
+      if (seen.size > MAX_FOLDERS) this.cut = true
+      if (this.cut) break
       const said = await this.#debug(level.map(({ inode }) => `ls -p <${inode}>`))
       const next: Node[] = []
-      level.forEach((folder, i) => {
+      for (const [i, folder] of level.entries()) {
+        if (this.cut) break
         for (const line of (said[i] ?? '').split('\n')) {
           const match = /^\/(\d+)\/(\d{6})\/\d+\/\d+\/([^/]+)\/(\d*)\/$/.exec(line)
           const [, inode, mode, name, size] = match ?? []
           if (inode === undefined || mode === undefined || name === undefined || name === '.' || name === '..') continue
+          if (++names > limit) {
+            this.cut = true
+            break
+          }
           const node: Node = { ...this.#identity(Number(inode)), mode: parseInt(mode, 8), size: Number(size) }
-          folder.children?.set(name, node)
+          // A copy: a part of what debugfs said would keep all of that.
+          folder.children?.set(Buffer.from(name).toString(), node)
           if ((node.mode & TYPE) === LINK && links.size < MAX_KNOWN_LINKS) links.add(node.inode)
           if ((node.mode & TYPE) !== FOLDER || seen.has(node.inode)) continue
           seen.add(node.inode)
           node.children = new Map()
           next.push(node)
         }
-      })
+      }
       level = next
     }
     // What debugfs says of them may be too much; then each is read when it is followed.
@@ -282,7 +340,9 @@ export class ExtFileSystem implements AsyncDisposable {
     }
   }
 
+  /** Empty where it leads nowhere. */
   async #target(node: Node): Promise<string> {
+    if (node.size > MAX_PATH) return ''
     if (!this.#links.has(node.inode)) await this.#readLinks([node.inode])
     const known = this.#links.get(node.inode)
     if (known !== undefined) return known
@@ -307,14 +367,17 @@ const numbers = (text: string): number[] => (text.match(/\d+/g) ?? []).map(Numbe
 /** For names of files: several may run at once. */
 let runs = 0
 
-/** What debugfs says to each command; nothing to one that fails, of which its status is the count. */
-async function debug(device: string, work: string, commands: readonly string[], signal: AbortSignal | undefined): Promise<string[]> {
+/** What debugfs, run `by` another program, says to each command; nothing to one that fails, of which its status is the count. */
+async function debug(device: string, work: string, commands: readonly string[], signal: AbortSignal | undefined, by: readonly string[] = []): Promise<string[]> {
   if (commands.length === 0) return []
-  const file = path.join(work, `commands${++runs}`)
+  // It runs in its folder: what its commands name has no spaces, whatever the folders above are called.
+  const name = `commands${++runs}`
+  const file = path.join(work, name)
   // Between two commands one that does nothing, and which no name or contents of a file's can pretend to be.
-  const mark = `lcd ${work}`
+  const mark = `lcd ../${path.basename(work)}`
   await writeFile(file, commands.flatMap(command => [command, mark]).join('\n') + '\n')
-  const said = await runTool(['debugfs', '-f', file, device], { limit: 1 << 28, anyStatus: true, ...(signal && { signal }) }).finally(() => rm(file, { force: true }))
+  const [program = '', ...rest] = [...by, 'debugfs', '-f', name, device]
+  const said = await runTool([program, ...rest], { cwd: work, limit: 1 << 28, anyStatus: true, ...(signal && { signal }) }).finally(() => rm(file, { force: true }))
   return said
     .split(`debugfs: ${mark}\n`)
     .slice(0, commands.length)

@@ -1,4 +1,5 @@
 // What a system's /etc/fstab mounts from partitions, and how the one that it means is known.
+import { withoutEnd } from './hints.js'
 
 /** Of a file system and of the partition in which it lies. */
 interface Candidate {
@@ -33,7 +34,7 @@ export function mountsIn(fstab: string): Mount[] {
     const [what = '', folder = '', type = '', options = ''] = line.trim().split(/\s+/).map(unescaped)
     if (what.startsWith('#') || !/^\/./.test(folder) || others.test(type) || options.split(',').includes('noauto') || options.split(',').includes('bind')) continue
     const is = meant(what)
-    if (is) mounts.push({ folder: folder.replace(/\/+$/, ''), what, is })
+    if (is) mounts.push({ folder: withoutEnd(folder, '/'), what, is })
   }
   const depth = ({ folder }: Mount): number => folder.split('/').length
   return mounts.sort((a, b) => depth(a) - depth(b))

@@ -3,13 +3,24 @@
 
 /** Of a text, so much is looked at. */
 const MAX_PATHS = 2000
+const MAX_NAMES = 10_000
+/** Of Python, longer lines hold data, and longer names are none. */
+const MAX_LINE = 4096
+const MAX_MODULE = 255
+
+/** A text without those letters at its end; an expression would look for their end from each of them on. @internal */
+export function withoutEnd(text: string, letters: string): string {
+  let end = text.length
+  while (end > 0 && letters.includes(text.charAt(end - 1))) end--
+  return text.slice(0, end)
+}
 
 /** Absolute paths that stand in it. @internal */
 export function pathsIn(text: string): string[] {
   const found = new Set<string>()
-  for (const [, name = ''] of text.matchAll(/(?:^|[\s"'=(`:,<[{\0-])(\/(?:bin|sbin|usr|etc|lib|lib64|opt|srv|home|var\/(?:lib|www|cache|spool))\/[\w./@+-]+)/gm)) {
+  for (const [, name = ''] of text.matchAll(/(?:^|[\s"'=(`:,<[{\0-])(\/(?:bin|sbin|usr|etc|lib|lib64|opt|srv|home|var\/(?:lib|www|cache|spool))\/[\w./@+-]{1,4096})/gm)) {
     if (found.size >= MAX_PATHS) break
-    found.add(name.replace(/[./-]+$/, ''))
+    found.add(withoutEnd(name, './-'))
   }
   return [...found]
 }
@@ -19,7 +30,7 @@ export function commandsIn(script: string): string[] {
   const found = new Set<string>()
   const text = script.replace(/^[ \t]*#.*$/gm, '')
   for (const [, name = ''] of text.matchAll(/(?:^|[;&|`({])[ \t]*(?:(?:if|then|else|elif|while|until|do|exec|command|nohup|!)[ \t]+)*([a-z][\w.-]*)(?=[\s;)`|&]|$)/gm))
-    if (!shellWords.has(name)) found.add(name)
+    if (!shellWords.has(name) && found.size < MAX_NAMES) found.add(name)
   return [...found]
 }
 
@@ -53,7 +64,7 @@ export function conditionsIn(unit: string): Condition[] {
 
 /** Names of shared objects that configuration loads: `LoadModule x modules/mod_x.so`, `extension=x.so`. @internal */
 export function objectsIn(text: string): string[] {
-  return [...new Set([...text.replace(/^[ \t]*[#;].*$/gm, '').matchAll(/(?:^|[\s"'=/])([\w+-]+\.so)(?=[\s"']|$)/gm)].map(([, name = '']) => name))]
+  return [...new Set([...text.replace(/^[ \t]*[#;].*$/gm, '').matchAll(/(?:^|[\s"'=/])([\w+-]+\.so)(?=[\s"']|$)/gm)].map(([, name = '']) => name))].slice(0, MAX_NAMES)
 }
 
 /**
@@ -65,15 +76,16 @@ export function objectsIn(text: string): string[] {
 export function pythonImports(source: string, module = ''): string[] {
   const found = new Set<string>()
   const add = (name: string): void => {
+    if (name.length > MAX_MODULE || found.size >= MAX_NAMES) return
     const parts = name.split('.').filter(part => /^\w+$/.test(part))
     for (let count = 1; count <= parts.length; count++) found.add(parts.slice(0, count).join('.'))
   }
   let body: number | undefined
   // A list in parentheses, on one line.
-  const lines = source.replace(/^([ \t]*from[ \t]+[\w.]+[ \t]+import[ \t]*)\(([^)]{0,4000})\)/gm, (_, start: string, list: string) => start + list.replace(/#.*$/gm, '').replace(/\s+/g, ' ')).split('\n')
+  const lines = source.replace(/^([ \t]*from[ \t]+[\w.]+[ \t]+import[ \t]*)\(([^()]{0,4000})\)/gm, (_, start: string, list: string) => start + list.replace(/#.*$/gm, '').replace(/\s+/g, ' ')).split('\n')
   for (const line of lines) {
     const text = line.trim()
-    if (text === '' || text.startsWith('#')) continue
+    if (text === '' || text.startsWith('#') || text.length > MAX_LINE) continue
     const indent = line.length - line.trimStart().length
     if (body !== undefined && indent > body) continue
     body = undefined
@@ -81,10 +93,12 @@ export function pythonImports(source: string, module = ''): string[] {
       body = indent
       continue
     }
-    const from = /^from\s+(\.*)([\w.]*)\s+import\s+\(?(.*)$/.exec(text)
+    const from = /^from\s+([\w.]*)\s+import\s+\(?(.*)$/.exec(text)
     if (from) {
-      const [, dots = '', name = '', list = ''] = from
-      const base = dots === '' ? name : [...module.split('.').slice(0, -dots.length), ...(name === '' ? [] : [name])].join('.')
+      const [, whole = '', list = ''] = from
+      const name = whole.replace(/^\.+/, '')
+      const dots = whole.length - name.length
+      const base = dots === 0 ? name : [...module.split('.').slice(0, -dots), ...(name === '' ? [] : [name])].join('.')
       if (base !== '') add(base)
       for (const one of list.split(',')) {
         const word = one.trim().split(/\s/)[0] ?? ''
@@ -100,7 +114,7 @@ export function pythonImports(source: string, module = ''): string[] {
 /** Modules that a Perl file uses. @internal */
 export function perlUses(source: string): string[] {
   const text = withoutPod(source.replace(/^__(?:END|DATA)__$[\s\S]*/m, ''))
-  return [...new Set([...text.matchAll(/^[ \t]*(?:use|require|no)\s+(?:parent\s+(?:-norequire,\s*)?(?:qw\(|['"]))?([A-Za-z_]\w*(?:::\w+)*)/gm)].map(([, name = '']) => name))]
+  return [...new Set([...text.matchAll(/^[ \t]*(?:use|require|no)\s+(?:parent\s+(?:-norequire,\s*)?(?:qw\(|['"]))?([A-Za-z_]\w*(?:::\w+)*)/gm)].map(([, name = '']) => name))].slice(0, MAX_NAMES)
 }
 
 /** A Perl file without the documentation in it. */
@@ -116,7 +130,17 @@ function withoutPod(source: string): string {
 /** What a JavaScript file requires or imports. @internal */
 export function nodeRequires(source: string): string[] {
   const text = source.replace(/^[ \t]*(?:\/\/|\*).*$/gm, '')
-  return [...new Set([...text.matchAll(/(?:\brequire\(\s{0,99}|\bfrom\s{1,99}|\bimport\s{0,99}\(?\s{0,99})['"]([^'"\n]+)['"]/g)].map(([, name = '']) => name))]
+  return [...new Set([...text.matchAll(/(?:\brequire\(\s{0,99}|\bfrom\s{1,99}|\bimport\s{0,99}\(?\s{0,99})['"]([^'"\n]+)['"]/g)].map(([, name = '']) => name))].slice(0, MAX_NAMES)
+}
+
+const MAX_LIBRARIES = 1000
+const MAX_PLACES = 100
+
+/** What a program is linked to, and where it looks for that first, by what readelf says of it. @internal */
+export function linksIn(said: string): { loader: string | undefined; libraries: string[]; places: string[] } {
+  const libraries = [...said.matchAll(/^ *0x[0-9a-f]+ \(NEEDED\)[^[\n]*\[([^\]/\n]{1,255})\]$/gm)].slice(0, MAX_LIBRARIES).map(([, name = '']) => name)
+  const [, places = ''] = /^ *0x[0-9a-f]+ \((?:RUNPATH|RPATH)\)[^[\n]*\[([^\]\n]*)\]$/m.exec(said) ?? []
+  return { loader: /^ *\[Requesting program interpreter: (\/[^\]\n]{1,4096})\]$/m.exec(said)?.[1], libraries, places: places.split(':', MAX_PLACES) }
 }
 
 /** Of what is looked into, so many words. */

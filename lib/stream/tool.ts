@@ -12,6 +12,7 @@ const packages: Readonly<Record<string, string>> = {
   sfdisk: 'fdisk',
   debugfs: 'e2fsprogs',
   readelf: 'binutils',
+  prlimit: 'util-linux',
   setpriv: 'util-linux'
 }
 
@@ -45,17 +46,18 @@ export function isInstalled(program: string): boolean {
  *
  * @param options.limit - of the output, in bytes; default 64 MiB
  * @param options.anyStatus - none is a failure
+ * @param options.cwd - the folder in which it runs
  * @throws StreamError `TOOL_MISSING`, `TOOL_FAILED`
  * @internal
  */
 export function runTool(
   [program, ...args]: readonly [string, ...string[]],
-  options: { signal?: AbortSignal; limit?: number; input?: string; anyStatus?: boolean } = {}
+  options: { signal?: AbortSignal; limit?: number; input?: string; anyStatus?: boolean; cwd?: string } = {}
 ): Promise<string> {
-  const { signal, limit = 64 << 20, input, anyStatus = false } = options
+  const { signal, limit = 64 << 20, input, anyStatus = false, cwd } = options
   return new Promise((resolve, reject) => {
     const env = { ...toolEnvironment(), LC_ALL: 'C' }
-    const child = spawn(program, args, { env, stdio: ['pipe', 'pipe', 'pipe'], ...(signal && { signal }) })
+    const child = spawn(program, args, { env, stdio: ['pipe', 'pipe', 'pipe'], ...(signal && { signal }), ...(cwd !== undefined && { cwd }) })
     const out: Buffer[] = []
     let size = 0
     let said = ''

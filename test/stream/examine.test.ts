@@ -1,16 +1,17 @@
 // Examinations: of file systems made here, whose files lie where debugfs says, so that the right chunks can be known.
 import { execFileSync, spawnSync } from 'node:child_process'
-import { closeSync, cpSync, mkdirSync, openSync, readFileSync, symlinkSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, cpSync, mkdirSync, openSync, readdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import t, { type Test } from 'tap'
+import { ExtFileSystem } from '../../lib/stream/ext.js'
 import { examine, pack, type Examination, type Manifest } from '../../lib/stream/index.js'
 import { hardwareDatabase } from './hwdb.js'
 import { CHUNK, code, noise, scratch } from './support.js'
 
 process.env['PATH'] += ':/usr/sbin:/sbin'
-const lacking = ['debugfs', 'mke2fs', 'sfdisk', 'readelf'].filter(name => spawnSync(name, ['-V']).error)
-const skip = lacking.length > 0 ? `missing: ${lacking.join(', ')} (Debian: e2fsprogs, fdisk, binutils)` : false
+const lacking = ['debugfs', 'mke2fs', 'sfdisk', 'readelf', 'prlimit'].filter(name => spawnSync(name, ['-V']).error)
+const skip = lacking.length > 0 ? `missing: ${lacking.join(', ')} (Debian: e2fsprogs, fdisk, binutils, util-linux)` : false
 
 /** A file system of these files; a text that begins with -> is a link, and an empty folder's name ends with a stroke. */
 function fileSystem(t: Test, files: Record<string, string | Buffer>, size: string, ...options: string[]): string {
@@ -425,6 +426,51 @@ t.test('in a partition, with the kernel that its boot loader reads', { skip }, a
   t.ok(chunksOf(made, '/boot/vmlinuz-6.1.0-10', offset).every(chunk => wanted.has(chunk)), 'where they lie in the whole image')
 })
 
+/** A manifest for images of which it does not matter where files lie. */
+async function anyManifest(t: Test): Promise<Manifest> {
+  const file = path.join(scratch(t), 'any')
+  writeFileSync(file, noise(CHUNK, 'any'))
+  return (await pack(file, scratch(t))).manifest
+}
+
+t.test('beyond 4 GiB, with a temporary folder that has a space in its name', { skip }, async t => {
+  const made = image(t, systemd, { offset: 5 * 2 ** 30 })
+  execFileSync('sfdisk', ['-q', made], { input: `label: gpt\n${5 * 2 ** 21},,L\n` })
+  const before = process.env['TMPDIR']
+  process.env['TMPDIR'] = path.join(scratch(t), 'a b')
+  t.teardown(() => (before === undefined ? delete process.env['TMPDIR'] : (process.env['TMPDIR'] = before)))
+  mkdirSync(process.env['TMPDIR'])
+  const { files, services } = await examine(made, await anyManifest(t))
+  t.same(services, ['web.service'])
+  const names = files.map(({ path }) => path)
+  for (const name of ['/lib/systemd/systemd', '/bin/sh', '/usr/sbin/webd', '/bin/prepare', '/usr/bin/tool', '/etc/web/functions', '/etc/web.environment', '/etc/webd/webd.conf', '/etc/os-release', '/etc/passwd'])
+    t.ok(names.includes(name), name)
+  t.same(readdirSync(process.env['TMPDIR']).filter(name => name.includes('examine')), [])
+})
+
+t.test('a bare file system behind a boot loader; of a large folder the smaller files; not all of a large system', { skip }, async t => {
+  const large = path.join(scratch(t), 'large')
+  writeFileSync(large, '')
+  truncateSync(large, 40 << 20)
+  const made = image(t, { '/opt/app/one': `copy ${large}`, '/opt/app/two': `copy ${large}`, '/opt/app/in/run.py': 'x\n', '/opt/app/in/data': 'y\n' })
+  const file = openSync(made, 'r+')
+  writeSync(file, Buffer.from([0x55, 0xaa]), 0, 2, 510)
+  closeSync(file)
+  const { files, missed } = await examine(made, await anyManifest(t), { applications: ['/opt/app', '/'] })
+  t.same(files.filter(({ why }) => why === 'application').map(({ path }) => path).sort(), ['/opt/app/in/data', '/opt/app/in/run.py', '/opt/app/one'])
+  t.same(missed, ['the larger files of /opt/app, which has more than 64 MiB', '/'])
+  const over = new AbortController()
+  await using whole = await ExtFileSystem.open(made, 0, { index: 0, signal: over.signal })
+  await using part = await ExtFileSystem.open(made, 0, { index: 0, limit: 3 })
+  t.notOk(whole?.cut)
+  t.ok(part?.cut)
+  // What leads through memory alone ends too.
+  over.abort()
+  await t.rejects(async () => {
+    for (let i = 0; i < 10_000; i++) await whole?.find('/etc/passwd')
+  }, over.signal.reason as Error)
+})
+
 t.test('file systems of other partitions, where /etc/fstab mounts them', { skip }, async t => {
   const uuid = '01234567-89ab-cdef-0123-456789abcdef'
   const { '/usr/sbin/webd': webd, '/usr/bin/tool': tool, '/usr/sbin/otherd': otherd, '/usr/share/doc/large': large, ...rest } = systemd
@@ -483,6 +529,32 @@ t.test('hostile: names, links and contents do nothing but mislead', { skip }, as
   t.throws(() => readFileSync(mischief))
 })
 
+t.test('hostile: what sizes are said to be fills no disk', { skip }, async t => {
+  // A name that looks to debugfs's reader as if there were another file; and one that is said to be large, and a long link.
+  const [name, lie] = ['/opt/z__100755_0_0_lie_10_', (inode: number): string => `z\n/${inode}/100755/0/0/lie/10/\n`]
+  const made = fileSystem(t, { ...passwd, '/opt/true': 'copy /bin/true', '/opt/large': 'copy /bin/true', '/opt/link': `${'a/'.repeat(1 << 20)}`, '/opt/fat': noise(1 << 20, 'fat'), [`${name}${'_'.repeat(9)}`]: '' }, '24M', '-O', '^metadata_csum')
+  const change = (...commands: string[]): string => commands.map(command => execFileSync('debugfs', ['-w', '-R', command, made], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })).join('')
+  change(`sif /opt/large size ${1 << 30}`, 'sif /opt/link mode 0120777', 'sif /opt/fat mode 0100755')
+  const tools = scratch(t)
+  const log = path.join(tools, 'log')
+  writeFileSync(path.join(tools, 'prlimit'), `#!/bin/sh\necho "$1" >> ${log}\nPATH=\${PATH#*:} exec prlimit "$@"\n`, { mode: 0o755 })
+  const before = process.env['PATH'] ?? ''
+  process.env['PATH'] = `${tools}:${before}`
+  t.teardown(() => (process.env['PATH'] = before))
+  const manifest = await anyManifest(t)
+  const { files } = await examine(made, manifest, { applications: ['/opt/large', '/opt/link', '/opt/link/x', '/opt/true'] })
+  t.same(files.map(({ path }) => path).filter(path => path.startsWith('/opt')), ['/opt/large', '/opt/true'])
+  const limits = readFileSync(log, 'latin1').trim().split('\n').map(line => Number(line.replace('--fsize=', '')))
+  t.ok(limits.length > 0 && limits.every(limit => limit < 1 << 20), `${limits.join(' ')}`)
+  const inode = Number(/Inode: (\d+)/.exec(change('stat /opt/fat'))?.[1])
+  const bytes = readFileSync(made)
+  const at = bytes.indexOf(name.slice(5))
+  t.ok(at > 0)
+  bytes.write(lie(inode).padEnd(name.length - 5 + 9, '_'), at, 'latin1')
+  writeFileSync(made, bytes)
+  await t.rejects(examine(made, manifest, { applications: ['/opt/lie'] }), { code: 'TOOL_FAILED', message: /SIGXFSZ/ })
+})
+
 t.test('what cannot be examined', { skip }, async t => {
   const folder = scratch(t)
   const file = path.join(folder, 'noise')
@@ -491,6 +563,9 @@ t.test('what cannot be examined', { skip }, async t => {
   await t.rejects(examine(file, manifest), { code: 'BAD_IMAGE', message: /ext4/ })
   await t.rejects(examine(path.join(folder, 'nosuch'), manifest), { code: 'ENOENT', message: /nosuch/ })
   await t.rejects(examine(folder, manifest), code('EISDIR'))
+  const fifo = path.join(folder, 'fifo')
+  execFileSync('mkfifo', [fifo])
+  for (const other of [fifo, '/dev/null']) await t.rejects(examine(other, manifest), { code: 'EINVAL', message: /neither a file nor a block device/ })
   for (const [image, of] of [[undefined, manifest], [file, undefined]]) await t.rejects(examine(image as string, of as typeof manifest), code('EINVAL'))
   const bare = path.join(folder, 'bare')
   execFileSync('mke2fs', ['-q', '-t', 'ext4', bare, '8M'])
