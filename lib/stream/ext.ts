@@ -1,6 +1,6 @@
 // An ext2, ext3 or ext4 file system in an image, looked at by e2fsprogs' debugfs: its tree, its files' contents, and the
 // blocks where things lie. Files are named to debugfs by their inodes alone, so that no name in an image does anything.
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { setImmediate } from 'node:timers/promises'
@@ -27,6 +27,9 @@ const MAX_SMALL = 1 << 20
 const MAX_KEPT = 64 << 20
 /** Files' contents lie on this host's disk up to so much at once, or one file. */
 const MAX_DUMPED = 64 << 20
+const MAX_FILES = 1000
+/** So often it is looked whether they have more than was said of them. */
+const LOOK_MS = 200
 /** And so much of them is handed over at once. */
 const MAX_CONTENTS = 256 << 20
 
@@ -196,11 +199,10 @@ export class ExtFileSystem implements AsyncDisposable {
         const kept = system.#kept.get(inode)
         if (kept) found.set(id, kept)
       }
-      // What a folder says of a file's size need not be so: of each as much is let through as of the largest beside it.
       const todo = own.filter(({ id }) => !found.has(id)).sort((a, b) => a.size - b.size)
       for (let from = 0; from < todo.length && left > 0; ) {
         let to = from + 1
-        while (to < todo.length && (to + 1 - from) * Math.max(todo[to]?.size ?? 0, 4096) <= Math.min(MAX_DUMPED, left)) to++
+        for (let size = todo[from]?.size ?? 0; to < todo.length && to - from < MAX_FILES; to++) if ((size += todo[to]?.size ?? 0) > Math.min(MAX_DUMPED, left)) break
         const some = todo.slice(from, to).map(node => ({ node, name: `file${++runs}` }))
         await system.#dump(some)
         for (const { node, name } of some) {
@@ -218,11 +220,24 @@ export class ExtFileSystem implements AsyncDisposable {
     return found
   }
 
-  /** Writes files' contents into its folder, of none more than the largest of them is said to have. */
+  /** Writes files' contents into its folder. What a folder says of a file's size need not be so: what has more ends it. */
   async #dump(files: readonly { node: Node; name: string }[]): Promise<void> {
-    const largest = files.reduce((most, { node }) => Math.max(most, node.size), 4096)
-    const commands = files.map(({ node, name }) => `dump <${node.inode}> ${name}`)
-    await debug(this.#device, this.#work, commands, this.#signal, ['prlimit', `--fsize=${largest}`, '--core=0'])
+    const over = new AbortController()
+    const look = async (): Promise<void> => {
+      for (const { node, name } of files) {
+        const about = await stat(path.join(this.#work, name)).catch(() => undefined)
+        if (about && about.size > node.size) over.abort(new StreamError(`inode ${node.inode} has more than the ${node.size} bytes that its folder says`, { code: 'BAD_IMAGE' }))
+      }
+    }
+    const looking = setInterval(() => void look(), LOOK_MS)
+    try {
+      const commands = files.map(({ node, name }) => `dump <${node.inode}> ${name}`)
+      await debug(this.#device, this.#work, commands, AbortSignal.any([over.signal, ...(this.#signal ? [this.#signal] : [])]))
+    } finally {
+      clearInterval(looking)
+    }
+    await look()
+    check(over.signal)
   }
 
   #keep(inode: number, bytes: Buffer): void {
@@ -367,8 +382,8 @@ const numbers = (text: string): number[] => (text.match(/\d+/g) ?? []).map(Numbe
 /** For names of files: several may run at once. */
 let runs = 0
 
-/** What debugfs, run `by` another program, says to each command; nothing to one that fails, of which its status is the count. */
-async function debug(device: string, work: string, commands: readonly string[], signal: AbortSignal | undefined, by: readonly string[] = []): Promise<string[]> {
+/** What debugfs says to each command; nothing to one that fails, of which its status is the count. */
+async function debug(device: string, work: string, commands: readonly string[], signal: AbortSignal | undefined): Promise<string[]> {
   if (commands.length === 0) return []
   // It runs in its folder: what its commands name has no spaces, whatever the folders above are called.
   const name = `commands${++runs}`
@@ -376,8 +391,7 @@ async function debug(device: string, work: string, commands: readonly string[], 
   // Between two commands one that does nothing, and which no name or contents of a file's can pretend to be.
   const mark = `lcd ../${path.basename(work)}`
   await writeFile(file, commands.flatMap(command => [command, mark]).join('\n') + '\n')
-  const [program = '', ...rest] = [...by, 'debugfs', '-f', name, device]
-  const said = await runTool([program, ...rest], { cwd: work, limit: 1 << 28, anyStatus: true, ...(signal && { signal }) }).finally(() => rm(file, { force: true }))
+  const said = await runTool(['debugfs', '-f', name, device], { cwd: work, limit: 1 << 28, anyStatus: true, ...(signal && { signal }) }).finally(() => rm(file, { force: true }))
   return said
     .split(`debugfs: ${mark}\n`)
     .slice(0, commands.length)

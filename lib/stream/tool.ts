@@ -12,7 +12,6 @@ const packages: Readonly<Record<string, string>> = {
   sfdisk: 'fdisk',
   debugfs: 'e2fsprogs',
   readelf: 'binutils',
-  prlimit: 'util-linux',
   setpriv: 'util-linux'
 }
 
@@ -77,7 +76,7 @@ export function runTool(
     })
     child.once('close', (status, killed) => {
       if (status === 0 || (anyStatus && status !== null)) return resolve(Buffer.concat(out).toString('utf8'))
-      const how = size > limit ? `it printed more than ${limit} bytes` : said.trim() || (killed ?? `status ${status}`)
+      const how = size > limit ? `it printed more than ${limit} bytes` : [killed, said.trim()].filter(Boolean).join(': ') || `status ${status}`
       reject(new StreamError(`${program} ${args.join(' ').slice(0, 200)}: ${how}`, { code: 'TOOL_FAILED' }))
     })
   })
