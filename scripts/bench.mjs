@@ -1,5 +1,5 @@
 // The benchmarks: sets up, builds native/bench into build/bench, runs all or those that are named.
-//   npm run bench -- [exit] [dirty] [mailroom] [log] [snapshot] [standard] [migrate] [wire] [libvirt] [ha] [linux] [--quick] [--json]
+//   npm run bench -- [exit] [dirty] [mailroom] [log] [snapshot] [standard] [migrate] [wire] [libvirt] [ha] [linux] [ready] [--quick] [--json]
 // Prints a figure a line, as JSON with --json or where stdout is no terminal: {name, value, unit}, with {baseline,
 // ratio, quartiles} where it is compared with something in the same run, and {goal, met} where there is a goal. Progress
 // goes to stderr. Exit code 1 when a benchmark fails; a goal that is not met is a figure, not a failure.
@@ -24,8 +24,9 @@ const benchmarks = {
   wire: { kvm: false, native: ['wire_bench'], scripts: [] },
   // Both ends in one process, and the failover as users see it, among the campaign's hosts.
   ha: { kvm: true, native: ['ha_bench', ['hypertwin_campaign', 'bench']], scripts: [] },
-  // In a rig, which brings a KVM of its own.
-  linux: { kvm: false, native: [], scripts: ['linux.mjs'] }
+  // In a rig, which brings a KVM of its own; the second only where there is none.
+  linux: { kvm: false, native: [], scripts: ['linux.mjs'] },
+  ready: { kvm: false, native: [], scripts: ['ready.mjs'] }
 }
 
 // Of the figures whose names match: what their ratio should be, or what they should be themselves.
@@ -50,6 +51,7 @@ const goals = [
   { name: /^linux\/(disk|net|net-vhost)\//, least: 1 },
   { name: /^linux\/restore\/vs-loadvm$/, most: 0.1 },
   { name: /^linux\/restore\//, most: 1 },
+  { name: /^ready\/.*\/traced\/of-both$/, most: 0.01 },
   { name: /^libvirt\/.*serial\/vs-c-and-hop$/, most: 2 },
   { name: /^libvirt\/.*in-flight-64\/vs-python$/, least: 1 },
   { name: /^libvirt\/read-file\//, most: 1.2 }

@@ -1,13 +1,13 @@
 // The first request that each image must answer, made from outside of the guest. A request is
-// `{ what, ask(port, signal), said?(console) }`: `ask` resolves with true for the right answer and with false for a wrong
+// `{ what, ask(port, signal, host?), said?(console) }`: `ask` resolves with true for the right answer and with false for a wrong
 // one, and rejects where there is none; a request that the guest answers unasked, on its console, has `said` instead.
 import { connect } from 'node:net'
 
 /** One connection: `talk` is given a function that waits until what has come fits, and one that sends. */
 function conversation(talk) {
-  return (port, signal) =>
+  return (port, signal, host = '127.0.0.1') =>
     new Promise((resolve, reject) => {
-      const socket = connect({ port, host: '127.0.0.1', signal })
+      const socket = connect({ port, host, signal })
       let bytes = Buffer.alloc(0)
       let wake = () => {}
       let ended = false
