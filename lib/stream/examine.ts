@@ -835,11 +835,12 @@ class Examiner {
   async #package(program: string): Promise<void> {
     const folder = '/var/lib/dpkg/info'
     const lists = (await this.#system.list(folder)).filter(name => name.endsWith('.list'))
-    const nodes = await Promise.all(lists.map(async name => (await this.#system.find(`${folder}/${name}`))?.nodes.at(-1)))
-    const texts = await this.#system.contents(nodes.filter(node => node !== undefined), MAX_TEXT * 4)
+    const found = await Promise.all(lists.map(async name => (await this.#system.find(`${folder}/${name}`))?.nodes.at(-1)))
+    const nodes = found.filter(node => node !== undefined)
+    const texts = await this.#system.contents(nodes, MAX_TEXT * 4)
     // Since /bin is a link to usr/bin, a package may call it either.
     const names = [program, program.replace(/^\/usr\//, '/')]
-    for (const { id } of nodes.filter(node => node !== undefined)) {
+    for (const { id } of nodes) {
       const files = texts.get(id)?.toString('utf8').split('\n') ?? []
       if (!names.some(name => files.includes(name))) continue
       const left = new Map<string, Node>()

@@ -6,7 +6,8 @@ import { native } from '../native.js'
 
 export const LOCK_FILE = 'manager.lock'
 
-const { tryLock } = native as { tryLock: (fd: number) => boolean }
+/** Of an open file or folder; false when somebody has it. */
+export const { tryLock } = native as { tryLock: (fd: number) => boolean }
 
 /** @internal */
 export class FolderLock {

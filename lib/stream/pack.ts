@@ -5,13 +5,11 @@ import { access, mkdir, mkdtemp, open, readdir, rename, rm, writeFile, type File
 import path from 'node:path'
 import { digestOf, encodeChunk } from './codec.js'
 import { check, failed, invalid, StreamError } from './errors.js'
+import { tryLock } from './lock.js'
 import { isChunkSize, Manifest, MANIFEST_FILE, MAX_CHUNKS, PROFILE_FILE, ZERO } from './manifest.js'
 import type { Profile } from './profile.js'
 import { runTool } from './tool.js'
-import { native } from '../native.js'
 import { bytesOf, noSize, type Size } from '../size.js'
-
-const { tryLock } = native as { tryLock: (fd: number) => boolean }
 
 /**
  * How an image is packed.

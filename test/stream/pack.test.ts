@@ -5,9 +5,9 @@ import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import path from 'node:path'
 import process from 'node:process'
 import t from 'tap'
-import { native } from '../../lib/native.js'
 import { decodeChunk } from '../../lib/stream/codec.js'
 import { Manifest, pack, Profile, StreamError } from '../../lib/stream/index.js'
+import { tryLock } from '../../lib/stream/lock.js'
 import { ZERO } from '../../lib/stream/manifest.js'
 import { CHUNK, code, imageBytes, noise, packed, scratch, until } from './support.js'
 
@@ -74,7 +74,6 @@ t.test('a folder that is being served is never without a whole pack', async t =>
 })
 
 t.test('what a killed one has left is removed by the next one, and what one that goes on has is not', async t => {
-  const { tryLock } = native as { tryLock: (fd: number) => boolean }
   const { folder, image, manifest } = await packed(t, imageBytes(8))
   const works = (): string[] => readdirSync(folder).filter(name => name.startsWith('.pack-'))
   for (const name of ['.pack-killed', '.pack-goeson', '.pack-no-work']) {
