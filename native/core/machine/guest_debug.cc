@@ -51,9 +51,12 @@ Stepper::Stepper(kvm::Vcpu& vcpu) : vcpu_(vcpu) {
 }
 
 void Stepper::begin() {
+  before_ = vcpu_.get_regs();
   vcpu_.set_guest_debug(step_debug_);
   step_.fetch_add(1, std::memory_order_relaxed);
 }
+
+void Stepper::take_back() { vcpu_.set_regs(before_); }
 
 Stepper::~Stepper() {
   {

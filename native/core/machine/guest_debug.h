@@ -34,12 +34,15 @@ class Stepper {
   Stepper& operator=(const Stepper&) = delete;
   // The next KVM_RUN executes one instruction. Each time: KVM steps from where it was told to.
   void begin();
+  // After a step of memory that was lost meanwhile, where a KVM that emulates it went on with zeros.
+  void take_back();
   // The step that began last has lasted too long.
   bool too_long() const { return passed_.load() == step_.load(std::memory_order_relaxed); }
 
  private:
   kvm::Vcpu& vcpu_;
   kvm_guest_debug step_debug_{};
+  kvm_regs before_{};
   std::atomic<uint64_t> step_{0};
   std::atomic<uint64_t> passed_{~uint64_t{0}};
   std::mutex mutex_;

@@ -814,6 +814,10 @@ bool Machine::step_here(Stepper& stepper) {
   stepper.begin();
   while (vcpu_->run() != kvm::RunResult::kExit)
     if (stepper.too_long() || !memory_->intact()) return false;
+  if (!memory_->intact()) {
+    stepper.take_back();
+    return false;
+  }
   on_exit();
   settle();
   return true;

@@ -873,6 +873,10 @@ bool StandardMachine::step_cpu(Cpu& cpu, Stepper& stepper) {
       if (stepper.too_long()) return false;
       continue;
     }
+    if (!memory_->intact()) {
+      stepper.take_back();
+      return false;
+    }
     if (cpu.vcpu->run_page()->exit_reason == KVM_EXIT_DEBUG) return true;
     if (!serve(cpu)) return false;
   }
