@@ -149,8 +149,11 @@ export async function start(image, where, { seconds, minuteToo, processors, sign
     const gone = guest.ended.then(status => {
       throw new ToolError(`QEMU ended with ${status}`)
     })
-    gone.catch(() => {})
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(READY_MS)])
+    // Nobody is asked any more.
+    const over = new AbortController()
+    gone.catch(error => over.abort(error))
+    const patience = AbortSignal.timeout(READY_MS)
+    const limit = AbortSignal.any([signal, patience, over.signal])
     const minute = sleep(MINUTE_MS, undefined, { ref: false }).then(() => disk.counters())
     minute.catch(() => {})
     const { request } = image
@@ -163,13 +166,12 @@ export async function start(image, where, { seconds, minuteToo, processors, sign
       await Promise.race([right, gone])
     } catch (error) {
       signal.throwIfAborted()
-      if (limit.aborted) throw new ToolError(`there was no right answer to ${request.what} in ${READY_MS / 1000} s`)
+      if (patience.aborted) throw new ToolError(`there was no right answer to ${request.what} in ${READY_MS / 1000} s`)
       throw error
     }
     const readyMs = since()
     const atReady = disk.progress()
     const seenAtReady = await disk.counters()
-    const over = new AbortController()
     const using = request.said ? undefined : used(request, port, AbortSignal.any([signal, over.signal]))
     await Promise.race([sleep(Math.max(1000 * seconds, minuteToo ? guestMs + MINUTE_MS + 100 - since() : 0), undefined, { signal }), gone])
     over.abort()
