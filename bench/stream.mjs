@@ -1,9 +1,10 @@
 // Starts of Debian images with real applications over slow links: how many bytes had come at the first right answer, how long
 // it took, what waited, what came in vain; against nothing ahead, a whole download first, and an oracle.
-//   npm run bench:stream -- [--json] [--images nginx,redis] [--links 20/40,100/5] [--ways nbdkit,demand,fill,examined,traced,full]
+//   npm run bench:stream -- [--json] [--images nginx,redis] [--links 20/40,100/5] [--ways nbdkit,demand,fill,examined,traced,full,download]
 //     [--all] [--seconds 10] [--locals 2] [--resume | --fresh] [--table] [--build] [--missed]
 // Links are Mb/s and ms of round trip, emulated (scripts/link). Guests run under QEMU's TCG. Default: all images, 20/40, nbdkit
-// (its own curl plugin on the raw image), demand (ours, nothing ahead), examined, traced, full; --all: 5, 20, 100, 1000 Mb/s with
+// (its own curl plugin on the raw image), demand (ours, nothing ahead), examined, traced, full (a whole download first, computed;
+// download: one that is measured, and how much of the link it used); --all: 5, 20, 100, 1000 Mb/s with
 // 5 and 40 ms. What has been measured with the same code is not measured again; --resume: nor what was measured with other
 // code; --fresh: all is. Each row goes to the results file at once, so that what is interrupted goes on. --json prints all
 // rows, those of earlier runs too; --table only what the results file has, as Markdown. A start is watched, and its application
@@ -27,12 +28,12 @@ import { builtImage } from './stream/build.mjs'
 import { recipes } from './stream/images.mjs'
 import { missedFiles } from './stream/missed.mjs'
 import { goals, lineOf, summary, tables } from './stream/report.mjs'
-import { localRow, oracleOf, plainRow, streamedRow } from './stream/rows.mjs'
-import { pin, start } from './stream/start.mjs'
+import { downloadRow, fullRow, localRow, oracleOf, plainRow, streamedRow } from './stream/rows.mjs'
+import { download, pin, start } from './stream/start.mjs'
 
 const work = path.join(root, '.cache/stream-bench')
 const results = path.join(work, 'results.jsonl')
-const allWays = ['nbdkit', 'demand', 'fill', 'examined', 'traced', 'full']
+const allWays = ['nbdkit', 'demand', 'fill', 'examined', 'traced', 'full', 'download']
 const port = 8080
 
 const { values } = parseArgs({
@@ -207,23 +208,16 @@ class Bench {
   }
 
   async #streamed(image, row, locals, profile, link) {
-    const { way, mbit } = row
+    const { way } = row
     const oracle = await oracleOf(image.manifest, locals, link)
     const local = locals.reduce((sum, { row }) => sum + row.readySeconds, 0) / locals.length
-    if (way === 'full') Object.assign(row, { computed: true, readySeconds: (image.manifest.dataSize * 8) / (mbit * 1e6) + local })
+    if (way === 'full') Object.assign(row, fullRow(image.manifest, local, link))
     else {
-      doing(`${image.name}, ${mbit} Mb/s, ${link.roundTripMs} ms, ${way}`)
+      doing(`${image.name}, ${link.mbit} Mb/s, ${link.roundTripMs} ms, ${way}`)
       const cache = path.join(work, 'copy')
       rmSync(cache, { recursive: true, force: true })
       try {
-        const { far } = await this.#link(link)
-        const options = { cache, gate: way === 'demand' ? 'none' : 'forecast', fill: way !== 'demand' }
-        const url = `http://${far}:${port}/${image.name}/${way}/`
-        const where = way === 'nbdkit' ? { url: `${url}raw` } : { source: url, options, trace: path.join(work, 'trace') }
-        // A goal speaks of the first minute at 20 Mb/s. Of nbdkit there is none, and nothing comes but what is read.
-        const watched = way === 'nbdkit' ? { seconds: 0 } : { minuteToo: mbit === 20 }
-        const started = await start(image, where, { ...this.#common, ...watched, processors: cores(), signal: stop.signal })
-        Object.assign(row, way === 'nbdkit' ? plainRow(image.manifest, started) : streamedRow(image.manifest, started, profile))
+        Object.assign(row, await this.#over(link, image, way, profile, cache))
       } catch (error) {
         stop.signal.throwIfAborted()
         row.error = error.message
@@ -232,7 +226,7 @@ class Bench {
         rmSync(cache, { recursive: true, force: true })
       }
     }
-    if (!row.error) {
+    if (row.readySeconds !== undefined) {
       const lost = row.lostSeconds ?? row.readySeconds - local
       Object.assign(row, { localSeconds: local, oracleSeconds: oracle, toOracle: row.readySeconds / oracle, lostToOracle: (local + lost) / oracle })
     }
@@ -240,6 +234,20 @@ class Bench {
     told(row)
     if (row.error) console.error(row.error)
     return row
+  }
+
+  async #over(link, image, way, profile, cache) {
+    const { manifest } = image
+    const { far } = await this.#link(link)
+    const source = `http://${far}:${port}/${image.name}/${way}/`
+    const common = { ...this.#common, processors: cores(), signal: stop.signal }
+    if (way === 'download') return downloadRow(manifest, await download(source, cache, stop.signal), link)
+    // Nothing comes but what is read.
+    if (way === 'nbdkit') return plainRow(manifest, await start(image, { url: `${source}raw` }, { ...common, seconds: 0 }))
+    const options = { cache, gate: way === 'demand' ? 'none' : 'forecast', fill: way !== 'demand' }
+    // A goal speaks of the first minute at 20 Mb/s.
+    const started = await start(image, { source, options, trace: path.join(work, 'trace') }, { ...common, minuteToo: link.mbit === 20 })
+    return streamedRow(manifest, started, profile)
   }
 
   /** With a web server at its far end. */

@@ -15,7 +15,8 @@ const ways = ['nbdkit', 'demand', 'fill', 'examined', 'traced', 'full']
 /** Rows by link, then by way. */
 function grouped(rows) {
   const links = new Map()
-  for (const row of rows.filter(row => row.way !== 'local' && !row.error)) {
+  const some = rows.filter(row => ways.includes(row.way) && !row.error)
+  for (const row of some.sort((a, b) => a.mbit - b.mbit || a.roundTripMs - b.roundTripMs)) {
     const byWay = links.get(linkOf(row)) ?? new Map()
     links.set(linkOf(row), byWay)
     byWay.set(row.way, [...(byWay.get(row.way) ?? []), row])
@@ -60,6 +61,7 @@ export function goals(rows) {
           add(`${way}: bytes at the first request, ${name}, p90`, quantile(of(way, key), 0.9), 0.05, percent)
         }
         add(`${way}: prefetched in vain, median`, median(of(way, 'vainShare')), 0.2, percent)
+        add(`${way}: prefetched in vain, p90`, quantile(of(way, 'vainShare'), 0.9), 0.2, percent)
         if (byWay.get(way)?.[0].mbit === 20) {
           add(`${way}: stalls over 100 ms in the first minute, most`, quantile(of(way, 'stallsInMinute'), 1), 0, String)
           add(`${way}: stalls over 100 ms after the first request, most`, quantile(of(way, 'stallsAfterReady'), 1), 0, String)
@@ -77,23 +79,63 @@ export function goals(rows) {
 
 const pair = (one, text) => (one.median === undefined ? '' : `${text(one.median)}; ${text(one.p90)}`)
 
-/** Tables in Markdown, of rows alone. */
+/** Lines of a table in Markdown. */
+const table = (heads, lines) => [heads, heads.map(() => '---'), ...lines].map(cells => `| ${cells.join(' | ')} |`)
+
+/** Each image at one link. */
+function imageTable(rows, link) {
+  const found = new Map()
+  for (const row of rows.filter(row => !row.error && (row.way === 'local' || linkOf(row) === link))) found.set(row.image, { ...found.get(row.image), [row.way]: row })
+  const both = (one, key, text) => ['traced', 'examined'].map(way => text(one[way]?.[key])).join(', ')
+  const seconds = value => (value === undefined ? '' : value.toFixed(1))
+  const lines = [...found].map(([image, one]) => [
+    `${image}${one.local?.heldOut ? ' (held out)' : ''}`,
+    one.local ? `${(one.local.neededBytes / 2 ** 20).toFixed(1)} MiB` : '',
+    one.local ? `${seconds(one.local.readySeconds)} s` : '',
+    `${both(one, 'lostSeconds', seconds)} s`,
+    `${both(one, 'lostToOracle', times)}, ${times(one.full?.toOracle)}`,
+    both(one, 'shareOfImage', percent),
+    both(one, 'shareOfAllocated', percent),
+    both(one, 'stallsInMinute', value => value ?? ''),
+    percent(one.examined?.vainShare)
+  ])
+  return table(['Image', 'Needs', 'Local', 'Link cost: traced, examined', 'To the oracle: traced, examined, full', 'Of the image', 'Of its allocated bytes', 'Stalls in the first minute', 'In vain, examined'], lines)
+}
+
+/** The tables of docs/streaming.md, and the goals, in Markdown. */
 export function tables(rows) {
-  const lines = ['| Link | Way | Images | Ready, s | To the oracle | Link cost, s | Local and that, to the oracle | Of the image | Of its allocated bytes | Of the pack | Stalls before; after | In vain |', '|---|---|---|---|---|---|---|---|---|---|---|---|']
-  for (const row of summary(rows))
-    lines.push(
-      `| ${row.link} | ${row.way} | ${row.images} | ${pair(row.readySeconds, value => value.toFixed(1))} | ${pair(row.toOracle, times)} | ${pair(row.lostSeconds, value => value.toFixed(1))} | ${pair(row.lostToOracle, times)} | ${pair(row.shareOfImage, percent)} | ` +
-        `${pair(row.shareOfAllocated, percent)} | ${pair(row.shareOfStored, percent)} | ${row.stallsBeforeReady.median ?? ''}; ${row.stallsAfterReady.median ?? ''} | ${pair(row.vainShare, percent)} |`
-    )
-  lines.push('', 'Medians; ninth deciles.', '', '| Goal | Link | Images | Measured | |', '|---|---|---|---|---|')
-  for (const { goal, link, where, text, most, met } of goals(rows)) lines.push(`| ${goal} <= ${most} | ${link} | ${where} | ${text} | ${met ? 'met' : 'not met'} |`)
-  return lines.join('\n')
+  const lines = summary(rows).map(row => [
+    row.link,
+    row.images,
+    row.way,
+    pair(row.lostSeconds, value => `${value.toFixed(1)} s`),
+    pair(row.lostToOracle, times),
+    pair(row.toOracle, times),
+    pair(row.shareOfImage, percent),
+    pair(row.shareOfAllocated, percent),
+    pair(row.stallsBeforeReady, String),
+    pair(row.stallsAfterReady, String),
+    pair(row.vainShare, percent)
+  ])
+  const met = goals(rows).map(({ goal, link, where, text, most, met }) => [`${goal} <= ${most}`, link, where, text, met ? 'met' : 'not met'])
+  return [
+    '20 Mb/s, 40 ms:',
+    '',
+    ...imageTable(rows, '20 Mb/s, 40 ms'),
+    '',
+    'All links, medians; ninth deciles:',
+    '',
+    ...table(['Link', 'Images', 'Way', 'Link cost', 'To the oracle', 'As measured', 'Of the image', 'Of its allocated bytes', 'Stalls before the first answer', 'Stalls after it', 'In vain'], lines),
+    '',
+    ...table(['Goal', 'Link', 'Images', 'Measured', ''], met)
+  ].join('\n')
 }
 
 /** A line about one start, for people. */
 export function lineOf(row) {
   const name = `${row.image.padEnd(12)} ${row.way === 'local' ? 'local' : linkOf(row)}`.padEnd(30)
   if (row.error) return `${name} ${row.way.padEnd(9)} FAILED: ${row.error.split('\n')[0]}`
+  if (row.way === 'download') return `${name} ${row.way.padEnd(9)} ${row.downloadSeconds.toFixed(1)} s, ${percent(row.shareOfLink)} of the link`
   const ready = `ready ${row.readySeconds.toFixed(1).padStart(6)} s`
   if (row.way === 'local') return `${name} ${`no. ${row.number}`.padEnd(9)} ${ready}  needs ${(row.neededBytes / 2 ** 20).toFixed(1)} MiB`
   if (row.computed) return `${name} ${row.way.padEnd(9)} ${ready}  ${times(row.toOracle)} of the oracle  (computed)`

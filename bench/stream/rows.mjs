@@ -13,6 +13,17 @@ export function storedBytes(manifest, chunks) {
   return bytes
 }
 
+/** Bytes of the chunks that are not all zeros. */
+function allocatedBytes(manifest) {
+  return manifest.blobOf.reduce((bytes, blob, chunk) => bytes + (blob === ZERO ? 0 : manifest.sizeOf(chunk)), 0)
+}
+
+/** What of an image came, by its size, by what of it is allocated, and by what its pack has. */
+function shares(manifest, bytes) {
+  const sizes = { imageBytes: manifest.imageSize, allocatedBytes: allocatedBytes(manifest), storedBytes: manifest.dataSize }
+  return { ...sizes, shareOfImage: bytes / sizes.imageBytes, shareOfAllocated: bytes / sizes.allocatedBytes, shareOfStored: bytes / sizes.storedBytes }
+}
+
 /** What all starts over a link have. */
 function timesAndStalls({ gateMs, guestMs, readyMs, seen, seenAtReady, seenInMinute, answers, watched }) {
   return {
@@ -38,11 +49,21 @@ export function plainRow(manifest, started) {
   const { bytes } = started.atReady
   return {
     ...timesAndStalls(started),
-    imageBytes: manifest.imageSize,
+    ...shares(manifest, bytes),
     demandBytes: bytes,
-    shareOfImage: bytes / manifest.imageSize,
     fetchedBytesAtEnd: started.atEnd.bytes
   }
+}
+
+/** Of a start after a whole download at the link's full rate: computed. */
+export function fullRow(manifest, localSeconds, { mbit }) {
+  return { computed: true, readySeconds: (manifest.dataSize * 8) / (mbit * 1e6) + localSeconds, ...shares(manifest, manifest.dataSize) }
+}
+
+/** Of a whole download: how long it took, and what share of the link's rate that is. */
+export function downloadRow(manifest, { ms, progress }, { mbit }) {
+  const bytes = total(progress.fetched) + manifest.bytes.length
+  return { downloadSeconds: ms / 1000, fetchedBytesAtEnd: bytes, shareOfLink: (bytes * 8) / (mbit * 1e3) / ms }
 }
 
 /** Of a start on a whole local copy. Times are from QEMU's start on. */
@@ -100,12 +121,11 @@ export function streamedRow(manifest, started, profile) {
   const read = new Set(seen.accesses.map(({ chunk }) => manifest.blobOf[chunk]))
   const wanted = (profile?.match(manifest).wanted ?? []).map(({ chunk }) => chunk).filter(chunk => here[chunk] !== 0)
   const came = storedBytes(manifest, wanted)
+  const vain = storedBytes(manifest, wanted.filter(chunk => !read.has(manifest.blobOf[chunk])))
   const readyAt = seen.accesses.filter(({ atMs }) => atMs + started.firstReadMs <= readyMs).map(({ chunk }) => chunk)
   return {
     ...timesAndStalls(started),
-    imageBytes: manifest.imageSize,
-    allocatedBytes: atReady.allocatedBytes,
-    storedBytes: manifest.dataSize,
+    ...shares(manifest, head + urgent),
     // At the first right answer, as they came over the link: the manifest and the profile; what was waited for, and what
     // the profile had; what lay behind reads, and blind fill.
     headBytes: head,
@@ -114,13 +134,11 @@ export function streamedRow(manifest, started, profile) {
     behindBytes: behind,
     fillBytes: fill,
     neededBytes: storedBytes(manifest, readyAt),
-    shareOfImage: (head + urgent) / manifest.imageSize,
-    shareOfAllocated: (head + urgent) / atReady.allocatedBytes,
-    shareOfStored: (head + urgent) / manifest.dataSize,
     // All that had come, what the link had room for besides among it.
     shareOfImageWithFill: (head + urgent + behind + fill) / manifest.imageSize,
     shareOfStoredWithFill: (head + urgent + behind + fill) / manifest.dataSize,
-    vainShare: profile ? (came === 0 ? 0 : storedBytes(manifest, wanted.filter(chunk => !read.has(manifest.blobOf[chunk]))) / came) : undefined,
+    vainBytes: profile && vain,
+    vainShare: profile && (came === 0 ? 0 : vain / came),
     fetchedBytesAtEnd: total(atEnd.fetched) + head,
     bytesPerSecond: atEnd.bytesPerSecond
   }

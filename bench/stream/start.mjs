@@ -189,6 +189,18 @@ export async function start(image, where, { seconds, minuteToo, processors, sign
   }
 }
 
+/** A whole download into this folder, and no guest. */
+export async function download(source, cache, signal) {
+  const begin = performance.now()
+  const stream = await ImageStream.open(source, { cache, profile: false, gate: 'all', signal })
+  try {
+    await Promise.race([stream.ready, aborted(signal)])
+    return { ms: performance.now() - begin, progress: stream.progress() }
+  } finally {
+    await stream.close()
+  }
+}
+
 /** When the first read came, in milliseconds after nbdkit's start: readTrace() counts from it on. */
 function firstRead(trace) {
   const bytes = readFileSync(trace)
