@@ -2,11 +2,14 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { connect, createServer, type Socket } from 'node:net'
 import path from 'node:path'
 import process from 'node:process'
 import t, { type Test } from 'tap'
 import { ImageStream, Profile, type StreamOptions } from '../../lib/stream/index.js'
+import { openSource } from '../../lib/stream/source.js'
 import { NbdKit, noNbdkit } from '../nbdkit.js'
+import { limit } from '../patience.js'
 import { CHUNK, checkCache, code, copyOf, imageBytes, noise, packed, scratch, until, WebServer, type Packed } from './support.js'
 
 const skip = noNbdkit
@@ -95,6 +98,78 @@ t.test('a server that is slow is not silent', { skip }, async t => {
   const reads = await Promise.all(chunks.map(chunk => stream.read(chunk * CHUNK, CHUNK)))
   t.ok(reads.every((read, i) => read.equals(pack.bytes.subarray(5 * i * CHUNK, (5 * i + 1) * CHUNK))))
   t.equal(stream.progress().requests.failed, 0, 'though the last one has waited for longer than silence may last')
+})
+
+/** Stands between clients and a server, whose words it can keep back. */
+class Relay {
+  readonly uri: string
+  /** One for each that a client has made. */
+  readonly connections: { client: Socket; server: Socket }[] = []
+  /** Of those to come: the server is not heard. */
+  hold = false
+
+  constructor(t: Test, uri: string) {
+    const socket = path.join(scratch(t), 'relay')
+    this.uri = `nbd+unix:///?socket=${socket}`
+    const listener = createServer(client => {
+      const server = connect(new URL(uri).searchParams.get('socket') as string)
+      for (const end of [client, server]) end.on('error', () => undefined).on('close', () => [client, server].forEach(one => one.destroy()))
+      client.pipe(server)
+      if (!this.hold) server.pipe(client)
+      this.connections.push({ client, server })
+    }).listen(socket)
+    t.teardown(() => listener.close())
+  }
+}
+
+t.test('a connection that has been given up does nothing to the next one', { skip }, async t => {
+  const pack = await packed(t, noise(40 * CHUNK, 'late'))
+  const server = await new NbdKit(t, pack.image, ['-r']).start()
+  const begin = (): { relay: Relay; chunk: (n: number) => Promise<boolean> } => {
+    const relay = new Relay(t, server.uri)
+    const source = openSource(relay.uri, { manifest: manifestOf(pack), silenceMs: limit(1000) })
+    t.teardown(() => source.close())
+    source.layout?.(pack.manifest)
+    const chunk = async (n: number): Promise<boolean> => {
+      const pieces: Buffer[] = []
+      for await (const piece of await source.range('', n * CHUNK, (n + 1) * CHUNK, new AbortController().signal)) pieces.push(piece)
+      return Buffer.concat(pieces).equals(pack.bytes.subarray(n * CHUNK, (n + 1) * CHUNK))
+    }
+    return { relay, chunk }
+  }
+
+  await t.test('when another read fails with it', async t => {
+    const { relay, chunk } = begin()
+    t.ok(await chunk(0))
+    const { client, server } = relay.connections[0]!
+    server.unpipe(client)
+    // Whoever is first to give it up reads again before the other one hears.
+    let again: Promise<boolean> | undefined
+    const reads = [1, 2].map(n => chunk(n).catch((error: unknown) => ((again ??= chunk(3)), Promise.reject(error as Error))))
+    for (const read of reads) await t.rejects(read, code('SOURCE_UNREACHABLE'))
+    t.equal(await again, true)
+    t.ok(await chunk(4))
+    t.equal(relay.connections.length, 2)
+    if (!client.closed) await once(client, 'close')
+    t.notOk(relay.connections[1]!.client.closed)
+  })
+
+  await t.test('when it is made at last, or fails at last', async t => {
+    const { relay, chunk } = begin()
+    relay.hold = true
+    for (const n of [1, 2]) await t.rejects(chunk(n), code('SOURCE_UNREACHABLE'))
+    relay.hold = false
+    t.ok(await chunk(3))
+    const [made, failed] = [relay.connections[0]!, relay.connections[1]!]
+    made.server.pipe(made.client)
+    await once(made.client, 'close')
+    t.ok(await chunk(4))
+    failed.client.destroy()
+    await once(failed.client, 'close')
+    t.ok(await chunk(5))
+    t.equal(relay.connections.length, 3)
+    t.notOk(relay.connections[2]!.client.closed)
+  })
 })
 
 t.test('a profile of the pack is taken; demand overtakes', { skip }, async t => {
