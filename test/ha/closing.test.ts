@@ -1,15 +1,17 @@
 // Protections and standbys are given back exactly once, by whatever ends them; a worker's end is a primary's death.
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
+import { createServer, type AddressInfo } from 'node:net'
 import path from 'node:path'
 import process from 'node:process'
+import { setImmediate as turn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import t from 'tap'
 import { FileArbiter } from '../../lib/arbiter/index.js'
 import { descriptors, threads } from '../kvm/guest.js'
 import { limit } from '../patience.js'
 import { names } from './closing-worker.js'
-import { command, endless, guest, noKvm as skip, patient, protection, scratch, standby, TestArbiter, Told } from './support.js'
+import { command, endless, guest, noKvm as skip, noOpenssl, patient, protection, scratch, standby, TestArbiter, tlsIn, Told } from './support.js'
 
 const file = new URL('./closing-worker.ts', import.meta.url)
 
@@ -71,6 +73,49 @@ t.test("closing a protected machine lets its backup go; a guest's end does too",
   await told.over
   await there.waitFor('listening')
   t.equal(there.machine, undefined)
+})
+
+t.test('a machine and its protection, at the same time', { skip }, async t => {
+  const arbiter = new TestArbiter()
+  const silent = createServer(socket => socket.resume()).listen(0, '127.0.0.1')
+  t.teardown(() => silent.close())
+  await once(silent, 'listening')
+  const nobody = `tcp://127.0.0.1:${(silent.address() as AddressInfo).port}`
+  if (noOpenssl) t.comment(`a TLS handshake is not tried: ${noOpenssl}`)
+  const tls = noOpenssl ? undefined : tlsIn(scratch(t), '127.0.0.1')
+  const patience = limit(60_000)
+  const before = { descriptors: descriptors(), threads: threads() }
+  const order = [0, 1, 2, 4, 'the machine first'] as const
+  for (const at of [...(tls ? (['handshake'] as const) : []), 'no answer', 'retry', 'syncing', 'protected'] as const)
+    for (const turns of order) {
+      const there = await standby(t, { arbiter })
+      const machine = await guest(t, 'hello', endless)
+      await machine.start()
+      const connected = once(silent, 'connection')
+      const here = await protection(t, machine, {
+        backup: at === 'handshake' || at === 'no answer' ? nobody : at === 'retry' ? 'tcp://127.0.0.1:9' : there.listen,
+        arbiter,
+        wait: true,
+        connectTimeoutMs: patience,
+        retry: { firstMs: patience, mostMs: patience },
+        ...(at === 'handshake' && tls && { tls })
+      })
+      const told = new Told(here)
+      const ready = here.ready.catch(() => undefined)
+      if (at === 'handshake') await connected
+      else if (at === 'retry') await told.find('retry')
+      else if (at === 'protected') await Promise.all([ready, there.waitFor('protected')])
+      else await here.waitFor('syncing')
+      const closed = turns === 'the machine first' ? [machine.close(), here.close()] : [here.close()]
+      if (turns !== 'the machine first') for (let n = 0; n < turns; n++) await turn()
+      await Promise.all([...closed, machine.close(), told.over, ready])
+      t.strictSame([machine.state, here.state], ['stopped', 'ended'], `${at}, ${turns}`)
+      await there.waitFor('listening')
+      t.equal(there.machine, undefined)
+      await there.close()
+    }
+  t.strictSame(arbiter.asked, [], 'nobody takes it for a failure')
+  while (descriptors() > before.descriptors + 8 || threads() > before.threads + 4) await turn()
 })
 
 t.test('a process that just ends', { skip }, async t => {
