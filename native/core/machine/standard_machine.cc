@@ -325,6 +325,10 @@ void StandardMachine::go() {
     if (power_event_ && !end) end = end_of(*power_event_);
     power_event_.reset();
     run_ = !end;
+    if (run_) {
+      ++turns_;
+      parked_ = 0;
+    }
   }
   changed_.notify_all();
   if (end) set_state(end->state, end->reason, end->message);
@@ -436,23 +440,10 @@ void StandardMachine::cpu_main(Cpu& cpu) {
   pthread_setname_np(pthread_self(), ("ht-vcpu" + std::to_string(cpu.vcpu->id())).c_str());
   cpu.thread_id.set();
   std::unique_lock lock(mutex_);
-  for (;;) {
-    if (!run_ && !quit_) {
-      // The last one in says how the machine ended.
-      if (end_ && parked_ + 1 == cpus_.size()) {
-        End end = std::move(*end_);
-        end_.reset();
-        lock.unlock();
-        if (end.state == State::kPaused) stand_still();
-        set_state(end.state, end.reason, std::move(end.message));
-        lock.lock();
-      }
-      ++parked_;
-      changed_.notify_all();
-      changed_.wait(lock, [this] { return run_ || quit_; });
-      --parked_;
-    }
+  for (uint64_t turn = 0;;) {
+    changed_.wait(lock, [&] { return turn != turns_ || quit_; });
     if (quit_) return;
+    turn = turns_;
     lock.unlock();
     try {
       run_cpu(cpu);
@@ -460,6 +451,20 @@ void StandardMachine::cpu_main(Cpu& cpu) {
       end_from_inside({State::kFailed, Reason::kError, error.what()});
     }
     lock.lock();
+    if (quit_) return;
+    // The last one in says how the machine ended.
+    if (end_ && parked_ + 1 == cpus_.size()) {
+      End end = std::move(*end_);
+      end_.reset();
+      lock.unlock();
+      if (end.state == State::kPaused) stand_still();
+      set_state(end.state, end.reason, std::move(end.message));
+      lock.lock();
+      // Who has heard of it may have let all go on.
+      if (turn != turns_) continue;
+    }
+    ++parked_;
+    changed_.notify_all();
   }
 }
 

@@ -227,7 +227,10 @@ class StandardMachine final : public VirtualMachine, private StandardHost {
   std::condition_variable changed_;
   std::atomic<bool> run_{false};
   bool quit_ = false;
-  unsigned parked_ = 0;
+  // How often the vCPUs were let run. Each takes every turn, also one that is over before it has begun: else
+  // nobody would say how it ended.
+  uint64_t turns_ = 0;
+  unsigned parked_ = 0;  // vCPUs that have taken the last turn
   std::optional<End> end_;
   std::string message_;
 
