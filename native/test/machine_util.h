@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "base/error.h"
@@ -125,11 +126,14 @@ class TempDir {
   std::string path_;
 };
 
-// A file whose pages come when they are let.
+// A file whose pages come when they are let; where a page is named, that one alone waits for it.
 class GatedPages final : public PageSource {
  public:
-  explicit GatedPages(const std::string& path) : file_(std::make_shared<SnapshotFile>(path)) {}
+  explicit GatedPages(const std::string& path, std::optional<uint64_t> gated = std::nullopt)
+      : file_(std::make_shared<SnapshotFile>(path)), gated_(gated) {}
   void read(uint64_t first, std::span<uint8_t> into, bool /*urgent*/) override {
+    if (gated_ && (*gated_ < first || *gated_ - first >= into.size() / devices::kPageSize))
+      return file_.read(first, into, true);
     std::unique_lock lock(mutex_);
     ++asked_;
     changed_.notify_all();
@@ -155,6 +159,7 @@ class GatedPages final : public PageSource {
     changed_.notify_all();
   }
   FilePages file_;
+  const std::optional<uint64_t> gated_;
   std::mutex mutex_;
   std::condition_variable changed_;
   int asked_ = 0;

@@ -304,6 +304,48 @@ t.test('memory that does not come', { skip, timeout: limit(120_000) }, async t =
   }
 })
 
+t.test('a console whose memory has not come keeps nobody waiting', { skip, timeout: limit(120_000) }, async t => {
+  const folder = scratch(t)
+  const snapshot = path.join(folder, 'snapshot')
+  const told = await guest(t, 'echo', 'base=8M', { memory: '32MiB', board: 'standard', console: 'virtio' })
+  await told.start()
+  await told.console.waitFor('echo ready\n')
+  told.console.write('one\n')
+  await told.console.waitFor('echo one\n')
+  await told.pause()
+  await told.snapshot(snapshot)
+  await told.close()
+  await pack(snapshot, path.join(folder, 'pack'), { quality: 0 })
+  const web = await WebServer.start(t, path.join(folder, 'pack'))
+  for (const how of ['comes', 'stop', 'close'] as const) {
+    await using stream = await SnapshotStream.open(web.url, { cache: path.join(folder, how), gate: 'none', fill: false })
+    await using machine = await stream.restore({ prefetch: false })
+    // All but what it shares with the console.
+    await machine.bring(0n, 2 << 20)
+    let release!: () => void
+    const held = new Promise<void>(resolve => (release = resolve))
+    web.trouble = () => held.then(() => false)
+    const before = machine.paging()?.waits ?? 0
+    await machine.resume()
+    t.equal(machine.console.write('two\n'), true)
+    await until(() => (machine.paging()?.waits ?? 0) > before)
+    t.equal(machine.console.write('three\n'), true, how)
+    t.throws(() => machine.console.resize(132, 50), code('NOT_HERE'))
+    t.equal(machine.console.text, '')
+    if (how === 'comes') {
+      release()
+      await machine.console.waitFor('three\n')
+      t.match(machine.console.text, /^echo two\n(echo )?three\n$/)
+    } else {
+      await machine[how]()
+      t.equal(machine.state, 'stopped')
+      t.equal(machine.console.text, '')
+      release()
+    }
+    web.trouble = () => false
+  }
+})
+
 t.test('a worker that ends waits for no memory', { skip, timeout: limit(120_000) }, async t => {
   const { folder, web } = await published(t)
   const cache = path.join(folder, 'copy')

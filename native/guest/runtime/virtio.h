@@ -4,7 +4,7 @@
 
 #include "guest.h"
 
-enum { kVirtioNet = 1, kVirtioBlk = 2, kRingSize = 256 };
+enum { kVirtioNet = 1, kVirtioBlk = 2, kVirtioConsole = 3, kRingSize = 256 };
 
 struct ring_descriptor {
   uint64_t address;
