@@ -1,6 +1,7 @@
 // Packs: what is in them, in which order, and that a reader of hostile ones says so and nothing worse.
 import { createHash } from 'node:crypto'
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
+import * as files from 'node:fs/promises'
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import path from 'node:path'
 import process from 'node:process'
@@ -9,6 +10,7 @@ import { decodeChunk } from '../../lib/stream/codec.js'
 import { Manifest, pack, Profile, StreamError } from '../../lib/stream/index.js'
 import { tryLock } from '../../lib/stream/lock.js'
 import { ZERO } from '../../lib/stream/manifest.js'
+import type * as packing from '../../lib/stream/pack.js'
 import { CHUNK, code, imageBytes, noise, packed, scratch, until } from './support.js'
 
 t.test('every chunk can be had back from the pack', async t => {
@@ -71,6 +73,40 @@ t.test('a folder that is being served is never without a whole pack', async t =>
   t.same([...seen], [manifest.digest], 'while the next one is made')
   t.not(new Manifest(readFileSync(path.join(folder, 'manifest'))).digest, manifest.digest)
   t.ok(existsSync(path.join(folder, manifest.dataName)), 'the old data stays for its readers')
+})
+
+t.test('what a manifest names is on the disk before it, as it itself is before its name', async t => {
+  const { folder, image, manifest } = await packed(t, imageBytes(8))
+  const profile = Profile.fromOrder(manifest, [{ chunk: 1, atMs: 0 }], 1)
+  const order: string[] = []
+  const named = (file: unknown): string => path.relative(folder, String(file)).replace(/^\.pack-\w+/, 'work') || '.'
+  const { pack: watched } = await t.mockImport<typeof packing>('../../lib/stream/pack.js', {
+    'node:fs/promises': {
+      ...files,
+      open: async (...given: Parameters<typeof files.open>) => {
+        const handle = await files.open(...given)
+        const sync = handle.sync.bind(handle)
+        handle.sync = () => sync().then(() => void order.push(`sync ${named(given[0])}`))
+        return handle
+      },
+      writeFile: async (...given: Parameters<typeof files.writeFile>) => {
+        await files.writeFile(...given)
+        if ((given[2] as { flush?: boolean } | undefined)?.flush) order.push(`sync ${named(given[0])}`)
+      },
+      rename: async (from: string, to: string) => {
+        await files.rename(from, to)
+        order.push(`${named(from)} becomes ${named(to)}`)
+      }
+    }
+  })
+  const { manifest: next } = await watched(image, folder, { profile })
+  const inOrder = (...events: string[]): void => {
+    let last = -1
+    for (const event of events) t.ok((last = order.indexOf(event, last + 1)) >= 0, event, { order })
+  }
+  inOrder('sync work/chunks', `work/chunks becomes ${next.dataName}`, 'sync .', 'work/manifest becomes manifest', 'sync .')
+  inOrder('sync work/manifest', 'work/manifest becomes manifest')
+  inOrder('sync work/profile.json', 'work/profile.json becomes profile.json', 'sync .')
 })
 
 t.test('what a killed one has left is removed by the next one, and what one that goes on has is not', async t => {
