@@ -20,9 +20,8 @@ import process from 'node:process'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { examine, Profile, readTrace, whyNoNbd } from 'hypertwin/stream'
-import { slowLink } from '../scripts/link/index.mjs'
+import { slowLink, whyNoLinks } from '../scripts/link/index.mjs'
 import { ToolError } from '../scripts/shared/error.mjs'
-import { whyNoNamespaces } from '../scripts/shared/namespace.mjs'
 import { filesBelow, has, hashOf, root } from '../scripts/support.mjs'
 import { builtImage } from './stream/build.mjs'
 import { recipes } from './stream/images.mjs'
@@ -79,7 +78,7 @@ function chosen() {
 }
 
 async function checkTools() {
-  const why = (await whyNoNamespaces('slow links')) || whyNoNbd()?.message
+  const why = (await whyNoLinks()) || whyNoNbd()?.message
   if (why) throw new ToolError(why)
   const tools = { 'qemu-system-x86_64': 'qemu-system-x86', 'qemu-img': 'qemu-utils', cc: 'gcc', ip: 'iproute2', taskset: 'util-linux', debugfs: 'e2fsprogs', readelf: 'binutils', sfdisk: 'fdisk' }
   process.env.PATH += ':/usr/sbin:/sbin'

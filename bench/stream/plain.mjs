@@ -15,7 +15,7 @@ const THREADS = 16
 const START_MS = 30_000
 
 /** Reads of a log, each `{ atMs, ms, bytes }`, by this process's clock; those without an answer yet are left out. */
-function readsOf(log) {
+export function readsOf(log) {
   const under = new Map()
   const reads = []
   for (const line of log.split('\n')) {
@@ -35,7 +35,7 @@ function readsOf(log) {
   return reads
 }
 
-function counted(reads) {
+export function counted(reads) {
   return {
     stalls: reads.filter(({ ms }) => ms > STALL_MS).length,
     waited: { reads: reads.length, ms: reads.reduce((sum, { ms }) => sum + ms, 0), longestMs: Math.max(0, ...reads.map(({ ms }) => ms)) }

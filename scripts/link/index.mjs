@@ -3,16 +3,22 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, statSync } from 'node:fs'
+import { networkInterfaces } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
 import { fileURLToPath } from 'node:url'
-import { inNetwork } from '../shared/namespace.mjs'
+import { inNetwork, whyNoNamespaces } from '../shared/namespace.mjs'
 import { must } from '../shared/process.mjs'
-import { root } from '../support.mjs'
+import { has, root } from '../support.mjs'
 
 const source = fileURLToPath(new URL('link.c', import.meta.url))
 const program = path.join(root, '.cache/link/link')
 let number = 0
+
+/** Why there can be none here, or false. */
+export async function whyNoLinks() {
+  return (await whyNoNamespaces('slow links')) || (!has('cc') && 'slow links need a C compiler (Debian: gcc)')
+}
 
 async function compiled() {
   const made = statSync(program, { throwIfNoEntry: false })?.mtimeMs ?? 0
@@ -23,6 +29,15 @@ async function compiled() {
   return program
 }
 
+/** Two addresses of a network that this machine is not in, by another link's process for example. */
+function freePair() {
+  const taken = new Set(Object.values(networkInterfaces()).flatMap(list => list.map(({ address }) => address)))
+  for (let at = process.pid; ; at++) {
+    const subnet = `10.${80 + (at % 100)}.${Math.floor(at / 100) % 250}`
+    if (!taken.has(`${subnet}.1`)) return [`${subnet}.1`, `${subnet}.2`]
+  }
+}
+
 /**
  * Makes a link.
  * @param mbit - in each direction, in megabits a second
@@ -31,9 +46,8 @@ async function compiled() {
  * @returns `near` and `far`: its ends' addresses; `command(...words)`: a command as it runs at the far end; `close()`
  */
 export async function slowLink({ mbit, roundTripMs, queueMs = 200 }) {
-  const name = `slow${process.pid % 10000}-${number}`
-  const subnet = `10.${80 + (process.pid % 100)}.${number++ % 250}`
-  const [near, far] = [`${subnet}.1`, `${subnet}.2`]
+  const name = `slow${process.pid % 10000}-${number++}`
+  const [near, far] = freePair()
   const bits = Math.round(mbit * 1e6)
   const queue = Math.round((bits / 8000) * queueMs)
   const child = spawn(await compiled(), [name, bits, Math.round(roundTripMs * 500), queue].map(String), {
