@@ -3,13 +3,12 @@ import { once } from 'node:events'
 import process from 'node:process'
 import { GdbServer, Machine, type MachineBoard, type MachineEvent, type MachineOptions, type RestoreOptions } from '../machine/index.js'
 import { macAddress } from '../machine/options.js'
-import { Cache } from '../stream/cache.js'
-import { memoryTrace, type Manifest, Profile, restoreStreamed, SnapshotStream, StreamError } from '../stream/index.js'
+import { memoryTrace, type Manifest, Profile, restoreStreamed, SnapshotStream, type StreamError } from '../stream/index.js'
 import { writeWhole } from '../stream/whole_file.js'
 import { bytes, CliError, count, Exit, interruption, note, printable, resolveGuest, toJson, usage } from './common.js'
 import { diskSentence, trouble, type RunEnd } from './guest.js'
 import { checkKvm } from './kvm.js'
-import { isStreamed, Shown, streamOptions, type StreamedOptions } from './streamed.js'
+import { isStreamed, streamOptions, Turn, type StreamedOptions } from './streamed.js'
 
 interface RunOptions extends StreamedOptions {
   kernel?: string
@@ -82,50 +81,75 @@ function gdbAddress(text: string): { port: number; host?: string } | { path: str
   return { port: Number(port), ...(host === undefined ? {} : { host }) }
 }
 
-/** A machine whose snapshot comes meanwhile, by this process, or by another one that streams into the cache. */
-class Streamed implements AsyncDisposable {
+/** What runs here. */
+interface Made extends AsyncDisposable {
+  machine: Machine
+  /** Why it was ended from outside. */
+  failed?: unknown
+}
+
+/** A machine whose snapshot comes meanwhile, by this process, or by another one that streams into the cache until that ends. */
+class Streamed implements Made {
+  failed: unknown
+
   private constructor(
     readonly machine: Machine,
     readonly manifest: Manifest,
     readonly learn: string | undefined,
-    readonly stream: SnapshotStream | undefined,
-    readonly shown: Shown | undefined
+    readonly turn: Turn<SnapshotStream>
   ) {}
 
   static async restore(options: RunOptions, cache: string, restore: RestoreOptions, signal: AbortSignal): Promise<Streamed> {
-    const { digest, learn, wait } = options
+    const { learn, wait } = options
     const prefetch = learn === undefined
     // What is learnt is what this machine touches, whatever earlier ones did.
     const how = { ...(await streamOptions(options)), ...(!prefetch && { fill: false, profile: false as const, gate: 'none' as const }) }
-    const stream = await SnapshotStream.open(options.restore ?? '', { ...how, cache, signal }).catch((error: unknown) => {
-      if (error instanceof StreamError && error.code === 'IN_USE') return undefined
-      throw error
-    })
-    let shown: Shown | undefined
+    const turn = new Turn(cache, opening => SnapshotStream.open(options.restore ?? '', { ...how, cache, signal: opening }), options, note, signal)
+    const nothingMore = (error: unknown): void => note(`Nothing more comes: ${(error as Error).message}`)
+    const watch = (stream: SnapshotStream): void => void stream.complete.catch((error: StreamError) => error.code !== 'CLOSED' && nothingMore(error))
+    let made: Streamed | undefined
+    let failed: unknown
     try {
-      const manifest = stream?.manifest ?? (await Cache.manifestIn(cache, digest))
-      if (!manifest)
-        throw new StreamError(`${cache} has gone while another process streamed into it: run the same command again`, { code: 'BAD_CACHE' })
-      if (stream) shown = await Shown.begin(stream, options, note)
-      else if (isStreamed(options)) note('Another process streams into this cache: what comes, and what is shown of it, is as it was told')
+      if (await turn.take()) watch(turn.stream as SnapshotStream)
+      else {
+        note('Another process streams into this cache, as it was told; this one takes over when that ends')
+        turn.begin(
+          error => {
+            if (made) return made.#end(error)
+            // What is being restored may wait for it.
+            nothingMore((failed = error))
+          },
+          stream => {
+            note('This process streams now')
+            watch(stream)
+          }
+        )
+      }
+      const { stream } = turn
+      const manifest = stream?.manifest ?? (await turn.others())
       if (prefetch && stream) await Promise.race([stream.ready, signal.aborted || once(signal, 'abort')])
       signal.throwIfAborted()
       const changes = { ...restore, prefetch, ...(wait !== undefined && { waitSeconds: wait }) }
       const machine = await (stream ? stream.restore(changes) : restoreStreamed(cache, { ...changes, ...(how.profile && { profile: how.profile }) }))
-      return new Streamed(machine, manifest, learn, stream, shown)
+      made = new Streamed(machine, manifest, learn, turn)
+      if (failed === undefined) return made
+      await machine.close()
+      throw failed
     } catch (error) {
-      await Streamed.#end(stream, shown)
+      await Streamed.#over(turn)
       throw error
     }
   }
 
-  static async #end(stream: SnapshotStream | undefined, shown: Shown | undefined): Promise<void> {
-    try {
-      await shown?.end()
-    } catch (error) {
-      note(`No picture: ${(error as Error).message}`)
-    }
-    await stream?.close()
+  static async #over(turn: Turn<SnapshotStream>): Promise<void> {
+    await turn.end().catch((error: unknown) => note(`No picture: ${(error as Error).message}`))
+  }
+
+  /** Nobody streams any more, and this process cannot. */
+  #end(error: unknown): void {
+    if (this.machine.closed || this.machine.paging()?.complete !== false) return
+    this.failed = error
+    void this.machine.stop().catch(() => undefined)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -139,12 +163,12 @@ class Streamed implements AsyncDisposable {
         )
       if (learn !== undefined) await writeWhole(learn, String(Profile.fromTrace(manifest, memoryTrace(this.machine, manifest))))
     } finally {
-      await this.machine.close().finally(() => Streamed.#end(this.stream, this.shown))
+      await this.machine.close().finally(() => Streamed.#over(this.turn))
     }
   }
 }
 
-async function make(options: RunOptions, signal: AbortSignal): Promise<{ machine: Machine } & AsyncDisposable> {
+async function make(options: RunOptions, signal: AbortSignal): Promise<Made> {
   const device = options.kvmDevice
   if (options.restore !== undefined) {
     const changes: RestoreOptions = {
@@ -173,7 +197,7 @@ async function make(options: RunOptions, signal: AbortSignal): Promise<{ machine
   return alone(machine)
 }
 
-const alone = (machine: Machine): { machine: Machine } & AsyncDisposable => ({ machine, [Symbol.asyncDispose]: () => machine.close() })
+const alone = (machine: Machine): Made => ({ machine, [Symbol.asyncDispose]: () => machine.close() })
 
 /** What is typed, on its way to the guest, which may not take it at once. */
 class Keyboard {
@@ -298,8 +322,7 @@ async function session(options: RunOptions, signal: AbortSignal): Promise<RunEnd
     for await (const event of events) {
       const disk = diskSentence(event)
       if (disk !== undefined) tell(disk)
-      const end = await show(event, screen, signal)
-      if (end) return end
+      if (await show(event, screen, signal)) break
     }
   } catch (error) {
     if (!(error instanceof CliError) || !signal.aborted) throw error
@@ -308,13 +331,13 @@ async function session(options: RunOptions, signal: AbortSignal): Promise<RunEnd
     process.stdout.off('resize', size)
     keyboard.stop()
   }
+  if (made.failed !== undefined) throw made.failed
   return { state: machine.state, reason: machine.reason, message: machine.message }
 }
 
-async function show(event: MachineEvent, screen: NodeJS.WriteStream, signal: AbortSignal): Promise<RunEnd | undefined> {
+/** True when the machine has ended. */
+async function show(event: MachineEvent, screen: NodeJS.WriteStream, signal: AbortSignal): Promise<boolean> {
   // Where nobody reads any more, the signal is aborted.
   if (event.type === 'console' && !screen.write(event.bytes)) await once(screen, 'drain', { signal }).catch(() => undefined)
-  if (event.type === 'state' && ['stopped', 'failed'].includes(event.state))
-    return { state: event.state, reason: event.reason, message: event.message }
-  return undefined
+  return event.type === 'state' && ['stopped', 'failed'].includes(event.state)
 }

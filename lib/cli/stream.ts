@@ -24,7 +24,7 @@ import { checkOverlay, checkQemu } from '../stream/qemu.js'
 import { openSource } from '../stream/source.js'
 import { writeWhole } from '../stream/whole_file.js'
 import { bytes, count, Exit, interruption, nameOf, sleep, Ui, usage } from './common.js'
-import { Shown, streamOptions, type StreamedOptions } from './streamed.js'
+import { streamOptions, Turn, type StreamedOptions } from './streamed.js'
 
 export interface PackOptions {
   format?: 'raw' | 'qcow2'
@@ -93,82 +93,10 @@ export interface ServeOptions extends SourceCliOptions {
   writable?: boolean
 }
 
-/** Opens the stream when no other process has it, and takes it over when that ends; shows it meanwhile. */
-class Turn {
-  stream: ImageStream | undefined
-  #shown: Shown | undefined
-  #opening: Promise<void> | undefined
-  readonly #over = new AbortController()
-  readonly #signal: AbortSignal
-
-  constructor(
-    readonly source: string,
-    readonly cache: string,
-    readonly options: StreamOptions,
-    readonly show: SourceCliOptions,
-    readonly ui: Ui,
-    signal: AbortSignal
-  ) {
-    this.#signal = AbortSignal.any([signal, this.#over.signal])
-  }
-
-  /**
-   * True when this process streams; false when another one does.
-   *
-   * @param hasBegun - somebody uses the image already: what can only be seen does not end that
-   */
-  async take(hasBegun = false): Promise<boolean> {
-    try {
-      this.stream = await ImageStream.open(this.source, { ...this.options, signal: this.#signal })
-    } catch (error) {
-      if (error instanceof StreamError && error.code === 'IN_USE') return false
-      throw error
-    }
-    this.#shown = await Shown.begin(this.stream, this.show, text => this.ui.say(text), !hasBegun)
-    return true
-  }
-
-  /** The manifest of what another process streams, once that is served: it is the one that was asked for. */
-  async others(): Promise<Manifest> {
-    const manifest = await Cache.manifestIn(this.cache, this.options.digest)
-    if (!manifest) throw new StreamError(`${this.cache} is no cache any more`, { code: 'BAD_CACHE' })
-    return manifest
-  }
-
-  /** Until it is this process's turn. */
-  async wait(): Promise<void> {
-    do await ImageStream.released(this.cache, this.#signal)
-    while (!(await this.take(true)))
-  }
-
-  /** In the background. */
-  begin(failed: (error: unknown) => void, taken: (stream: ImageStream) => void = () => undefined): void {
-    this.#opening = this.wait().then(
-      () => this.stream && taken(this.stream),
-      (error: unknown) => {
-        if (!this.#signal.aborted) failed(error)
-      }
-    )
-  }
-
-  get page(): string | undefined {
-    return this.#shown?.page?.url
-  }
-
-  async end(): Promise<void> {
-    this.#over.abort()
-    await this.#opening
-    try {
-      await this.#shown?.end()
-    } finally {
-      await this.stream?.close()
-    }
-  }
-}
-
-async function imageOptions(options: SourceCliOptions): Promise<StreamOptions> {
+async function turnOf(source: string, options: SourceCliOptions, ui: Ui, signal: AbortSignal): Promise<Turn<ImageStream>> {
   const { cache, manifest } = options
-  return { ...(await streamOptions(options)), cache, ...(manifest !== undefined && { manifest }) }
+  const how: StreamOptions = { ...(await streamOptions(options)), cache, ...(manifest !== undefined && { manifest }) }
+  return new Turn(cache, opening => ImageStream.open(source, { ...how, signal: opening }), options, text => ui.say(text), signal)
 }
 
 /** A line of what is going on. */
@@ -203,7 +131,7 @@ export async function serve(source: string, options: ServeOptions): Promise<numb
   const ui = new Ui(options.json === true)
   const signal = interruption()
   if (options.socket !== undefined && options.listen !== undefined) throw usage('Give --socket or --listen, not both')
-  const turn = new Turn(source, options.cache, await imageOptions(options), options, ui, signal)
+  const turn = await turnOf(source, options, ui, signal)
   const failure = new AbortController()
   let failed: unknown
   try {
@@ -354,7 +282,7 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
   }
   // Not after all has come.
   checkQemu(how)
-  const turn = new Turn(source, options.cache, await imageOptions(options), options, ui, signal)
+  const turn = await turnOf(source, options, ui, signal)
   let guest: QemuGuest | undefined
   const stop = (): void => void guest?.close()
   signal.addEventListener('abort', stop)

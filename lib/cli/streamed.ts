@@ -2,7 +2,19 @@
 // how it is shown meanwhile.
 import { writeFile } from 'node:fs/promises'
 import { validateHeaderName, validateHeaderValue } from 'node:http'
-import { blocksPicture, Profile, StreamPage, type Gate, type StreamOptions, type StreamProgress, type Watchable } from '../stream/index.js'
+import { Cache } from '../stream/cache.js'
+import {
+  blocksPicture,
+  ImageStream,
+  Profile,
+  StreamError,
+  StreamPage,
+  type Gate,
+  type Manifest,
+  type StreamOptions,
+  type StreamProgress,
+  type Watchable
+} from '../stream/index.js'
 import type { SourceOptions } from '../stream/source.js'
 import { count, usage } from './common.js'
 import { textOf } from './tls.js'
@@ -70,7 +82,7 @@ function misfitOf({ unchanged, moved, stale, placed }: StreamProgress['profile']
 type Stream = Watchable & { readonly source: string }
 
 /** A stream that is shown while it comes: what its profile does not fit is said, a page served, and a picture drawn at the end. */
-export class Shown {
+class Shown {
   private constructor(
     readonly page: StreamPage | undefined,
     private readonly stream: Stream,
@@ -98,5 +110,77 @@ export class Shown {
   async end(): Promise<void> {
     await this.page?.close()
     if (this.picture !== undefined) await writeFile(this.picture, blocksPicture(await this.stream.blocks(), this.stream.source))
+  }
+}
+
+/** Opens a stream when no other process streams into the cache, and takes over when that ends; shows it meanwhile. */
+export class Turn<S extends Stream & { close(): Promise<void> }> {
+  stream: S | undefined
+  #shown: Shown | undefined
+  #opening: Promise<void> | undefined
+  readonly #over = new AbortController()
+  readonly #signal: AbortSignal
+
+  constructor(
+    readonly cache: string,
+    private readonly open: (signal: AbortSignal) => Promise<S>,
+    private readonly options: StreamedOptions,
+    private readonly say: (text: string) => void,
+    signal: AbortSignal
+  ) {
+    this.#signal = AbortSignal.any([signal, this.#over.signal])
+  }
+
+  /**
+   * True when this process streams; false when another one does.
+   *
+   * @param hasBegun - somebody uses the copy already: what can only be seen does not end that
+   */
+  async take(hasBegun = false): Promise<boolean> {
+    try {
+      this.stream = await this.open(this.#signal)
+    } catch (error) {
+      if (error instanceof StreamError && error.code === 'IN_USE') return false
+      throw error
+    }
+    this.#shown = await Shown.begin(this.stream, this.options, this.say, !hasBegun)
+    return true
+  }
+
+  /** The manifest of what another process streams, once that is served: it is the one that was asked for. */
+  async others(): Promise<Manifest> {
+    const manifest = await Cache.manifestIn(this.cache, this.options.digest)
+    if (!manifest) throw new StreamError(`${this.cache} is no cache any more: run the same command again`, { code: 'BAD_CACHE' })
+    return manifest
+  }
+
+  /** Until it is this process's turn. */
+  async wait(): Promise<void> {
+    do await ImageStream.released(this.cache, this.#signal)
+    while (!(await this.take(true)))
+  }
+
+  /** In the background. */
+  begin(failed: (error: unknown) => void, taken: (stream: S) => void = () => undefined): void {
+    this.#opening = this.wait().then(
+      () => this.stream && taken(this.stream),
+      (error: unknown) => {
+        if (!this.#signal.aborted) failed(error)
+      }
+    )
+  }
+
+  get page(): string | undefined {
+    return this.#shown?.page?.url
+  }
+
+  async end(): Promise<void> {
+    this.#over.abort()
+    await this.#opening
+    try {
+      await this.#shown?.end()
+    } finally {
+      await this.stream?.close()
+    }
   }
 }

@@ -515,16 +515,21 @@ t.test('one that waits for its turn ends with its server', { skip: noNbd, timeou
   await once(first.child, 'exit')
 })
 
-t.test('a machine goes on from a snapshot while it comes', { skip: noKvm, timeout: limit(120_000) }, async t => {
-  const folder = scratch(t)
-  const at = (name: string): string => path.join(folder, name)
+/** The snapshot of a guest that has written to 512 pages, and waits for more to do. */
+async function ready(t: Test, snapshot: string): Promise<void> {
   const machine = await guest(t, 'dirtier', 'base=4M pages=512 count=512 rounds=1 stay=1')
   await machine.start()
   await machine.console.waitFor('dirtier done 1\n')
   await machine.pause()
   for (let page = 0; page < 512; page++) machine.memory.write(BigInt((4 << 20) + 4096 * page + 8), noise(4088, `page ${page}`))
-  await machine.snapshot(at('snapshot'))
+  await machine.snapshot(snapshot)
   await machine.close()
+}
+
+t.test('a machine goes on from a snapshot while it comes', { skip: noKvm, timeout: limit(120_000) }, async t => {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  await ready(t, at('snapshot'))
   stream('pack', at('snapshot'), at('pack'), '--chunk-size', '16KiB')
   stream('pack', at('snapshot'), at('large'), '--chunk-size', '32KiB')
   for (const [pack, learn] of [['pack', true], ['pack', false], ['large', false]] as const) {
@@ -554,6 +559,49 @@ t.test('a machine goes on from a snapshot while it comes', { skip: noKvm, timeou
   }
   const { entries } = await Profile.load(at('pack/profile.json'))
   t.ok(entries.length > 2 && entries.length < 512, `${entries.length} chunks`)
+})
+
+t.test('who streams is killed under a machine that goes on from a snapshot: its own command takes over', { skip: noKvm, timeout: limit(120_000) }, async t => {
+  const folder = scratch(t)
+  const at = (name: string): string => path.join(folder, name)
+  await ready(t, at('snapshot'))
+  stream('pack', at('snapshot'), at('pack'), '--chunk-size', '16KiB')
+  for (const isOurs of [true, false]) {
+    const cache = at(`cache ${isOurs}`)
+    const run = (...args: string[]): { child: ChildProcess; told: () => string } => {
+      const child = spawn(process.execPath, [command, 'run', '--restore', at('pack'), '--cache', cache, '--json', '--profile', 'none', '--no-fill', ...args], {
+        stdio: ['pipe', 'ignore', 'pipe']
+      })
+      t.teardown(() => child.kill('SIGKILL'))
+      let said = ''
+      child.stderr.setEncoding('utf8').on('data', (text: string) => (said += text))
+      return { child, told: () => said }
+    }
+    const says = async ({ child, told }: ReturnType<typeof run>, text: string): Promise<void> => {
+      await until(() => told().includes(text) || child.exitCode !== null)
+      t.match(told(), text)
+    }
+    const first = run('--page')
+    await says(first, 'Watch it at')
+    const second = run('--picture', at('blocks.svg'), '--learn', at('profile'))
+    await says(second, 'this one takes over when that ends')
+    second.child.stdin?.write('pattern=hotset count=1 seed=1 rounds=1\n')
+    await says(second, 'dirtier done 2')
+    if (!isOurs) writeFileSync(path.join(cache, 'manifest'), 'rubbish')
+    first.child.kill('SIGKILL')
+    // Pages that have not come.
+    second.child.stdin?.write('pattern=hotset count=64 seed=7 rounds=1\n')
+    if (isOurs) {
+      await says(second, 'dirtier done 3')
+      t.match(second.told(), 'This process streams now')
+      second.child.kill('SIGTERM')
+      t.same(await once(second.child, 'close'), [130, null])
+      t.match(readFileSync(at('blocks.svg'), 'utf8'), /waited for by a read: \d/)
+    } else {
+      t.same(await once(second.child, 'close'), [1, null], 'where it cannot, it says so and ends')
+      t.match(second.told(), /manifest is no manifest/)
+    }
+  }
 })
 
 t.test('examine', { skip: lacks('debugfs', 'mke2fs') && 'e2fsprogs are missing' }, async t => {
