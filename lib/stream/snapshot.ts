@@ -92,6 +92,8 @@ function lastChunks({ chunkSize, chunks }: Manifest, memory: number): number[] {
 }
 
 const RETRY_MS = 500
+/** Of a copy that is not what it was: trying again does not help. */
+const lasting: readonly string[] = ['BAD_CACHE', 'BAD_DIGEST', 'BAD_MANIFEST']
 const gone = (): StreamError => new StreamError('the thread that streams has ended', { code: 'CLOSED' })
 
 /**
@@ -151,7 +153,8 @@ export class SnapshotStream implements AsyncDisposable {
   }
 
   /**
-   * Begins to stream, in a thread of its own. When that ends before close(), another one takes its place.
+   * Begins to stream, in a thread of its own. When that ends before close(), another one takes its place; what is in the way
+   * of that is in the progress' `trouble`, and where the copy is not what it was the stream has failed.
    *
    * @param source - the folder or the http(s) URL of a pack of the snapshot's file
    * @throws StreamError as {@link ImageStream.open}
@@ -250,16 +253,27 @@ export class SnapshotStream implements AsyncDisposable {
     })
   }
 
-  /** After its thread has ended by itself, or was ended. */
+  /** After its thread has ended by itself, or was ended. What is in the way is told. */
   async #again(): Promise<void> {
     while (!this.#closing)
       try {
+        // Its machines wait for this copy, and no other one.
+        if (!(await Cache.manifestIn(this.cache, this.manifest.digest))) throw new StreamError(`${this.cache} is no cache any more`, { code: 'BAD_CACHE' })
         const thread = await start(this.#data, undefined)
         // It may have been closed meanwhile.
         if (this.#closing) return await end(thread)
         this.#thread = thread
+        this.#tell(thread.opened.progress)
         return this.#follow()
-      } catch {
+      } catch (error) {
+        if (this.#closing) return
+        const { code = 'CLOSED', message } = error as StreamError
+        const isOver = lasting.includes(code)
+        this.#tell({ ...this.#progress, ...(isOver && { state: 'failed' }), trouble: { code, message } })
+        if (isOver) {
+          this.#settle.ready.reject(error)
+          return this.#settle.complete.reject(error)
+        }
         await sleep(RETRY_MS, undefined, { ref: false, signal: this.#over.signal }).catch(() => undefined)
       }
   }

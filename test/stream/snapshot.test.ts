@@ -8,11 +8,12 @@ import process from 'node:process'
 import { Worker } from 'node:worker_threads'
 import t, { type Test } from 'tap'
 import { Machine } from '../../lib/machine/index.js'
+import { FolderLock } from '../../lib/stream/lock.js'
 import { ImageStream, memoryTrace, pack, Profile, restoreStreamed, SnapshotStream, type PackResult, type StreamedRestoreOptions } from '../../lib/stream/index.js'
 import { guest } from '../machine/support.js'
 import { noKvm as skip, unusable } from '../no_kvm.js'
 import { limit } from '../patience.js'
-import { code, noise, noMount, scratch, smallDisk, until, WebServer } from './support.js'
+import { code, imageBytes, noise, noMount, packed, scratch, smallDisk, until, WebServer } from './support.js'
 
 const noTap = unusable('/dev/net/tun') || (process.getuid?.() !== 0 && 'may not make a tap (needs root)')
 
@@ -271,6 +272,37 @@ t.test('the thread that streams ends, and another one takes its place', { skip }
     t.equal(machine.memory.read(address, 8).readUInt32LE(), 1)
   }
   t.equal((await machine.stateDigest()).combined, digest)
+})
+
+t.test('where no other thread can take its place, it is told why', { timeout: limit(120_000) }, async t => {
+  const pack = await packed(t, imageBytes(20))
+  const other = await packed(t, imageBytes(20, 'other'))
+  const web = await WebServer.start(t, pack.folder)
+  web.trouble = ({ name }) => (name.endsWith('.chunks') ? new Promise(() => undefined) : false)
+  const open = (): Promise<SnapshotStream> => SnapshotStream.open(web.url, { cache: path.join(scratch(t), 'copy'), gate: 'all' })
+  {
+    await using stream = await open()
+    await stream.endThread()
+    let lock: FolderLock | undefined
+    await until(async () => (lock = await FolderLock.take(stream.cache)) !== undefined)
+    await until(() => stream.progress().trouble?.code === 'IN_USE')
+    t.equal(stream.progress().state, 'gate')
+    await lock?.release()
+    await until(() => stream.progress().trouble === undefined)
+    t.ok(await stream.blocks(), 'that passes')
+  }
+  for (const [name, spoil] of [
+    ['BAD_MANIFEST', cache => writeFileSync(path.join(cache, 'manifest'), 'rubbish')],
+    ['BAD_CACHE', cache => rmSync(cache, { recursive: true })],
+    ['BAD_DIGEST', cache => copyFileSync(path.join(other.folder, 'manifest'), path.join(cache, 'manifest'))]
+  ] as [string, (cache: string) => void][]) {
+    await using stream = await open()
+    spoil(stream.cache)
+    await stream.endThread()
+    await t.rejects(stream.complete, code(name), name)
+    await t.rejects(stream.ready, code(name))
+    t.match(stream.progress(), { state: 'failed', trouble: { code: name } })
+  }
 })
 
 t.test('a stream that is closed leaves its machines to the next one', { skip }, async t => {
