@@ -125,11 +125,11 @@ class Streamed implements Made {
           }
         )
       }
-      const { stream } = turn
-      const manifest = stream?.manifest ?? (await turn.others())
-      if (prefetch && stream) await Promise.race([stream.ready, signal.aborted || once(signal, 'abort')])
+      const manifest = turn.stream?.manifest ?? (await turn.others())
+      if (prefetch) await Promise.race([turn.mayStart(), signal.aborted || once(signal, 'abort')])
       signal.throwIfAborted()
       const changes = { ...restore, prefetch, ...(wait !== undefined && { waitSeconds: wait }) }
+      const { stream } = turn
       const machine = await (stream ? stream.restore(changes) : restoreStreamed(cache, { ...changes, ...(how.profile && { profile: how.profile }) }))
       made = new Streamed(machine, manifest, learn, turn)
       if (failed === undefined) return made

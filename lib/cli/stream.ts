@@ -114,14 +114,23 @@ function line(progress: StreamProgress): string {
   ].join(', ')
 }
 
-/** Tells how far the stream is: on a terminal all the time, elsewhere each second; until it is whole. */
-async function follow(stream: ImageStream, ui: Ui, quiet: () => boolean): Promise<void> {
+/** Tells how far a stream is: on a terminal all the time, elsewhere each second. */
+function teller(ui: Ui): (progress: StreamProgress) => void {
   let said = -Infinity
-  for await (const progress of stream) {
-    const { state, elapsedMs } = progress
-    if (quiet()) continue
+  return progress => {
+    const { elapsedMs } = progress
     if (ui.tty || elapsedMs >= said + 1000) ui.live(line(progress))
     if (elapsedMs >= said + 1000) said = elapsedMs
+  }
+}
+
+/** Tells how far the stream is until it is whole. */
+async function follow(stream: ImageStream, ui: Ui, quiet: () => boolean): Promise<void> {
+  const told = teller(ui)
+  for await (const progress of stream) {
+    const { state } = progress
+    if (quiet()) continue
+    told(progress)
     if (state === 'complete' || state === 'failed' || state === 'closed') break
   }
 }
@@ -301,16 +310,21 @@ export async function run(source: string, qemuArgs: string[], options: RunOption
     served.keep(text => ui.say(text), fail)
     const manifest = turn.stream?.manifest ?? (await turn.others())
     if (options.overlay !== undefined) await checkOverlay(path.resolve(options.overlay), manifest)
-    if (ours && turn.stream) {
-      const { stream } = turn
-      let started = false
-      const following = follow(stream, ui, () => started)
-      following.catch(() => undefined)
-      const interrupted = signal.aborted ? Promise.resolve() : once(signal, 'abort')
-      await Promise.race([stream.ready, interrupted])
-      started = true
-      signal.throwIfAborted()
-    } else turn.begin(fail)
+    let started = false
+    const show = (stream: ImageStream): void => void follow(stream, ui, () => started).catch(() => undefined)
+    if (ours && turn.stream) show(turn.stream)
+    else {
+      ui.say(
+        `Another process streams into this cache: this one takes over when that ends${
+          options.gate === 'none' ? '' : options.gate === 'all' ? ', and starts when the copy is whole' : ", and starts when that one's gate has opened"
+        }.`
+      )
+      turn.begin(fail, show)
+    }
+    const interrupted = signal.aborted ? Promise.resolve() : once(signal, 'abort')
+    await Promise.race([turn.mayStart(teller(ui)), interrupted])
+    started = true
+    signal.throwIfAborted()
     const before = turn.stream?.progress()
     if (before) ui.say(`Starting after ${(before.elapsedMs / 1000).toFixed(1)} s: ${line(before)}`)
     guest = await QemuGuest.start(served.first, manifest, how)

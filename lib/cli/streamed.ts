@@ -16,7 +16,7 @@ import {
   type Watchable
 } from '../stream/index.js'
 import type { SourceOptions } from '../stream/source.js'
-import { count, usage } from './common.js'
+import { count, sleep, usage } from './common.js'
 import { textOf } from './tls.js'
 
 export interface StreamedOptions {
@@ -113,11 +113,15 @@ class Shown {
   }
 }
 
+/** Between two looks at another process's stream. */
+const LOOK_MS = 250
+
 /** Opens a stream when no other process streams into the cache, and takes over when that ends; shows it meanwhile. */
-export class Turn<S extends Stream & { close(): Promise<void> }> {
+export class Turn<S extends Stream & { readonly ready: Promise<void>; close(): Promise<void> }> {
   stream: S | undefined
   #shown: Shown | undefined
   #opening: Promise<void> | undefined
+  #failed: unknown
   readonly #over = new AbortController()
   readonly #signal: AbortSignal
 
@@ -165,9 +169,37 @@ export class Turn<S extends Stream & { close(): Promise<void> }> {
     this.#opening = this.wait().then(
       () => this.stream && taken(this.stream),
       (error: unknown) => {
-        if (!this.#signal.aborted) failed(error)
+        if (this.#signal.aborted) return
+        this.#failed = error
+        failed(error)
       }
     )
+  }
+
+  /**
+   * Until the start may be made by this process's gate; while another one streams by that one's, or for `all` when its copy is whole.
+   *
+   * @param told - how far the other one is, again and again
+   */
+  async mayStart(told: (progress: StreamProgress) => void = () => undefined): Promise<void> {
+    const { gate } = this.options
+    while (!this.stream) {
+      if (gate === 'none') return
+      if (this.#failed !== undefined) throw this.#failed
+      const progress = await ImageStream.status(this.cache).catch((error: unknown) => {
+        // It has ended, or says nothing.
+        if (error instanceof StreamError && error.code === 'NOT_RUNNING') return undefined
+        throw error
+      })
+      if (progress) {
+        told(progress)
+        const { state, startInMs, trouble } = progress
+        if (gate === 'all' ? state === 'complete' : startInMs === 0) return
+        if (state === 'failed') throw new StreamError(trouble?.message ?? 'Nothing more comes', { code: trouble?.code ?? 'CLOSED' })
+      }
+      if (!(await sleep(LOOK_MS, this.#signal))) return
+    }
+    await this.stream.ready
   }
 
   get page(): string | undefined {

@@ -340,6 +340,35 @@ t.test('run: killed, its machine ends with it, and the same command starts it ag
   t.ok((await checkCache(at('cache'), bootable(true))) > 0)
 })
 
+t.test('run: where another process streams, its gate counts, and for all of it its copy; when it ends the own gate', { skip: noQemu, timeout: limit(240_000) }, async t => {
+  const at = packedIn(t, bootable())
+  const web = await WebServer.start(t, at('pack'))
+  for (const gate of ['all', 'profile'] as const) {
+    let held: (() => void)[] | undefined = []
+    web.trouble = async ({ name }) => {
+      if (name.endsWith('.chunks') && held) await new Promise<void>(resolve => held?.push(resolve))
+      return false
+    }
+    // Its own gate is open for the first, and not for the second.
+    const first = running(t, 'serve', web.url, '--cache', at(gate), '--gate', gate === 'all' ? 'none' : 'all')
+    await first.event('serving')
+    const overlay = at(`${gate}.overlay`)
+    const second = running(t, 'run', web.url, '--cache', at(gate), '--gate', gate, '--overlay', overlay, '--accel', 'tcg', '--memory', '64MiB', '--', '-no-reboot')
+    await until(() => second.child.exitCode !== null || second.told().split(' here').length > 2)
+    t.match(second.told(), gate === 'all' ? /starts when the copy is whole\.\n0 % of/ : /starts when that one's gate has opened\.\n0 % of/)
+    t.notOk(existsSync(overlay), 'it has not started')
+    if (gate === 'profile') first.child.kill('SIGKILL')
+    const goOn = held
+    held = undefined
+    for (const go of goOn) go()
+    t.same(await once(second.child, 'close'), [0, null], second.told())
+    t.match(second.told(), 'streamed 0\r\n')
+    if (gate === 'all') t.equal(first.lines.at(-1)?.['event'], 'complete')
+    else t.match(second.lines[0], { startedAfterMs: Number, progress: { state: /rest|complete/ } }, 'it has streamed itself')
+    first.child.kill('SIGKILL')
+  }
+})
+
 /** A guest that waits in the middle of its boot, and whose nbdkit has just been killed. */
 async function withoutNbdkit(t: Test, kill: (pid: number) => void, ...args: string[]): Promise<Running & { goOn: () => void; servers: () => number[] }> {
   const at = packedIn(t, bootable())
