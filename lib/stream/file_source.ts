@@ -57,7 +57,13 @@ export class FileSource implements Source {
       // A FIFO in its place must not hang this.
       return await open(file, constants.O_RDONLY | constants.O_NONBLOCK)
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT')
+      const { code } = error as NodeJS.ErrnoException
+      if (code === 'ENOTDIR')
+        throw new StreamError(
+          `${this.where} is no folder: give the one that \`hypertwin stream pack\` wrote. A raw image comes from an NBD server, with its manifest (--manifest)`,
+          { code: 'SOURCE_REFUSED', cause: error }
+        )
+      if (code === 'ENOENT')
         throw new StreamError(`There is no ${file}: give the folder that \`hypertwin stream pack\` wrote`, { code: 'SOURCE_REFUSED', cause: error })
       throw failed(`reading ${file}`, error)
     }

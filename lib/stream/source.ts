@@ -19,7 +19,7 @@ export interface SourceOptions {
   ca?: string | Uint8Array
   /**
    * Of an image on an NBD server, which has no pack: the path of a manifest, or the folder or http(s) URL of a pack, whose
-   * profile is taken too. @since 0.1.0
+   * profile is taken too. With a pack as the source: `EINVAL`. @since 0.1.0
    */
   manifest?: string
 }
@@ -59,7 +59,13 @@ export function openSource(location: string, options: SourceOptions = {}): Sourc
   if (typeof location !== 'string' || location === '') throw invalid('give the folder or the URL of a pack')
   const { silenceMs = 10_000 } = options
   if (!Number.isFinite(silenceMs) || silenceMs <= 0) throw invalid('silenceMs must be a positive number of milliseconds')
-  if (/^nbds?(\+unix|\+vsock)?:\/\//.test(location)) return new NbdSource(location, options, pack => openSource(pack, options))
+  const { manifest, ...reach } = options
+  if (/^nbds?(\+unix|\+vsock)?:\/\//.test(location)) return new NbdSource(location, options, pack => openSource(pack, reach))
+  if (manifest !== undefined)
+    throw invalid(
+      'manifest (--manifest) is for an image on an NBD server; a folder or a web server has a pack, with a manifest of its own: leave it out, or put a ' +
+        'raw image on an NBD server first (nbdkit file <image>)'
+    )
   if (/^https?:/.test(location)) return new HttpSource(location, options)
   if (location.startsWith('file:')) return new FileSource(fileUrl(location))
   if (/^[a-z][a-z0-9+.-]*:\/\//i.test(location))

@@ -505,6 +505,10 @@ t.test('what cannot be streamed', async t => {
   await t.rejects(ImageStream.open(folder, { cache, profile: {} as Profile }), code('EINVAL'))
   await t.rejects(ImageStream.open(folder, { cache, silenceMs: 0 }), code('EINVAL'))
   await t.rejects(ImageStream.open(path.join(folder, 'nosuch'), { cache }), { code: 'SOURCE_REFUSED', message: /stream pack/ })
+  const file = { code: 'SOURCE_REFUSED', message: /manifest is no folder: give the one .*NBD server/ }
+  await t.rejects(ImageStream.open(path.join(folder, 'manifest'), { cache }), file)
+  for (const source of [folder, `file://${folder}`, 'http://me:word@127.0.0.1:1/'])
+    await t.rejects(ImageStream.open(source, { cache, manifest: path.join(folder, 'manifest') }), { code: 'EINVAL', message: /^(?!.*word).*leave it out/ })
   await t.rejects(ImageStream.open('http://127.0.0.1:1/', { cache }), code('SOURCE_UNREACHABLE'))
   await t.rejects(ImageStream.open(folder, { cache, signal: AbortSignal.abort(new Error('no')) }), { message: 'no' })
   writeFileSync(path.join(folder, 'manifest'), 'rubbish')
