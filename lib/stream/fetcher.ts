@@ -152,15 +152,21 @@ export class Fetcher {
   /**
    * Waits for a chunk.
    *
+   * @param signal - of this wait alone: ends it; the chunk comes all the same
    * @returns its contents when the cache has no room for it, or not all of its places have it; undefined when it is in the cache
    */
-  async need(blob: number): Promise<Buffer | undefined> {
+  async need(blob: number, signal?: AbortSignal): Promise<Buffer | undefined> {
+    signal?.throwIfAborted()
     if (this.order.isHere(blob)) return undefined
     const spread = this.#spreading.get(blob)
     if (spread) return spread
     if (this.fatal) throw this.fatal
     return new Promise((resolve, reject) => {
       const waiter = { resolve, reject, since: performance.now() }
+      signal?.addEventListener('abort', () => {
+        this.#leave(blob, waiter)
+        reject(signal.reason as Error)
+      })
       const waiting = this.#waiters.get(blob)
       if (waiting) waiting.push(waiter)
       else this.#waiters.set(blob, [waiter])
@@ -331,6 +337,12 @@ export class Fetcher {
       this.counts.longestMs = Math.max(this.counts.longestMs, ms)
       how(waiter)
     }
+  }
+
+  #leave(blob: number, waiter: Waiter): void {
+    const rest = this.#waiters.get(blob)?.filter(one => one !== waiter) ?? []
+    if (rest.length > 0) this.#waiters.set(blob, rest)
+    else this.#waiters.delete(blob)
   }
 
   #missed(blob: number): void {

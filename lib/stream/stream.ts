@@ -1,4 +1,5 @@
 // A stream: an image that can be read from the first moment on, while it comes.
+import { setMaxListeners } from 'node:events'
 import { mkdir } from 'node:fs/promises'
 import type { Socket } from 'node:net'
 import path from 'node:path'
@@ -279,9 +280,12 @@ export class ImageStream implements AsyncDisposable {
    *
    * @param offset - in bytes
    * @param size - in bytes; what lies beyond the image's end is left out
-   * @throws StreamError `EINVAL`, `SOURCE_CHANGED`, `CHUNK_CORRUPT`, `CLOSED`
+   * @param options - a signal that ends the wait; without one it is for ever
+   * @throws StreamError `EINVAL`, `SOURCE_CHANGED`, `CHUNK_CORRUPT`, `CLOSED`; the signal's reason
    */
-  async read(offset: number, size: number): Promise<Buffer> {
+  async read(offset: number, size: number, options: { signal?: AbortSignal } = {}): Promise<Buffer> {
+    const { signal } = options
+    check(signal)
     const { chunkSize, imageSize } = this.manifest
     if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(size) || offset < 0 || size < 0)
       throw invalid('offset and size must be whole numbers of bytes')
@@ -293,20 +297,30 @@ export class ImageStream implements AsyncDisposable {
     const begun = performance.now()
     let waitedMs = 0
     const { reads } = this.#cache
-    const pieces = await Promise.all(
-      Array.from({ length: last - first + 1 }, async (_, i) => {
-        const chunk = first + i
-        let contents: Buffer | undefined
-        if (!this.#isHere(chunk)) {
-          contents = await this.#fetcher.need(this.manifest.blobOf[chunk] as number)
-          waitedMs = performance.now() - begun
-        }
-        return (contents ?? (await this.#cache.read(chunk))).subarray(0, this.manifest.sizeOf(chunk))
-      })
-    ).catch((error: unknown) => {
-      reads.failed()
+    // One listener, however many chunks there are.
+    const over = new AbortController()
+    const stop = (): void => over.abort(signal?.reason)
+    setMaxListeners(0, over.signal)
+    signal?.addEventListener('abort', stop)
+    let pieces: Buffer[]
+    try {
+      pieces = await Promise.all(
+        Array.from({ length: last - first + 1 }, async (_, i) => {
+          const chunk = first + i
+          let contents: Buffer | undefined
+          if (!this.#isHere(chunk)) {
+            contents = await this.#fetcher.need(this.manifest.blobOf[chunk] as number, over.signal)
+            waitedMs = performance.now() - begun
+          }
+          return (contents ?? (await this.#cache.read(chunk))).subarray(0, this.manifest.sizeOf(chunk))
+        })
+      )
+    } catch (error) {
+      if (!over.signal.aborted) reads.failed()
       throw error
-    })
+    } finally {
+      signal?.removeEventListener('abort', stop)
+    }
     reads.add(waitedMs)
     const start = offset - first * chunkSize
     return Buffer.concat(pieces).subarray(start, start + (end - offset))

@@ -1,4 +1,5 @@
 // Streams: what is read is right from the first moment on, urgent reads overtake, and the copy ends up whole.
+import { getEventListeners } from 'node:events'
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import path from 'node:path'
@@ -60,6 +61,34 @@ t.test('what somebody waits for overtakes what comes besides', async t => {
   held = []
   await stream.complete
   t.ok(copyOf(stream).equals(bytes))
+})
+
+t.test('a read that is ended waits no more, and others go on', async t => {
+  const { folder, bytes } = await packed(t, noise(20 * CHUNK, 'ended'))
+  const server = await WebServer.start(t, folder)
+  const held: (() => void)[] = []
+  server.trouble = async ({ name }) => {
+    if (name.endsWith('.chunks')) await new Promise<void>(resolve => held.push(resolve))
+    return false
+  }
+  const stream = await ImageStream.open(server.url, { cache: scratch(t), fill: false, gate: 'none' })
+  t.teardown(() => stream.close())
+  const ends = new AbortController()
+  const ended = t.rejects(stream.read(0, 3 * CHUNK, { signal: ends.signal }), { message: 'enough' })
+  const goesOn = stream.read(2 * CHUNK, CHUNK)
+  await until(() => held.length > 0)
+  t.equal(stream.progress().waiting, 3)
+  ends.abort(new Error('enough'))
+  await ended
+  t.equal(stream.progress().waiting, 1, 'the other one waits')
+  await t.rejects(stream.read(0, 1, { signal: ends.signal }), { message: 'enough' })
+  server.trouble = () => false
+  for (const go of held) go()
+  t.ok((await goesOn).equals(bytes.subarray(2 * CHUNK, 3 * CHUNK)))
+  const { signal } = new AbortController()
+  t.ok((await stream.read(5 * CHUNK, 1, { signal })).equals(bytes.subarray(5 * CHUNK, 5 * CHUNK + 1)))
+  t.same(getEventListeners(signal, 'abort'), [], 'and leaves nothing with its signal')
+  t.match(stream.progress().reads, { count: 2, failed: 0 })
 })
 
 t.test('what is under way besides is bounded', async t => {
