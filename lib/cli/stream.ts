@@ -154,7 +154,9 @@ export async function serve(source: string, options: ServeOptions): Promise<numb
     })
     if (!ours) await turn.others()
     ui.say(`The image is at ${server.uri}`)
-    ui.result({ event: 'serving', uri: server.uri, pid: server.pid, streams: ours, page: turn.page ?? null })
+    if (server.takenOver)
+      ui.say('The server that was left at this socket goes on as it was started: --writable, --trace and --wait of this command have no effect on it.')
+    ui.result({ event: 'serving', uri: server.uri, pid: server.pid, takenOver: server.takenOver, streams: ours, page: turn.page ?? null })
     if (!ours) {
       ui.say('Another process streams into this cache; this one takes over when that ends.')
       turn.begin(

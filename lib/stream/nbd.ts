@@ -22,7 +22,10 @@ export interface NbdOptions {
   socket?: string
   /** In place of a socket: `'host:port'`, the port from 1 to 65535. Whoever reaches it may read the image. */
   listen?: string
-  /** Clients may write: into a temporary file (in `TMPDIR`, or /var/tmp) that goes with the server. Default false. */
+  /**
+   * Clients may write: into a temporary file (in `TMPDIR`, or /var/tmp) that goes with the server. All of them see the same: two machines
+   * would destroy each other's file system, so each has a server of its own. Default false.
+   */
   writable?: boolean
   /** The file in which what is read is written down, for {@link readTrace}; what is there is replaced. */
   trace?: string
@@ -68,16 +71,22 @@ export class NbdServer implements AsyncDisposable {
   readonly socket: string | undefined
   /** nbdkit's process. */
   readonly pid: number
+  /**
+   * It was left at the socket and has been taken over: it serves as it was started, whatever `writable`, `trace`, `waitSeconds` and
+   * `exitWithLastClient` say now. @since 0.1.0
+   */
+  readonly takenOver: boolean
   /** Settled when that has ended; keeps no process alive. */
   readonly ended: Promise<void>
   readonly #began: string | undefined
   readonly #folder: string
   #closing: Promise<void> | undefined
 
-  private constructor({ pid, began, ended }: Running, uri: string, socket: string | undefined, folder: string) {
+  private constructor({ pid, began, ended, takenOver = false }: Running, uri: string, socket: string | undefined, folder: string) {
     this.uri = uri
     this.socket = socket
     this.pid = pid
+    this.takenOver = takenOver
     this.#began = began
     this.#folder = folder
     this.ended = ended
@@ -172,6 +181,7 @@ interface Running {
   /** As {@link beginOf}. */
   began: string | undefined
   ended: Promise<void>
+  takenOver?: boolean
 }
 
 const turns = new Map<string, Promise<void>>()
@@ -269,7 +279,7 @@ async function ownerOf(socket: string, pidFile: string, cache: string): Promise<
   while ((pid = await pidIn(pidFile)) === undefined && performance.now() < until) await new Promise(resolve => setTimeout(resolve, 10))
   const began = pid === undefined ? undefined : beginOf(pid)
   const words = pid === undefined ? [] : (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0')
-  const owner = pid !== undefined && began !== undefined && words.includes(socket) ? { pid, began, ended: untilGone(pid, began) } : undefined
+  const owner = pid !== undefined && began !== undefined && words.includes(socket) ? { pid, began, ended: untilGone(pid, began), takenOver: true } : undefined
   if (listening && owner && words.includes(`cache=${cache}`)) {
     if (await maps(owner.pid, path.join(cache, MAP_FILE))) return owner
     throw new StreamError(

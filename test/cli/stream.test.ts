@@ -427,6 +427,7 @@ t.test('killed and started again at its socket, under a client', { skip: noNbd, 
   const second = running(t, ...args)
   const again = await second.event('serving')
   t.same([again['uri'], again['pid']], [uri, pid], 'the same server')
+  t.same([first, second].map(({ lines, told }) => [lines[0]?.['takenOver'], told().includes('goes on as it was started')]), [[false, false], [true, true]])
   t.same(await done, [0, null], 'which has waited')
   const other = stream('serve', at('pack'), '--cache', at('other'), '--socket', at('s'))
   t.match(other, { status: 1, stderr: /belongs to another server.*end that one, or choose another socket/ }, 'but not for another cache')
