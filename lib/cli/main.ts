@@ -3,7 +3,7 @@
 // loaded when it is asked for, so that --help needs no native code.
 import { readFileSync } from 'node:fs'
 import process from 'node:process'
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import { Command, CommanderError, Help, InvalidArgumentError, Option } from 'commander'
 import * as args from './common.js'
 import { brokenPipe, CliError, endUnread, Exit, note, toJson } from './common.js'
 
@@ -21,6 +21,7 @@ const program = new Command('hypertwin')
   .version(version)
   .exitOverride()
   .showSuggestionAfterError(true)
+  .configureHelp({ optionDescription: option => `${new Help().optionDescription(option)}${option.mandatory ? ' (required)' : ''}` })
   .configureOutput({
     // One line that says what to do.
     outputError: (text, write) => write(`${text.trim().replace(/\s*\n\s*/g, ' ')} (see --help)\n`)
@@ -129,17 +130,20 @@ example(
 ).action(run(async () => (await import('./demo/demo.js')).demo))
 
 /** How something comes, what of it first, and where one sees it. */
-function streamed(command: Command, when = ''): Command {
+function streamed(command: Command, when = '', waiter = 'a read that has waited'): Command {
   return command
-    .option('--digest <hex>', `${when}what the manifest's digest must be`)
+    .option('--digest <hex>', `${when}what the manifest's digest must be, as \`hypertwin stream pack\` prints it`)
     .option('--header <text>', `${when}name: value, sent with each request; @file: the lines of a file, for what others must not see; may be given several times`, args.collect)
     .option('--ca <file>', `${when}checks a server's certificate (PEM) in place of the system's authorities`)
     .option('--profile <file>', `${when}what is needed first; none for nothing (default: the pack's own, where it has one)`)
     .addOption(
-      new Option('--gate <when>', `${when}when the start may be made (default: forecast)`).choices(['forecast', 'profile', 'all', 'none'])
+      new Option(
+        '--gate <when>',
+        `${when}when the start may be made: once what the profile has will come in time (forecast), or is here (profile), when the copy is whole (all), or at once (none) (default: forecast)`
+      ).choices(['forecast', 'profile', 'all', 'none'])
     )
     .addOption(
-      new Option('--wait <seconds>', `${when}after that long, what has not come fails who waits for it (default: never)`).argParser(args.integer(0, 1_000_000))
+      new Option('--wait <seconds>', `${when}${waiter} for so long fails; 0: never (default: 0)`).argParser(args.integer(0, 1_000_000))
     )
     .option('--no-fill', `${when}only what is read and what the profile has comes`)
     .addOption(new Option('--page [host:port]', `${when}serve a live page of it, by default on a free port of 127.0.0.1`).argParser(address(0, true)))
@@ -156,7 +160,8 @@ example(
       .option('--restore <snapshot>', "go on where a snapshot was taken, in place of booting; with --cache, from a pack's folder or http(s) URL")
       .option('--cache <folder>', 'the local copy of a snapshot that comes while the machine runs')
       .option('--learn <file>', "with --cache: bring only what is touched, and write a profile of that at the end; a pack's own is its profile.json"),
-    'with --cache: '
+    'with --cache: ',
+    'a machine that has waited for memory'
   )
     .addOption(new Option('--initrd <file>', 'an initial RAM disk').conflicts('restore'))
     .addOption(new Option('--append <text>', "the kernel's command line").default('').conflicts('restore'))
@@ -343,15 +348,15 @@ example(
     .addOption(new Option('--format <format>', "of the image (default: raw; it is never guessed)").choices(['raw', 'qcow2']))
     .addOption(new Option('--chunk-size <size>', 'a power of two from 4KiB to 1MiB').argParser(args.memorySize).default('64KiB'))
     .addOption(new Option('--quality <n>', 'of the compression').argParser(args.integer(0, 11)).default(5))
-    .option('--profile <file>', 'goes into the pack; what it has is laid first')
+    .option('--profile <file>', 'a profile for the pack; the chunks that it names lie first in its data file')
     .addOption(json()),
   'hypertwin stream pack debian.qcow2 /srv/www/debian --format qcow2'
 ).action(run(async () => (await import('./stream.js')).pack))
 example(
   image(stream.command('serve').description('stream an image into a local copy, and serve that over NBD meanwhile'))
-    .option('--socket <path>', 'of a UNIX socket to serve at (default: a new one)')
+    .option('--socket <path>', 'of a UNIX socket to serve at (default: a new one); a server that was left there is taken over, as it was started')
     .addOption(new Option('--listen <address>', 'serve on host:port instead').argParser(address(1)))
-    .option('--writable', 'clients may write, into a temporary file')
+    .option('--writable', 'clients may write, into a temporary file that all of them see: one server for each machine that writes')
     .option('--json', 'one JSON object a line on standard output'),
   'hypertwin stream serve https://images.example.org/debian --cache /var/cache/debian --socket /run/debian.sock'
 ).action(run(async () => (await import('./stream.js')).serve))
@@ -360,7 +365,7 @@ example(
     .argument('[qemu...]', "more of QEMU's arguments, after --")
     .addOption(memory('1GiB'))
     .addOption(new Option('--cpus <n>', 'virtual CPUs').argParser(args.integer(1, 255)).default(1))
-    .addOption(new Option('--accel <which>', '(default: kvm where it may be used)').choices(['kvm', 'tcg']))
+    .addOption(new Option('--accel <which>', 'how QEMU runs the guest (default: kvm where it may be used)').choices(['kvm', 'tcg']))
     .option('--kernel <file>', 'in place of what the image boots')
     .option('--initrd <file>', 'an initial RAM disk, with --kernel')
     .option('--append <text>', "the kernel's command line, with --kernel")
@@ -372,7 +377,7 @@ example(
   stream
     .command('status')
     .description('say how far a local copy is')
-    .argument('<cache>', 'its folder')
+    .argument('<cache>', 'the folder that was given as --cache')
     .option('--map', 'with a picture of the image: what is here of it')
     .addOption(json()),
   'hypertwin stream status /var/cache/debian --map'
@@ -381,7 +386,7 @@ example(
   stream
     .command('examine')
     .description('look into an image without running it, and make a profile of what a start will need')
-    .argument('<image>', 'as it was packed, raw')
+    .argument('<image>', 'the raw image that was packed')
     .requiredOption('--pack <folder>', 'its pack or local copy')
     .option('--app <path>', 'a program or folder in the image that matters too; may be given several times', args.collect)
     .option('--files', 'list the files')
@@ -395,7 +400,7 @@ example(
     .description('look at traces of starts, and make a profile of them')
     .argument('<trace...>', 'what --trace has written')
     .requiredOption('--image <folder>', "the image's pack or local copy")
-    .addOption(new Option('--seconds <n>', 'only what was read so long after the first read').argParser(args.seconds))
+    .addOption(new Option('--seconds <n>', 'only what was read within so many seconds of the first read').argParser(args.seconds))
     .option('--out <file>', 'write the profile')
     .addOption(json()),
   'hypertwin stream trace one.trace two.trace --image /srv/www/debian --out profile.json'

@@ -156,7 +156,8 @@ export class SnapshotStream implements AsyncDisposable {
    * Begins to stream, in a thread of its own. When that ends before close(), another one takes its place; what is in the way
    * of that is in the progress' `trouble`, and where the copy is not what it was the stream has failed.
    *
-   * @param source - the folder or the http(s) URL of a pack of the snapshot's file
+   * @param source - the folder or the http(s) URL of a pack of the snapshot's file, or the URI of an NBD server's export of that
+   *   file with the option `manifest`
    * @throws StreamError as {@link ImageStream.open}
    */
   static async open(source: string, options: StreamOptions): Promise<SnapshotStream> {

@@ -77,6 +77,7 @@ t.test('help', async t => {
     t.match(stdout, `Usage: hypertwin stream ${name}`)
     t.match(stdout, /Example:\n {2}\$ hypertwin stream /)
     t.match(stdout, '--json')
+    t.equal(stdout.replace(/\s+/g, ' ').includes('(required)'), !['pack', 'status'].includes(name))
   }
 })
 
