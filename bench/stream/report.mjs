@@ -89,7 +89,7 @@ function imageTable(rows, link) {
   const both = (one, key, text) => ['traced', 'examined'].map(way => text(one[way]?.[key])).join(', ')
   const seconds = value => (value === undefined ? '' : value.toFixed(1))
   const lines = [...found].map(([image, one]) => [
-    `${image}${one.local?.heldOut ? ' (held out)' : ''}`,
+    `${image}${Object.values(one).some(({ heldOut }) => heldOut) ? ' (held out)' : ''}`,
     one.local ? `${(one.local.neededBytes / 2 ** 20).toFixed(1)} MiB` : '',
     one.local ? `${seconds(one.local.readySeconds)} s` : '',
     `${both(one, 'lostSeconds', seconds)} s`,

@@ -30,8 +30,17 @@ export function oracleOf(
   locals: { row: Pick<LocalRow, 'readySeconds' | 'firstReadSeconds'>; trace: string }[],
   link: LinkSpeed
 ): Promise<number>
+export type Whole = Stored & Pick<Manifest, 'bytes' | 'imageSize' | 'dataSize' | 'sizeOf'>
+
+export function plainRow(manifest: Whole, started: object): Record<string, number | undefined>
+export function fullRow(manifest: Whole, localSeconds: number, link: LinkSpeed): Record<string, number | boolean>
+export function downloadRow(
+  manifest: Whole,
+  download: { ms: number; progress: { fetched: Record<string, number> } },
+  link: LinkSpeed
+): Record<string, number>
 export function streamedRow(
-  manifest: Stored & Pick<Manifest, 'bytes' | 'imageSize' | 'dataSize'>,
+  manifest: Whole,
   started: object,
   profile?: Pick<Profile, 'toString' | 'match'>
 ): Record<string, number | undefined>

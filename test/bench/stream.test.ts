@@ -4,7 +4,7 @@ import path from 'node:path'
 import t from 'tap'
 import { counted, readsOf } from '../../bench/stream/plain.mjs'
 import { goals, quantile, summary, tables } from '../../bench/stream/report.mjs'
-import { localRow, oracleOf, oracleSeconds, storedBytes, streamedRow } from '../../bench/stream/rows.mjs'
+import { downloadRow, fullRow, localRow, oracleOf, oracleSeconds, plainRow, storedBytes, streamedRow } from '../../bench/stream/rows.mjs'
 import type { Access } from '../../lib/stream/index.js'
 import { scratch } from '../stream/support.js'
 
@@ -69,8 +69,10 @@ t.test('of several starts the mean', async t => {
   t.ok(near(await oracleOf(manifest, locals, link), (3.54 + 2.24) / 2))
 })
 
+// Chunks 2 and 5 are not allocated.
+const whole = { ...manifest, bytes: Buffer.alloc(300), imageSize: 100_000_000, dataSize: 92_700_000, sizeOf: () => 10_000_000 }
+
 t.test('a streamed start', async t => {
-  const whole = { ...manifest, bytes: Buffer.alloc(300), imageSize: 100_000_000, dataSize: 92_700_000 }
   const profile = { toString: () => 'x'.repeat(700), match: () => ({ wanted: [0, 1, 3, 6].map(chunk => ({ chunk, atMs: 0 })), unchanged: 4, moved: 0, stale: 0, placed: 0 }) }
   const waited = { reads: 5, ms: 250, longestMs: 80 }
   const started = {
@@ -80,7 +82,7 @@ t.test('a streamed start', async t => {
     readyMs: 4000,
     watched: true,
     answers: 10,
-    atReady: { allocatedBytes: 50_000_000, fetched: { demand: 1_200_000, gate: 1_000_000, profile: 500_000, ahead: 30_000, fill: 70_000 } },
+    atReady: { fetched: { demand: 1_200_000, gate: 1_000_000, profile: 500_000, ahead: 30_000, fill: 70_000 } },
     atEnd: { fetched: { demand: 1_200_000, gate: 1_000_000, profile: 500_000, ahead: 30_000, fill: 170_000 }, bytesPerSecond: 1e6 },
     seenAtReady: { waited, stalls: 2 },
     seen: { waited, stalls: 3, accesses: [access(0, 0), access(3, 2000), access(1, 2501)] },
@@ -92,11 +94,25 @@ t.test('a streamed start', async t => {
   t.match(row, { headBytes: 1000, demandBytes: 1_200_000, profileBytes: 1_500_000, neededBytes: 2_200_000, fetchedBytesAtEnd: 2_901_000 })
   t.ok(near(row['shareOfImage'], 0.02701) && near(row['shareOfAllocated'], 0.05402) && near(row['shareOfStored'], 2_701_000 / 92_700_000))
   t.ok(near(row['shareOfImageWithFill'], 0.02801))
+  t.equal(row['allocatedBytes'], 50_000_000)
   t.equal(row['vainShare'], 0, 'what was read later is not in vain')
   started.seen.accesses.pop()
   t.ok(near(streamedRow(whole, started, profile)['vainShare'], 5 / 27))
+  t.equal(streamedRow(whole, started, profile)['vainBytes'], 500_000)
   t.equal(streamedRow(whole, started)['vainShare'], undefined)
   t.equal(streamedRow(whole, started)['headBytes'], 300)
+})
+
+t.test('a start on nbdkit alone, and after a whole download', async t => {
+  const waited = { reads: 5, ms: 250, longestMs: 80 }
+  const seen = { waited, stalls: 2 }
+  const row = plainRow(whole, { gateMs: 50, guestMs: 60, readyMs: 4000, watched: false, seen, seenAtReady: seen, atReady: { bytes: 5_000_000 }, atEnd: { bytes: 6_000_000 } })
+  t.match(row, { demandBytes: 5_000_000, shareOfImage: 0.05, shareOfAllocated: 0.1, fetchedBytesAtEnd: 6_000_000, stallsBeforeReady: 2, lostSeconds: 0.3 })
+  t.equal(row['stallsAfterReady'], undefined, 'it was not watched')
+  t.match(fullRow(whole, 3, link), { computed: true, readySeconds: 95.7, shareOfImage: 0.927, shareOfStored: 1 })
+  // Twice as long as the link would have taken for 92,700,300 bytes.
+  const download = downloadRow(whole, { ms: 185_400.6, progress: { fetched: { demand: 700_000, gate: 92_000_000 } } }, link)
+  t.ok(near(download['shareOfLink'], 0.5) && download['fetchedBytesAtEnd'] === 92_700_300)
 })
 
 t.test('quantiles', async t => {
@@ -135,11 +151,12 @@ t.test('goals are of what was measured, at each link, of all and of those held o
   t.strictSame(found('examined to traced, time, p90'), [[1.5, true]])
   t.strictSame(found('traced: prefetched in vain, median'), [], 'nothing was measured')
   t.match(summary(rows), [
+    { link: '5 Mb/s, 40 ms', way: 'traced', images: 1 },
     { link: '20 Mb/s, 40 ms', way: 'examined', images: 3, toOracle: { median: 3, p90: 100 } },
-    { way: 'traced', images: 2, toOracle: { median: 1, p90: 2 }, vainShare: { median: undefined } },
-    { link: '5 Mb/s, 40 ms', way: 'traced', images: 1 }
+    { way: 'traced', images: 2, toOracle: { median: 1, p90: 2 }, vainShare: { median: undefined } }
   ])
-  t.match(tables(rows), '| 20 Mb/s, 40 ms | traced | 2 |  | 1.00; 2.00 |  |  | 3.0 %; 3.0 % |')
+  t.match(tables(rows), '| 20 Mb/s, 40 ms | 2 | traced |  |  | 1.00; 2.00 | 3.0 %; 3.0 % |')
+  t.match(tables(rows), '| b (held out) |')
   t.match(tables(rows), '| traced: time to the oracle’s, p90 <= 1.15 | 20 Mb/s, 40 ms | all images | 2.00 | not met |')
 })
 
