@@ -91,7 +91,7 @@ t.test('a machine and its protection, at the same time', { skip }, async t => {
       const there = await standby(t, { arbiter })
       const machine = await guest(t, 'hello', endless)
       await machine.start()
-      const connected = once(silent, 'connection')
+      const connected = at === 'handshake' ? once(silent, 'connection') : undefined
       const here = await protection(t, machine, {
         backup: at === 'handshake' || at === 'no answer' ? nobody : at === 'retry' ? 'tcp://127.0.0.1:9' : there.listen,
         arbiter,
