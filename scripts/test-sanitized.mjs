@@ -29,10 +29,10 @@ if (kind === 'node') {
     `--build-dir=${folder}`,
     `--out=${folder}/package/build/Release`
   ])
-  // QEMU's coroutines hang under a sanitizer that it was not built with.
+  // What hangs under a sanitizer that it was not built with.
   const programs = path.join(root, folder, 'bin')
   mkdirSync(programs, { recursive: true })
-  for (const name of ['qemu-img', 'qemu-io', 'qemu-nbd', 'qemu-system-x86_64']) {
+  for (const name of ['qemu-img', 'qemu-io', 'qemu-nbd', 'qemu-system-x86_64', 'chromium']) {
     const program = output('sh', ['-c', `command -v ${name}`])
     if (program) writeFileSync(path.join(programs, name), `#!/bin/sh\nunset LD_PRELOAD\nexec ${program} "$@"\n`, { mode: 0o755 })
   }
@@ -42,6 +42,7 @@ if (kind === 'node') {
     env: {
       ...env,
       PATH: `${programs}:${process.env.PATH}`,
+      CHROMIUM: path.join(programs, 'chromium'),
       // Node itself and its workers do not free everything at their end.
       ASAN_OPTIONS: 'detect_leaks=0:strict_string_checks=1:intercept_tls_get_addr=0',
       LD_PRELOAD: libraries.join(':'),
