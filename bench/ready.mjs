@@ -1,13 +1,12 @@
 // A ready application, its memory and its disk streamed together: what share of both has come at its first right answer.
 // Where there is no /dev/kvm, in a rig, whose seconds mean nothing; bytes do not depend on them.
 //   node bench/ready.mjs [--quick] [image …]     (images of bench/stream/images.mjs, which are built where they are missing)
-import { accessSync, constants } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { rigsUp, whyNoRigs } from '../scripts/rig/index.mjs'
-import { root } from '../scripts/support.mjs'
+import { root, whyNoKvm } from '../scripts/support.mjs'
 import { print } from './figures.mjs'
 import { builtImage } from './stream/build.mjs'
 import { recipes } from './stream/images.mjs'
@@ -16,15 +15,6 @@ const words = process.argv.slice(2)
 const chosen = words.filter(word => !word.startsWith('--'))
 const names = chosen.length > 0 ? chosen : words.includes('--quick') ? ['nginx'] : ['nginx', 'postgresql', 'redis', 'dovecot']
 const program = name => [process.execPath, path.join(root, 'bench/stream/ready.mjs'), name]
-
-function hasKvm() {
-  try {
-    accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
-    return true
-  } catch {
-    return false
-  }
-}
 
 /** What a program prints: here, or in a rig. */
 async function printed([command, ...args], rig) {
@@ -36,12 +26,13 @@ async function printed([command, ...args], rig) {
   return stdout
 }
 
-const why = hasKvm() ? false : await whyNoRigs()
+const inRig = whyNoKvm() !== undefined
+const why = inRig && (await whyNoRigs())
 if (why) {
   console.error(`bench: skipped: ready: ${why}`)
   process.exit(0)
 }
-const rigs = hasKvm() ? undefined : await rigsUp(1, { memory: 5120, cpus: 2 })
+const rigs = inRig ? await rigsUp(1, { memory: 5120, cpus: 2 }) : undefined
 try {
   for (const name of names) {
     // In a rig nothing that is built outlives it.

@@ -80,7 +80,7 @@ function chosen() {
 async function checkTools() {
   const why = (await whyNoLinks()) || whyNoNbd()?.message
   if (why) throw new ToolError(why)
-  const tools = { 'qemu-system-x86_64': 'qemu-system-x86', 'qemu-img': 'qemu-utils', cc: 'gcc', ip: 'iproute2', taskset: 'util-linux', debugfs: 'e2fsprogs', readelf: 'binutils', sfdisk: 'fdisk' }
+  const tools = { 'qemu-system-x86_64': 'qemu-system-x86', 'qemu-img': 'qemu-utils', ip: 'iproute2', taskset: 'util-linux', debugfs: 'e2fsprogs', readelf: 'binutils', sfdisk: 'fdisk' }
   process.env.PATH += ':/usr/sbin:/sbin'
   const missing = Object.keys(tools).filter(name => !has(name) && !(process.env.PATH ?? '').split(':').some(folder => existsSync(path.join(folder, name))))
   if (missing.length > 0) throw new ToolError(`These programs are missing: ${missing.join(', ')}. Type: apt-get install ${missing.map(name => tools[name]).join(' ')}`)

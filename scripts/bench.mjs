@@ -4,13 +4,12 @@
 // ratio, quartiles} where it is compared with something in the same run, and {goal, met} where there is a goal. Progress
 // goes to stderr. Exit code 1 when a benchmark fails; a goal that is not met is a figure, not a failure.
 import { spawn } from 'node:child_process'
-import { accessSync, constants } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
 import { setup } from './setup.mjs'
-import { ccache, must, root } from './support.mjs'
+import { ccache, must, root, whyNoKvm } from './support.mjs'
 
 const benchmarks = {
   exit: { kvm: true, native: ['kvm_exit_bench', 'machine_exit_bench'], scripts: [] },
@@ -115,12 +114,7 @@ setup()
 must('cmake', ['-S', root, '-B', build, '-DCMAKE_BUILD_TYPE=Release', '-DBUILD_ADDON=OFF', '-DBUILD_BENCH=ON', '-DBUILD_CAMPAIGN=ON', ...ccache])
 must('cmake', ['--build', build, '-j2'])
 
-let noKvm
-try {
-  accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
-} catch (error) {
-  noKvm = `/dev/kvm cannot be used (${error.code}): \`npx hypertwin doctor\` says what to do`
-}
+const noKvm = whyNoKvm()
 const options = values.quick ? ['--quick'] : []
 for (const name of chosen) {
   const { kvm, native, scripts } = benchmarks[name]

@@ -1,7 +1,7 @@
 // What the scripts of this folder share. Node's built-ins only: it runs before anything is installed.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
+import { accessSync, constants, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import { fileURLToPath } from 'node:url'
@@ -38,6 +38,15 @@ export function output(command, args) {
 
 export function has(program) {
   return spawnSync(program, ['--version'], { stdio: 'ignore' }).status === 0
+}
+
+/** Why nothing can run on KVM here; undefined where it can. */
+export function whyNoKvm() {
+  try {
+    accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
+  } catch (error) {
+    return `/dev/kvm cannot be used (${error.code}): \`npx hypertwin doctor\` says what to do`
+  }
 }
 
 // Trees in different folders share what ccache has.
